@@ -1,0 +1,30 @@
+//! The vocabulary of Copepod: what an object, a kind, a request, a transaction and a plan are.
+//!
+//! Everything here is a value. Nothing here knows a clock, a dice, a file, a socket or a thread, so the same words serve
+//! the servers, the agents, the command line, a simulation and a test.
+
+pub mod field;
+pub mod key;
+pub mod kind;
+pub mod meta;
+pub mod object;
+pub mod plan;
+pub mod request;
+pub mod resource;
+pub mod status;
+pub mod time;
+pub mod txn;
+pub mod typed;
+
+pub use k8s_openapi;
+pub use key::{Key, Name, Revision};
+pub use kind::{Kind, Scope, Subresource};
+pub use meta::Meta;
+pub use object::{Body, Object};
+pub use plan::Plan;
+pub use request::{Action, DeleteOptions, Patch, Reply, Request, Target, User, WriteOptions};
+pub use resource::Resource;
+pub use status::{Status, StatusResult};
+pub use time::Timestamp;
+pub use txn::{Expect, Op, Txn};
+pub use typed::{Of, Typed};

@@ -1,0 +1,246 @@
+//! An object as the store keeps it.
+//!
+//! Decoded once, served as stored: an object is its canonical JSON. Lists, watch events and assignments to nodes are
+//! written from these bytes; the typed form is made at most once a revision, when somebody asks, and shared by all. The
+//! one thing not known when an object is encoded is its revision, which the state machine assigns; so the encoding
+//! leaves a gap for it (`Body`), and storing an object means filling the gap.
+
+use std::{
+    any::Any,
+    sync::{Arc, OnceLock},
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{Key, Meta, Revision, Typed, typed::DecodeError};
+
+/// Canonical JSON (sorted keys, no white space) with a gap where `metadata.resourceVersion` will stand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Body {
+    pub bytes: Bytes,
+    /// The offset between the quotes of `"resourceVersion":""`.
+    pub gap: u32,
+}
+
+impl Body {
+    /// Encodes an object. Whatever `metadata.resourceVersion` it carries is left out.
+    ///
+    /// `object` must be a JSON object; its `metadata`, if missing or of another type, is written as an empty object, so
+    /// that a broken caller yields an object without a name (which the store refuses) and not a panic.
+    pub fn encode(object: &Value) -> Body {
+        let mut out = Vec::with_capacity(1024);
+        let mut gap = 0;
+        out.push(b'{');
+        let mut first = true;
+        let empty = serde_json::Map::new();
+        let fields = object.as_object().unwrap_or(&empty);
+        let mut metadata_written = false;
+        for (name, value) in fields {
+            if !metadata_written && name.as_str() >= "metadata" {
+                separate(&mut out, &mut first);
+                gap = write_metadata(&mut out, fields.get("metadata").and_then(Value::as_object).unwrap_or(&empty));
+                metadata_written = true;
+            }
+            if name != "metadata" {
+                separate(&mut out, &mut first);
+                write_json(&mut out, name);
+                out.push(b':');
+                write_json(&mut out, value);
+            }
+        }
+        if !metadata_written {
+            separate(&mut out, &mut first);
+            gap = write_metadata(&mut out, &empty);
+        }
+        out.push(b'}');
+        Body { bytes: out.into(), gap }
+    }
+
+    /// The object at `revision`.
+    pub fn at(&self, revision: Revision) -> Bytes {
+        let gap = self.gap as usize;
+        let number = revision.0.to_string();
+        let mut out = Vec::with_capacity(self.bytes.len() + number.len());
+        out.extend_from_slice(&self.bytes[..gap]);
+        out.extend_from_slice(number.as_bytes());
+        out.extend_from_slice(&self.bytes[gap..]);
+        out.into()
+    }
+}
+
+fn write_metadata(out: &mut Vec<u8>, metadata: &serde_json::Map<String, Value>) -> u32 {
+    out.extend_from_slice(b"\"metadata\":{");
+    let mut first = true;
+    let mut gap = None;
+    for (name, value) in metadata {
+        if gap.is_none() && name.as_str() >= "resourceVersion" {
+            gap = Some(write_gap(out, &mut first));
+        }
+        if name != "resourceVersion" {
+            separate(out, &mut first);
+            write_json(out, name);
+            out.push(b':');
+            write_json(out, value);
+        }
+    }
+    let gap = gap.unwrap_or_else(|| write_gap(out, &mut first));
+    out.push(b'}');
+    gap
+}
+
+fn write_gap(out: &mut Vec<u8>, first: &mut bool) -> u32 {
+    separate(out, first);
+    out.extend_from_slice(b"\"resourceVersion\":\"");
+    let gap = out.len() as u32;
+    out.push(b'"');
+    gap
+}
+
+fn separate(out: &mut Vec<u8>, first: &mut bool) {
+    if !std::mem::replace(first, false) {
+        out.push(b',');
+    }
+}
+
+fn write_json(out: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(out, value).expect("JSON values and strings always encode into memory");
+}
+
+/// One object at one revision. Immutable; shared by every view that contains it.
+pub struct Object {
+    pub key: Key,
+    pub revision: Revision,
+    pub meta: Meta,
+    /// `spec.nodeName` of a pod, for the index of pods by node.
+    pub node: Option<Arc<str>>,
+    bytes: Bytes,
+    gap: u32,
+    value: OnceLock<Value>,
+    typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+impl Object {
+    /// An object as the state machine makes it: `body` with its revision filled in.
+    pub fn store(key: Key, body: &Body, revision: Revision) -> Result<Object, DecodeError> {
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Head {
+            metadata: Meta,
+            spec: Spec,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default, rename_all = "camelCase")]
+        struct Spec {
+            node_name: Option<Arc<str>>,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct MetaOnly {
+            metadata: Meta,
+        }
+        let (meta, node) = if key.resource == crate::resource::PODS {
+            let head: Head = serde_json::from_slice(&body.bytes).map_err(|e| DecodeError::new(&key, e))?;
+            (head.metadata, head.spec.node_name.filter(|node| !node.is_empty()))
+        } else {
+            let head: MetaOnly = serde_json::from_slice(&body.bytes).map_err(|e| DecodeError::new(&key, e))?;
+            (head.metadata, None)
+        };
+        Ok(Object {
+            bytes: body.at(revision),
+            gap: body.gap,
+            key,
+            revision,
+            meta,
+            node,
+            value: OnceLock::new(),
+            typed: OnceLock::new(),
+        })
+    }
+
+    /// The canonical JSON, resourceVersion included.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// The encoding without its revision: equal bodies are equal objects.
+    pub fn body(&self) -> Body {
+        let gap = self.gap as usize;
+        let digits = self.bytes[gap..].iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let mut out = Vec::with_capacity(self.bytes.len() - digits);
+        out.extend_from_slice(&self.bytes[..gap]);
+        out.extend_from_slice(&self.bytes[gap + digits..]);
+        Body { bytes: out.into(), gap: self.gap }
+    }
+
+    /// The object as JSON. Decoded on the first call.
+    pub fn value(&self) -> &Value {
+        self.value.get_or_init(|| serde_json::from_slice(&self.bytes).unwrap_or(Value::Null))
+    }
+
+    /// The object as the Rust type of its kind. Decoded on the first call; one type an object.
+    pub fn typed<T: Typed>(&self) -> Result<&T, DecodeError> {
+        if self.typed.get().is_none() {
+            let decoded: T = serde_json::from_slice(&self.bytes).map_err(|e| DecodeError::new(&self.key, e))?;
+            // Somebody else may have been faster; then both decoded the same bytes.
+            let _ = self.typed.set(Arc::new(decoded));
+        }
+        self.typed
+            .get()
+            .and_then(|any| any.downcast_ref::<T>())
+            .ok_or_else(|| DecodeError::other_type(&self.key, std::any::type_name::<T>()))
+    }
+
+    /// The same object with another revision: what a watcher is shown when it is deleted.
+    pub fn at(&self, revision: Revision) -> Object {
+        Object {
+            key: self.key.clone(),
+            revision,
+            meta: self.meta.clone(),
+            node: self.node.clone(),
+            bytes: self.body().at(revision),
+            gap: self.gap,
+            value: OnceLock::new(),
+            typed: OnceLock::new(),
+        }
+    }
+}
+
+impl std::fmt::Debug for Object {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}@{}", self.key, self.revision)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource;
+    use serde_json::json;
+
+    #[test]
+    fn the_revision_is_filled_into_its_sorted_place() {
+        let body = Body::encode(&json!({
+            "kind": "Pod", "apiVersion": "v1", "spec": {"nodeName": "n1"},
+            "metadata": {"name": "a", "uid": "u", "resourceVersion": "99"},
+        }));
+        let object = Object::store(Key::new(resource::PODS, "", "a"), &body, Revision(7)).unwrap();
+        let text = std::str::from_utf8(object.bytes()).unwrap();
+        assert_eq!(
+            text,
+            r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","resourceVersion":"7","uid":"u"},"spec":{"nodeName":"n1"}}"#
+        );
+        assert_eq!(object.node.as_deref(), Some("n1"));
+        assert_eq!(object.body(), body);
+        assert_eq!(object.at(Revision(1234)).value()["metadata"]["resourceVersion"], "1234");
+    }
+
+    #[test]
+    fn an_object_without_metadata_still_gets_a_revision() {
+        for value in [json!({}), json!({"kind": "A"}), json!({"spec": 1}), json!({"metadata": 3, "z": 1})] {
+            let text: Value = serde_json::from_slice(&Body::encode(&value).at(Revision(5))).unwrap();
+            assert_eq!(text["metadata"]["resourceVersion"], "5", "{value}");
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! The name of a collection of objects.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Serialize};
+
+/// Names a collection, `pods` or `deployments.apps`. It has no version: an object is one object, whatever version a
+/// client addresses it by.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Resource {
+    pub group: Cow<'static, str>,
+    pub plural: Cow<'static, str>,
+}
+
+impl Resource {
+    pub const fn known(group: &'static str, plural: &'static str) -> Self {
+        Resource { group: Cow::Borrowed(group), plural: Cow::Borrowed(plural) }
+    }
+
+    pub fn new(group: impl Into<String>, plural: impl Into<String>) -> Self {
+        Resource { group: Cow::Owned(group.into()), plural: Cow::Owned(plural.into()) }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.group.is_empty() { f.write_str(&self.plural) } else { write!(f, "{}.{}", self.plural, self.group) }
+    }
+}
+
+pub const NAMESPACES: Resource = Resource::known("", "namespaces");
+pub const NODES: Resource = Resource::known("", "nodes");
+pub const PODS: Resource = Resource::known("", "pods");
+pub const SERVICES: Resource = Resource::known("", "services");
+pub const CONFIG_MAPS: Resource = Resource::known("", "configmaps");
+pub const SECRETS: Resource = Resource::known("", "secrets");
+pub const SERVICE_ACCOUNTS: Resource = Resource::known("", "serviceaccounts");
+pub const EVENTS: Resource = Resource::known("", "events");
+pub const DEPLOYMENTS: Resource = Resource::known("apps", "deployments");
+pub const REPLICA_SETS: Resource = Resource::known("apps", "replicasets");
+pub const ENDPOINT_SLICES: Resource = Resource::known("discovery.k8s.io", "endpointslices");
+pub const LEASES: Resource = Resource::known("coordination.k8s.io", "leases");
+pub const POD_DISRUPTION_BUDGETS: Resource = Resource::known("policy", "poddisruptionbudgets");

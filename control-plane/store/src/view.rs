@@ -1,0 +1,122 @@
+//! An immutable, consistent snapshot of everything.
+
+use std::sync::Arc;
+
+use copepod_api::{Key, Name, Object, Of, Resource, Revision, Timestamp, Typed};
+use imbl::{OrdMap, OrdSet};
+
+use crate::collection::Collection;
+
+/// The whole state at one revision. Cloning shares everything.
+#[derive(Clone, Default)]
+pub struct View {
+    pub(crate) inner: Arc<Inner>,
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Inner {
+    pub revision: Revision,
+    /// When the last transaction was proposed, by the clock of the leader of that time.
+    pub at: Timestamp,
+    pub collections: OrdMap<Resource, Collection>,
+    /// Dependents by the uid of each owner.
+    pub by_owner: OrdMap<Arc<str>, OrdSet<Key>>,
+    pub pods_by_node: OrdMap<Arc<str>, OrdSet<Name>>,
+}
+
+impl View {
+    pub fn revision(&self) -> Revision {
+        self.inner.revision
+    }
+
+    pub fn at(&self) -> Timestamp {
+        self.inner.at
+    }
+
+    pub fn object(&self, key: &Key) -> Option<&Arc<Object>> {
+        self.inner.collections.get(&key.resource)?.objects.get(&key.name)
+    }
+
+    /// The objects of a resource in one namespace, or in all, ordered by namespace and name.
+    pub fn objects<'a>(
+        &'a self,
+        resource: &Resource,
+        namespace: Option<&'a str>,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + 'a> {
+        let Some(collection) = self.inner.collections.get(resource) else {
+            return Box::new(std::iter::empty());
+        };
+        match namespace {
+            Some(namespace) => Box::new(collection.in_namespace(namespace)),
+            None => Box::new(collection.objects.values()),
+        }
+    }
+
+    /// Like `objects`, starting after `after`: the next page of a list.
+    pub fn objects_after<'a>(
+        &'a self,
+        resource: &Resource,
+        namespace: Option<&'a str>,
+        after: &Name,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + 'a> {
+        let Some(collection) = self.inner.collections.get(resource) else {
+            return Box::new(std::iter::empty());
+        };
+        let rest = collection.objects.range((std::ops::Bound::Excluded(after.clone()), std::ops::Bound::Unbounded));
+        match namespace {
+            Some(namespace) => Box::new(
+                rest.skip_while(move |(name, _)| &*name.namespace < namespace)
+                    .take_while(move |(name, _)| &*name.namespace == namespace)
+                    .map(|(_, object)| object),
+            ),
+            None => Box::new(rest.map(|(_, object)| object)),
+        }
+    }
+
+    pub fn count(&self, resource: &Resource) -> usize {
+        self.inner.collections.get(resource).map_or(0, |collection| collection.objects.len())
+    }
+
+    /// Every resource that has objects.
+    pub fn resources(&self) -> impl Iterator<Item = &Resource> {
+        self.inner.collections.iter().filter(|(_, c)| !c.objects.is_empty()).map(|(resource, _)| resource)
+    }
+
+    /// One object, decoded. Bytes that do not decode count as absent: the registry lets none in.
+    pub fn get<T: Typed>(&self, namespace: &str, name: &str) -> Option<Of<T>> {
+        self.object(&Key::new(T::resource(), namespace, name)).and_then(|object| Of::new(object.clone()).ok())
+    }
+
+    /// All objects of a type, decoded.
+    pub fn list<'a, T: Typed>(&'a self, namespace: Option<&'a str>) -> impl Iterator<Item = Of<T>> + 'a {
+        self.objects(&T::resource(), namespace).filter_map(|object| Of::new(object.clone()).ok())
+    }
+
+    /// The objects that name `uid` among their owners.
+    pub fn dependents<'a>(&'a self, uid: &str) -> impl Iterator<Item = &'a Arc<Object>> + 'a {
+        self.inner.by_owner.get(uid).into_iter().flatten().filter_map(|key| self.object(key))
+    }
+
+    /// The dependents of a type, decoded.
+    pub fn dependents_of<'a, T: Typed>(&'a self, uid: &str) -> impl Iterator<Item = Of<T>> + 'a {
+        let resource = T::resource();
+        self.dependents(uid).filter(move |o| o.key.resource == resource).filter_map(|o| Of::new(o.clone()).ok())
+    }
+
+    /// The pods bound to a node.
+    pub fn pods_on<'a>(&'a self, node: &str) -> impl Iterator<Item = &'a Arc<Object>> + 'a {
+        let pods = self.inner.collections.get(&copepod_api::resource::PODS);
+        self.inner
+            .pods_by_node
+            .get(node)
+            .into_iter()
+            .flatten()
+            .filter_map(move |name| pods.and_then(|pods| pods.objects.get(name)))
+    }
+}
+
+impl std::fmt::Debug for View {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "View@{}", self.inner.revision)
+    }
+}

@@ -1,0 +1,11 @@
+//! The gRPC contracts: what nodes and servers say to each other.
+
+/// Between a node agent and the control plane.
+pub mod nodes {
+    tonic::include_proto!("copepod.nodes.v1");
+}
+
+/// Between servers.
+pub mod peers {
+    tonic::include_proto!("copepod.peers.v1");
+}
