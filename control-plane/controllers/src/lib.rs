@@ -1,1 +1,20 @@
-//! To be written.
+//! The loops that make the world follow its description.
+//!
+//! A controller is a pure function: it looks at a view and at one key, and says in a plan what should change. It holds no
+//! client, reads no clock, remembers nothing between two calls. What wakes it only says *that* it should look; what it
+//! does follows from the view alone, so there is one path after an event and after a restart.
+
+use copepod_api::{Key, Plan, Timestamp};
+use copepod_store::{Event, View};
+
+pub struct Controller {
+    pub name: &'static str,
+    /// Which keys of this controller an event makes dirty. The view is the one after the event; the object before and
+    /// after is in the event.
+    pub wakes: fn(&View, &Event) -> Vec<Key>,
+    /// Every key it should look at when a leader starts.
+    pub all: fn(&View) -> Vec<Key>,
+    pub reconcile: fn(&View, &Key, now: Timestamp) -> Plan,
+}
+
+pub const ALL: &[Controller] = &[];
