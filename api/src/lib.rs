@@ -3,6 +3,7 @@
 //! Everything here is a value. Nothing here knows a clock, a dice, a file, a socket or a thread, so the same words serve
 //! the servers, the agents, the command line, a simulation and a test.
 
+pub mod decode;
 pub mod field;
 pub mod key;
 pub mod kind;
