@@ -1,1 +1,21 @@
-//! To be written.
+//! The node front: joining, assignments, heartbeats, status and tunnels to nodes.
+//!
+//! Nothing ever dials an agent. Each agent holds one session to the leader; down it come the node's pods and all they
+//! refer to, and what the data path needs; up it go status, heartbeats and acknowledgements. Heartbeats stay in memory:
+//! only a change of mind (a node fell silent, a node is back) is written.
+
+mod feed;
+mod hub;
+mod join;
+mod references;
+mod release;
+mod service;
+mod silence;
+mod status;
+mod tunnel;
+
+pub use hub::Hub;
+pub use join::Issue;
+pub use service::NodeFront;
+pub use silence::watch_silence;
+pub use tunnel::Tunnel;

@@ -1,0 +1,224 @@
+//! What one node must hold, as deltas.
+//!
+//! A node is told of its own pods, of the ConfigMaps and Secrets that those name, and of what every data path needs: all
+//! Services, EndpointSlices and Nodes. The feed is a place in the log of events, not a queue: a slow node costs nothing,
+//! and one that was away resumes from its revision, or starts over with a reset when the log no longer reaches back.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use copepod_api::{
+    Key, Object, Resource, Revision,
+    k8s_openapi::api::core::v1::Pod,
+    resource::{CONFIG_MAPS, ENDPOINT_SLICES, NODES, PODS, SECRETS, SERVICES},
+};
+use copepod_proto::nodes::{Change, Delta};
+use copepod_store::{Event, EventKind, View};
+
+use crate::references;
+
+/// What every node is told in full, because its data path is made of it.
+const DATA_PATH: [Resource; 3] = [SERVICES, ENDPOINT_SLICES, NODES];
+
+/// The objects one node holds beyond the data path.
+pub struct Feed {
+    node: Arc<str>,
+    /// What each of the node's pods refers to.
+    references: BTreeMap<Key, BTreeSet<Key>>,
+}
+
+/// A delta, and whether the node's data path changes with it.
+pub struct Fed {
+    pub delta: Delta,
+    pub data_path: bool,
+}
+
+impl Feed {
+    /// Everything the node must hold, after which it forgets all else.
+    pub fn reset(node: &str, view: &View) -> (Feed, Fed) {
+        let mut feed = Feed { node: node.into(), references: BTreeMap::new() };
+        let mut changes = Changes::default();
+        for resource in &DATA_PATH {
+            view.objects(resource, None).for_each(|object| changes.put(object));
+        }
+        for pod in view.pods_on(node) {
+            feed.hold(pod, view, &mut changes);
+        }
+        let fed = Fed { delta: changes.into_delta(view.revision(), true), data_path: true };
+        (feed, fed)
+    }
+
+    /// The node has everything up to some revision, whose events follow. What its pods refer to is sent again, because a
+    /// reference that began meanwhile may be to an object that has not changed since.
+    pub fn resume(node: &str, view: &View) -> (Feed, Fed) {
+        let mut feed = Feed { node: node.into(), references: BTreeMap::new() };
+        let mut changes = Changes::default();
+        for pod in view.pods_on(node) {
+            feed.hold(pod, view, &mut changes);
+        }
+        changes.0.retain(|key, _| key.resource != PODS);
+        (feed, Fed { delta: changes.into_delta(Revision::ZERO, false), data_path: false })
+    }
+
+    /// What the events change for this node; `None` when they are not its business. `view` contains the events.
+    pub fn after(&mut self, events: &[Event], view: &View, position: Revision) -> Option<Fed> {
+        let mut changes = Changes::default();
+        let mut data_path = false;
+        for event in events {
+            let key = &event.object.key;
+            if DATA_PATH.contains(&key.resource) {
+                changes.of(event);
+                data_path = true;
+            } else if key.resource == PODS {
+                self.pod(event, view, &mut changes);
+            } else if (key.resource == CONFIG_MAPS || key.resource == SECRETS) && self.refers_to(key) {
+                changes.of(event);
+            }
+        }
+        if changes.0.is_empty() {
+            return None;
+        }
+        Some(Fed { delta: changes.into_delta(position, false), data_path })
+    }
+
+    fn pod(&mut self, event: &Event, view: &View, changes: &mut Changes) {
+        let pod = &event.object;
+        if pod.node.as_deref() != Some(&*self.node) {
+            return;
+        }
+        match event.kind {
+            EventKind::Deleted => {
+                changes.0.insert(pod.key.clone(), None);
+                let released = self.references.remove(&pod.key).unwrap_or_default();
+                for reference in released.into_iter().filter(|reference| !self.refers_to(reference)) {
+                    changes.0.insert(reference, None);
+                }
+            }
+            _ => self.hold(pod, view, changes),
+        }
+    }
+
+    fn hold(&mut self, pod: &Arc<Object>, view: &View, changes: &mut Changes) {
+        changes.put(pod);
+        let Ok(typed) = pod.typed::<Pod>() else { return };
+        let references = references::of(pod.key.namespace(), typed);
+        for reference in references.iter().filter(|reference| !self.refers_to(reference)) {
+            if let Some(object) = view.object(reference) {
+                changes.put(object);
+            }
+        }
+        self.references.insert(pod.key.clone(), references);
+    }
+
+    fn refers_to(&self, key: &Key) -> bool {
+        self.references.values().any(|references| references.contains(key))
+    }
+}
+
+/// The newest state of each object touched; `None` is gone.
+#[derive(Default)]
+struct Changes(BTreeMap<Key, Option<Arc<Object>>>);
+
+impl Changes {
+    fn put(&mut self, object: &Arc<Object>) {
+        let slot = self.0.entry(object.key.clone()).or_insert(None);
+        if slot.as_ref().is_none_or(|held| held.revision < object.revision) {
+            *slot = Some(object.clone());
+        }
+    }
+
+    fn of(&mut self, event: &Event) {
+        match event.kind {
+            EventKind::Deleted => drop(self.0.insert(event.object.key.clone(), None)),
+            _ => self.put(&event.object),
+        }
+    }
+
+    fn into_delta(self, revision: Revision, reset: bool) -> Delta {
+        let changes = self.0.into_iter().map(|(key, object)| Change {
+            group: key.resource.group.to_string(),
+            plural: key.resource.plural.to_string(),
+            namespace: key.namespace().to_owned(),
+            name: key.name().to_owned(),
+            object: object.map(|object| object.bytes().clone()),
+        });
+        Delta { revision: revision.0, reset, changes: changes.collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use copepod_api::{Body, Op, Timestamp, Txn};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Applies one write and says what the node hears of it.
+    struct World {
+        view: View,
+        feed: Feed,
+    }
+
+    impl World {
+        fn new() -> World {
+            let view = View::default();
+            let (feed, _) = Feed::reset("n1", &view);
+            World { view, feed }
+        }
+
+        fn put(&mut self, resource: Resource, name: &str, object: Value) -> Vec<String> {
+            let namespace = if resource == NODES { "" } else { "d" };
+            let key = Key::new(resource, namespace, name);
+            let mut object = object;
+            object["metadata"]["name"] = json!(name);
+            object["metadata"]["uid"] = json!(name);
+            let body = Body::encode(&object);
+            self.apply(Op::Put { key, body, expect: copepod_api::Expect::Any })
+        }
+
+        fn delete(&mut self, resource: Resource, name: &str) -> Vec<String> {
+            self.apply(Op::Delete { key: Key::new(resource, "d", name), expect: copepod_api::Expect::Any })
+        }
+
+        fn apply(&mut self, op: Op) -> Vec<String> {
+            let (view, events) = self.view.apply(&Txn { ops: vec![op] }, Timestamp::UNIX_EPOCH).unwrap();
+            self.view = view;
+            let fed = self.feed.after(&events, &self.view, self.view.revision());
+            fed.map(|fed| fed.delta.changes).unwrap_or_default().iter().map(text).collect()
+        }
+    }
+
+    fn text(change: &Change) -> String {
+        let sign = if change.object.is_some() { '+' } else { '-' };
+        format!("{sign}{}/{}", change.plural, change.name)
+    }
+
+    fn pod(node: &str, config: &str) -> Value {
+        json!({"metadata": {}, "spec": {"nodeName": node, "containers": [
+            {"name": "c", "envFrom": [{"configMapRef": {"name": config}}]}]}})
+    }
+
+    #[test]
+    fn a_node_hears_of_its_own_pods_and_of_what_they_name() {
+        let mut world = World::new();
+        assert!(world.put(CONFIG_MAPS, "settings", json!({"metadata": {}})).is_empty());
+        assert!(world.put(PODS, "other", pod("n2", "settings")).is_empty());
+        assert_eq!(world.put(PODS, "mine", pod("n1", "settings")), ["+configmaps/settings", "+pods/mine"]);
+        assert_eq!(
+            world.put(CONFIG_MAPS, "settings", json!({"metadata": {}, "data": {"a": "b"}})),
+            ["+configmaps/settings"]
+        );
+        assert_eq!(world.put(PODS, "second", pod("n1", "settings")), ["+pods/second"]);
+        assert_eq!(world.delete(PODS, "mine"), ["-pods/mine"]);
+        assert_eq!(world.delete(PODS, "second"), ["-configmaps/settings", "-pods/second"]);
+    }
+
+    #[test]
+    fn every_node_hears_of_services() {
+        let mut world = World::new();
+        assert_eq!(world.put(SERVICES, "web", json!({"metadata": {}, "spec": {}})), ["+services/web"]);
+        assert_eq!(world.delete(SERVICES, "web"), ["-services/web"]);
+    }
+}
