@@ -14,6 +14,7 @@ pub mod plan;
 pub mod quantity;
 pub mod request;
 pub mod resource;
+pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod time;
