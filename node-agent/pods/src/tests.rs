@@ -408,8 +408,8 @@ fn sidecars_start_before_and_end_after_the_others() {
          0.0s image a
          0.0s start s 0
          Pending s=Running(0) t=Waiting:PodInitializing(0) a=Waiting:PodInitializing(0)
-         1.0s start t 0
-         1.0s start a 0
+         1.5s start t 0
+         1.5s start a 0
          Running Ready s=Running(0) t=Running(0) a=Running(0)
          3.0s stop a 30s
          4.0s stop t 30s
