@@ -10,6 +10,7 @@ pub mod kind;
 pub mod meta;
 pub mod names;
 pub mod object;
+pub mod patch;
 pub mod plan;
 pub mod quantity;
 pub mod request;

@@ -213,6 +213,7 @@ pub(crate) mod testing {
         typed::<k8s_openapi::api::core::v1::Pod>("", "Pod", "pods")
     }
 
+    #[allow(dead_code)]
     pub fn service() -> Kind {
         typed::<k8s_openapi::api::core::v1::Service>("", "Service", "services")
     }
