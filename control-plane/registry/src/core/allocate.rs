@@ -1,0 +1,143 @@
+//! Addresses, ports and ranges, given out in the transaction that uses them.
+//!
+//! What is taken is what objects say: there is no second book that could differ from the first. It is read once a
+//! transaction, when the first allocation asks. A free number is searched from a random place, so that a number just
+//! given back is not at once somebody else's (clients that still remember it would talk to a stranger).
+
+use std::{collections::BTreeSet, net::Ipv4Addr};
+
+use copepod_api::{
+    field::{Errors, Path},
+    k8s_openapi::api::core::v1 as core,
+};
+
+use crate::pipeline::World;
+
+/// Services' addresses: 10.96.0.0/16.
+const SERVICE_RANGE: (u32, u32) = (0x0a60_0000, 0x0a60_ffff);
+pub const SERVICE_RANGE_TEXT: &str = "10.96.0.0/16";
+
+/// The address of the API itself, for pods.
+pub const KUBERNETES_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// The address that agents answer DNS at.
+pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+
+/// Below the range that kernels give to outgoing connections.
+pub const NODE_PORTS: (u32, u32) = (30_000, 32_767);
+
+/// Pods' addresses: every node has one /24 of 10.244.0.0/16.
+const POD_RANGE: u32 = 0x0af4_0000;
+pub const POD_RANGE_TEXT: &str = "10.244.0.0/16";
+const NODE_RANGE_BITS: u32 = 8;
+const NODE_RANGES: u32 = 256;
+
+/// Addresses that nobody is given; whoever names one on purpose may have it.
+fn reserved(address: u32) -> bool {
+    address == SERVICE_RANGE.0
+        || address == SERVICE_RANGE.1
+        || address == u32::from(KUBERNETES_ADDRESS)
+        || address == u32::from(DNS_ADDRESS)
+}
+
+fn service_addresses<'w>(world: &'w mut World<'_>) -> &'w mut BTreeSet<u32> {
+    let view = world.view.clone();
+    world.taken.entry("service addresses").or_insert_with(|| {
+        view.list::<core::Service>(None)
+            .filter_map(|service| service.spec.as_ref()?.cluster_ip.as_ref()?.parse::<Ipv4Addr>().ok().map(u32::from))
+            .collect()
+    })
+}
+
+fn node_ports<'w>(world: &'w mut World<'_>) -> &'w mut BTreeSet<u32> {
+    let view = world.view.clone();
+    world.taken.entry("node ports").or_insert_with(|| {
+        view.list::<core::Service>(None)
+            .flat_map(|service| {
+                let spec = service.spec.as_ref();
+                let ports = spec.and_then(|spec| spec.ports.as_ref()).into_iter().flatten();
+                let numbers: Vec<u32> = ports.filter_map(|port| u32::try_from(port.node_port?).ok()).collect();
+                numbers
+            })
+            .collect()
+    })
+}
+
+fn node_ranges<'w>(world: &'w mut World<'_>) -> &'w mut BTreeSet<u32> {
+    let view = world.view.clone();
+    world.taken.entry("node ranges").or_insert_with(|| {
+        view.list::<core::Node>(None).filter_map(|node| range_number(node.spec.as_ref()?.pod_cidr.as_ref()?)).collect()
+    })
+}
+
+fn range_number(cidr: &str) -> Option<u32> {
+    let address: Ipv4Addr = cidr.strip_suffix("/24")?.parse().ok()?;
+    Some((u32::from(address).checked_sub(POD_RANGE)?) >> NODE_RANGE_BITS).filter(|number| *number < NODE_RANGES)
+}
+
+/// A free number of `range`, searched from a random place and wrapping around.
+fn free(taken: &BTreeSet<u32>, range: (u32, u32), dice: u64, allowed: impl Fn(u32) -> bool) -> Option<u32> {
+    let size = u64::from(range.1 - range.0) + 1;
+    let start = range.0 + (dice % size) as u32;
+    (start..=range.1).chain(range.0..start).find(|number| allowed(*number) && !taken.contains(number))
+}
+
+/// A free address for a service.
+pub fn service_address(world: &mut World<'_>) -> Option<Ipv4Addr> {
+    let dice = world.random();
+    let taken = service_addresses(world);
+    let address = free(taken, SERVICE_RANGE, dice, |address| !reserved(address))?;
+    taken.insert(address);
+    Some(Ipv4Addr::from(address))
+}
+
+/// The address that a service asks for.
+pub fn claim_service_address(world: &mut World<'_>, address: Ipv4Addr, path: &Path<'_>, errors: &mut Errors) {
+    let number = u32::from(address);
+    let text = address.to_string();
+    if number <= SERVICE_RANGE.0 || number >= SERVICE_RANGE.1 {
+        let why = format!(
+            "failed to allocate IP {address}: the provided IP ({address}) is not in the valid range. The range of valid \
+             IPs is {SERVICE_RANGE_TEXT}"
+        );
+        errors.invalid(path, text, &why);
+    } else if !service_addresses(world).insert(number) {
+        let why = format!("failed to allocate IP {address}: provided IP is already allocated");
+        errors.invalid(path, text, &why);
+    }
+}
+
+/// A free node port.
+pub fn node_port(world: &mut World<'_>) -> Option<u32> {
+    let dice = world.random();
+    let taken = node_ports(world);
+    let port = free(taken, NODE_PORTS, dice, |_| true)?;
+    taken.insert(port);
+    Some(port)
+}
+
+/// The node port that a service asks for.
+pub fn claim_node_port(world: &mut World<'_>, port: u32, path: &Path<'_>, errors: &mut Errors) {
+    let (first, last) = NODE_PORTS;
+    if port < first || port > last {
+        errors.invalid(
+            path,
+            port,
+            &format!("provided port is not in the valid range. The range of valid ports is {first}-{last}"),
+        );
+    } else if !node_ports(world).insert(port) {
+        errors.invalid(path, port, "provided port is already allocated");
+    }
+}
+
+/// A free range of pod addresses for a node. The lowest free one: nodes come and go rarely, and low numbers read well.
+pub fn node_range(world: &mut World<'_>) -> Option<String> {
+    let taken = node_ranges(world);
+    let number = free(taken, (0, NODE_RANGES - 1), 0, |_| true)?;
+    taken.insert(number);
+    Some(format!("{}/24", Ipv4Addr::from(POD_RANGE + (number << NODE_RANGE_BITS))))
+}
+
+/// The range that a node asks for; false where another node has it.
+pub fn claim_node_range(world: &mut World<'_>, cidr: &str) -> bool {
+    range_number(cidr).is_none_or(|number| node_ranges(world).insert(number))
+}

@@ -1,0 +1,146 @@
+//! Pods.
+
+mod binding;
+mod defaults;
+mod eviction;
+mod qos;
+mod table;
+mod update;
+mod validate;
+
+use copepod_api::{Kind, Scope, Status, StatusResult, Subresource};
+use k8s_openapi::api::core::v1::Pod;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+pub(crate) use defaults::template_defaults;
+pub(crate) use validate::validate_template;
+
+use crate::{
+    Row, json as fields,
+    json::{number, text},
+    pipeline::World,
+    row::{Hooks, STATUS, field_text, in_all, kind},
+};
+
+const BINDING: Subresource = Subresource { name: "binding", kind: Some(("", "v1", "Binding")), verbs: &["create"] };
+const EVICTION: Subresource =
+    Subresource { name: "eviction", kind: Some(("policy", "v1", "Eviction")), verbs: &["create"] };
+const LOG: Subresource = Subresource { name: "log", kind: None, verbs: &["get"] };
+
+/// Two classes that always exist, for what a cluster cannot do without.
+const SYSTEM_PRIORITIES: &[(&str, i64)] =
+    &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+
+pub(crate) fn pods() -> Kind {
+    in_all(kind::<Pod>("pods", "pod", &["po"], Scope::Namespaced, &[BINDING, EVICTION, LOG, STATUS]))
+}
+
+pub fn row() -> Row {
+    Row::new(
+        pods(),
+        Hooks {
+            default: defaults::pod_defaults,
+            admit,
+            validate: |object, errors| {
+                validate::validate(&Pod::deserialize(object).map_err(|error| error.to_string())?, errors);
+                Ok(())
+            },
+            validate_update: update::validate_update,
+            grace: Some(grace),
+            actions: &[("binding", binding::bind), ("eviction", eviction::evict)],
+            fields: &[
+                ("spec.nodeName", |pod| field_text(pod, "/spec/nodeName")),
+                ("spec.restartPolicy", |pod| field_text(pod, "/spec/restartPolicy")),
+                ("spec.schedulerName", |pod| field_text(pod, "/spec/schedulerName")),
+                ("spec.serviceAccountName", |pod| field_text(pod, "/spec/serviceAccountName")),
+                ("spec.hostNetwork", |pod| {
+                    Some(pod.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false).to_string())
+                }),
+                ("status.phase", |pod| field_text(pod, "/status/phase")),
+                ("status.podIP", |pod| field_text(pod, "/status/podIP")),
+                ("status.podIPs", |pod| field_text(pod, "/status/podIPs/0/ip")),
+                ("status.nominatedNodeName", |pod| field_text(pod, "/status/nominatedNodeName")),
+            ],
+            columns: table::COLUMNS,
+            cells: table::cells,
+            generation: true,
+            returns_deleted: true,
+            ..Hooks::NONE
+        },
+    )
+}
+
+/// What only the cluster can say about a new pod: who it is, how important, and that nothing has happened to it yet.
+fn admit(world: &mut World<'_>, object: &mut Value) -> StatusResult<()> {
+    let name = text(object, "/metadata/name").unwrap_or_default().to_owned();
+    let namespace = text(object, "/metadata/namespace").unwrap_or_default().to_owned();
+    let refused = |why: String| Status::forbidden(&copepod_api::resource::PODS, &name, why);
+    let Some(spec) = fields::object(object, "spec") else { return Ok(()) };
+
+    fields::default(spec, "serviceAccountName", "default");
+    if let Some(account) = text(spec, "/serviceAccountName").map(str::to_owned) {
+        if world.get(&copepod_api::resource::SERVICE_ACCOUNTS, &namespace, &account).is_none() {
+            let why = format!(
+                "error looking up service account {namespace}/{account}: serviceaccount \"{account}\" not found"
+            );
+            return Err(refused(why));
+        }
+        fields::set(spec, "serviceAccount", account);
+    }
+    match text(spec, "/priorityClassName") {
+        Some(class) => match SYSTEM_PRIORITIES.iter().find(|(known, _)| *known == class) {
+            Some((_, priority)) => fields::set(spec, "priority", *priority),
+            None => return Err(refused(format!("no PriorityClass with name {class} was found"))),
+        },
+        None => fields::set(spec, "priority", 0),
+    }
+    fields::default(spec, "preemptionPolicy", "PreemptLowerPriority");
+    defaults::node_loss_tolerations(spec);
+
+    let gated = !fields::items(spec, "/schedulingGates").is_empty();
+    let mut status = json!({"phase": "Pending", "qosClass": qos::class(object)});
+    if gated {
+        status["conditions"] = json!([{
+            "type": "PodScheduled", "status": "False", "reason": "SchedulingGated",
+            "message": "Scheduling is blocked due to non-empty scheduling gates",
+            "lastProbeTime": null,
+            "lastTransitionTime": copepod_api::time::rfc3339(world.now),
+        }]);
+        fields::drop_nulls(&mut status);
+    }
+    fields::set(object, "status", status);
+    Ok(())
+}
+
+/// How long a pod may take to end. What runs nowhere ends at once.
+fn grace(pod: &Value, wanted: Option<i64>) -> i64 {
+    let ended = matches!(text(pod, "/status/phase"), Some("Succeeded" | "Failed"));
+    if text(pod, "/spec/nodeName").is_none() || ended {
+        return 0;
+    }
+    let grace = wanted.or_else(|| number(pod, "/spec/terminationGracePeriodSeconds")).unwrap_or(0);
+    // A negative grace in a spec means the shortest there is; 0 would mean that nobody waits for the node.
+    if grace < 0 { 1 } else { grace }
+}
+
+/// The condition `kind` of a status, set; its time of transition changes only with its value.
+pub(crate) fn set_condition(object: &mut Value, condition: Value, now: &str) {
+    let kind = condition.get("type").cloned().unwrap_or_default();
+    let Some(status) = fields::object(object, "status") else { return };
+    fields::default(status, "conditions", json!([]));
+    let Some(conditions) = status.get_mut("conditions").and_then(Value::as_array_mut) else { return };
+    let before = conditions.iter().position(|known| known.get("type") == Some(&kind));
+    let since = before
+        .map(|index| &conditions[index])
+        .filter(|known| known.get("status") == condition.get("status"))
+        .and_then(|known| text(known, "/lastTransitionTime"))
+        .unwrap_or(now)
+        .to_owned();
+    let mut condition = condition;
+    fields::set(&mut condition, "lastTransitionTime", since);
+    match before {
+        Some(index) => conditions[index] = condition,
+        None => conditions.push(condition),
+    }
+}

@@ -1,0 +1,29 @@
+//! ServiceAccounts: who a pod is.
+
+use copepod_api::Scope;
+use k8s_openapi::api::core::v1::ServiceAccount;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::{
+    Row,
+    json::items,
+    row::{self, AGE, Column, Hooks, NAME, column, kind},
+};
+
+const COLUMNS: &[Column] = &[NAME, column("Secrets", "integer", "The number of secrets it names."), AGE];
+
+pub fn row() -> Row {
+    Row::new(
+        kind::<ServiceAccount>("serviceaccounts", "serviceaccount", &["sa"], Scope::Namespaced, &[]),
+        Hooks {
+            validate: |object, _| ServiceAccount::deserialize(object).map(|_| ()).map_err(|error| error.to_string()),
+            columns: COLUMNS,
+            cells: |object, now| {
+                vec![row::name(object), json!(items(object.value(), "/secrets").len()), row::age(object, now)]
+            },
+            returns_deleted: true,
+            ..Hooks::NONE
+        },
+    )
+}

@@ -1,0 +1,98 @@
+//! From what a client sent to an object of a kind: is it one, does it say the right address, which of its fields exist.
+
+use copepod_api::{Kind, Request, Status, StatusResult, field::Errors, request::FieldValidation};
+use serde_json::Value;
+
+use super::World;
+use crate::{Row, json, json::text, objectmeta};
+
+/// How many unknown fields an error or the warnings of a request name.
+const FINDINGS_SHOWN_MAX: usize = 20;
+
+/// A copy of what the client sent, without nulls and unknown fields, with its address filled in from the request's.
+pub fn admit(world: &mut World<'_>, row: &Row, request: &Request, sent: &Value) -> StatusResult<Value> {
+    let mut object = sent.clone();
+    address(&row.kind, request, &mut object)?;
+    fields(world, row, request, &mut object)?;
+    json::drop_nulls(&mut object);
+    Ok(object)
+}
+
+/// The object is of the right kind and stands where the request says.
+fn address(kind: &Kind, request: &Request, object: &mut Value) -> StatusResult<()> {
+    if !object.is_object() {
+        return Err(Status::bad_request(format!("the body must be a JSON object of the kind {}", kind.name)));
+    }
+    for (field, expected) in [("apiVersion", kind.api_version()), ("kind", kind.name.to_string())] {
+        match text(object, &format!("/{field}")) {
+            None => json::set(object, field, expected),
+            Some(found) if found == expected => {}
+            Some(found) => {
+                return Err(Status::bad_request(format!(
+                    "the {field} in the data ({found}) does not match the expected {field} ({expected})"
+                )));
+            }
+        }
+    }
+    let target = &request.target;
+    let Some(metadata) = json::object(object, "metadata") else {
+        return Err(unreadable(kind, "metadata: must be an object"));
+    };
+    for field in ["name", "namespace", "generateName"] {
+        if metadata.get(field).is_some_and(|value| !value.is_string() && !value.is_null()) {
+            return Err(unreadable(kind, &format!("metadata.{field}: must be a string")));
+        }
+    }
+    match text(metadata, "/namespace") {
+        Some(namespace) if namespace != &*target.namespace => {
+            return Err(Status::bad_request(
+                "the namespace of the provided object does not match the namespace sent on the request",
+            ));
+        }
+        _ if kind.is_namespaced() => json::set(metadata, "namespace", &*target.namespace),
+        _ => json::remove(metadata, "namespace"),
+    }
+    match text(metadata, "/name") {
+        Some(name) if !target.name.is_empty() && name != &*target.name => {
+            let url = &target.name;
+            Err(Status::bad_request(format!(
+                "the name of the object ({name}) does not match the name on the URL ({url})"
+            )))
+        }
+        None if !target.name.is_empty() => {
+            json::set(metadata, "name", &*target.name);
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Values of the wrong type are refused; unknown fields are refused, reported or dropped, as the client asked.
+fn fields(world: &mut World<'_>, row: &Row, request: &Request, object: &mut Value) -> StatusResult<()> {
+    let _ = (world, request);
+    let mut errors = Errors::default();
+    (row.hooks.validate)(object, &mut errors).map_err(|why| unreadable(&row.kind, &why))
+}
+
+/// The body is JSON, but not an object of this kind.
+pub fn unreadable(kind: &Kind, why: &str) -> Status {
+    let (version, name) = (&kind.version, &kind.name);
+    Status::bad_request(format!("{name} in version \"{version}\" cannot be handled as a {name}: {why}"))
+}
+
+/// Everything that is wrong with an object, and with the change from `old` to it.
+pub fn validate(row: &Row, object: &Value, old: Option<&Value>) -> StatusResult<()> {
+    let mut errors = Errors::default();
+    objectmeta::validate(row, object, &mut errors);
+    if let Some(old) = old {
+        objectmeta::validate_update(object, old, &mut errors);
+    }
+    (row.hooks.validate)(object, &mut errors).map_err(|why| unreadable(&row.kind, &why))?;
+    if let Some(old) = old {
+        (row.hooks.validate_update)(object, old, &mut errors);
+    }
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Status::invalid(&row.kind, text(object, "/metadata/name").unwrap_or_default(), errors)),
+    }
+}

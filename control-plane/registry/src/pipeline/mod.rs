@@ -1,0 +1,130 @@
+//! What all kinds share: the way from a request to a transaction.
+
+mod check;
+mod create;
+mod delete;
+mod managed;
+mod patch;
+mod scale;
+mod update;
+mod world;
+
+use copepod_api::{Action, Reply, Request, Status, StatusResult};
+use copepod_store::View;
+use serde_json::json;
+
+pub(crate) use create::create_object;
+pub(crate) use delete::delete_object;
+pub(crate) use scale::scale_of;
+pub(crate) use update::store_update;
+pub(crate) use world::World;
+
+use crate::{Env, Row, Transaction, row};
+
+/// How many requests one transaction may carry. A transaction is one Raft entry and holds up everybody behind it; a
+/// directory of manifests has hundreds of objects, a controller's plan for a large deployment a few thousand.
+pub const REQUESTS_MAX: usize = 5_000;
+
+/// The reason of the cause that says which request of several was refused.
+const REQUEST_REFUSED: &str = "RequestRefused";
+
+/// Carries requests out on a fork of `view`: all or none. Each sees what those before it did.
+///
+/// Dry runs change nothing: the transaction is empty, and its view is the one that came in. Requests of one transaction
+/// are all dry runs or none is.
+///
+/// Where one of several is refused, `failed_request` reads its place from the Status.
+pub fn transact(view: &View, requests: &[Request], env: &mut Env<'_>) -> Result<Transaction, Status> {
+    if requests.len() > REQUESTS_MAX {
+        let count = requests.len();
+        return Err(Status::too_large(format!("{count} requests in one transaction; at most {REQUESTS_MAX} may be")));
+    }
+    let dry_runs = requests.iter().filter(|request| request.options.dry_run).count();
+    if dry_runs != 0 && dry_runs != requests.len() {
+        return Err(Status::bad_request("the requests of one transaction must all be dry runs, or none of them"));
+    }
+
+    let mut world = World::fork(view, env);
+    let mut replies = Vec::with_capacity(requests.len());
+    for (index, request) in requests.iter().enumerate() {
+        let reply = carry_out(&mut world, request);
+        replies.push(reply.map_err(|refusal| blame(refusal, requests, index))?);
+    }
+
+    let (txn, after, events) = world.into_parts();
+    Ok(if dry_runs == 0 {
+        Transaction { txn, view: after, events, replies }
+    } else {
+        Transaction { txn: Default::default(), view: view.clone(), events: Vec::new(), replies }
+    })
+}
+
+/// Which request of a transaction was refused; `None` where there was only one.
+pub fn failed_request(refusal: &Status) -> Option<usize> {
+    let causes = refusal.details()?.causes.as_ref()?;
+    let cause = causes.iter().find(|cause| cause.reason.as_deref() == Some(REQUEST_REFUSED))?;
+    cause.field.as_deref()?.strip_prefix("requests[")?.strip_suffix(']')?.parse().ok()
+}
+
+fn blame(refusal: Status, requests: &[Request], index: usize) -> Status {
+    if requests.len() == 1 {
+        return refusal;
+    }
+    let target = &requests[index].target;
+    let mut name = target.key().name;
+    if let (true, Action::Create { object }) = (name.name.is_empty(), &requests[index].action) {
+        name.name = crate::json::text(object, "/metadata/name").unwrap_or_default().into();
+    }
+    let message = format!("request {} of {}: {} {name}", index + 1, requests.len(), target.resource);
+    refusal.with_cause(REQUEST_REFUSED, &format!("requests[{index}]"), message)
+}
+
+fn carry_out(world: &mut World<'_>, request: &Request) -> StatusResult<Reply> {
+    let target = &request.target;
+    let row = row(&target.resource, &target.version).ok_or_else(Status::no_such_path)?;
+    if row.kind.is_namespaced() == target.namespace.is_empty() {
+        return Err(Status::bad_request(match row.kind.is_namespaced() {
+            true => format!("{} live in a namespace, and the request names none", target.resource),
+            false => format!("{} live in no namespace, and the request names one", target.resource),
+        }));
+    }
+    if !matches!(request.action, Action::Create { .. }) && target.name.is_empty() {
+        return Err(Status::bad_request(format!("the request must name one of the {}", target.resource)));
+    }
+    if target.subresource.is_empty() {
+        return match &request.action {
+            Action::Create { object } => create::create(world, row, request, object),
+            Action::Update { object } => update::update(world, row, request, object),
+            Action::Patch { patch } => patch::patch(world, row, request, patch),
+            Action::Delete { options } => delete::delete(world, row, request, options),
+        };
+    }
+    if let Some((_, handler)) = row.hooks.actions.iter().find(|(name, _)| *name == &*target.subresource) {
+        return handler(world, row, request);
+    }
+    match (&*target.subresource, &request.action) {
+        ("status", Action::Update { object }) if row.has_status() => update::update(world, row, request, object),
+        ("status", Action::Patch { patch }) if row.has_status() => patch::patch(world, row, request, patch),
+        ("scale", Action::Update { .. } | Action::Patch { .. }) if row.hooks.scale => scale::scale(world, row, request),
+        _ if row.kind.subresource(&target.subresource).is_some() => Err(not_allowed(row, request)),
+        _ => Err(Status::no_such_path()),
+    }
+}
+
+fn not_allowed(row: &Row, request: &Request) -> Status {
+    Status::method_not_allowed(format!(
+        "{}/{} cannot be written that way; it allows {}",
+        row.kind.plural,
+        request.target.subresource,
+        row.subresource_verbs(&request.target.subresource).join(", ")
+    ))
+}
+
+/// The Status that says a request was carried out.
+pub(crate) fn success(code: Option<u16>) -> serde_json::Value {
+    let mut status = json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Success"});
+    if let Some(code) = code {
+        status["code"] = code.into();
+    }
+    status
+}

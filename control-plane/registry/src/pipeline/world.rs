@@ -1,0 +1,153 @@
+//! The world while a transaction is being made: a fork of the view, and what was done to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use copepod_api::{Body, Expect, Key, Object, Op, Reply, Resource, Status, StatusResult, Timestamp, Txn, resource};
+use copepod_store::{Event, Refusal, View};
+use serde_json::Value;
+
+use crate::Env;
+
+/// The size of one object. Every server keeps every object in memory and sends it over every watch; what is larger
+/// belongs into a volume or a registry. The same bound as elsewhere, so that what fits there fits here.
+pub const OBJECT_BYTES_MAX: usize = 1536 * 1024;
+
+/// A fork of a view on which requests are carried out, one after the other.
+pub(crate) struct World<'e> {
+    pub view: View,
+    pub now: Timestamp,
+    pub warnings: Vec<String>,
+    /// What allocation derives from whole collections: addresses and ports in use. Forgotten when one of them changes.
+    pub taken: BTreeMap<&'static str, BTreeSet<u32>>,
+    dice: &'e mut dyn FnMut() -> u64,
+    ops: Vec<Op>,
+    events: Vec<Event>,
+    touched: BTreeSet<Key>,
+}
+
+impl<'e> World<'e> {
+    pub fn fork(view: &View, env: &'e mut Env<'_>) -> World<'e> {
+        World {
+            view: view.clone(),
+            now: env.now,
+            warnings: Vec::new(),
+            taken: BTreeMap::new(),
+            dice: &mut *env.dice,
+            ops: Vec::new(),
+            events: Vec::new(),
+            touched: BTreeSet::new(),
+        }
+    }
+
+    pub fn into_parts(self) -> (Txn, View, Vec<Event>) {
+        (Txn { ops: self.ops }, self.view, self.events)
+    }
+
+    pub fn random(&mut self) -> u64 {
+        (self.dice)()
+    }
+
+    pub fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<&Arc<Object>> {
+        self.view.object(&Key::new(resource.clone(), namespace, name))
+    }
+
+    /// The object, or the refusal that says it is not there.
+    pub fn find(&self, key: &Key) -> StatusResult<Arc<Object>> {
+        self.view.object(key).cloned().ok_or_else(|| Status::not_found(&key.resource, key.name()))
+    }
+
+    pub fn create(&mut self, key: Key, value: &Value) -> StatusResult<Arc<Object>> {
+        self.put(key, value, Expect::Absent)
+    }
+
+    pub fn replace(&mut self, live: &Object, value: &Value) -> StatusResult<Arc<Object>> {
+        self.put(live.key.clone(), value, Expect::At(live.revision))
+    }
+
+    fn put(&mut self, key: Key, value: &Value, expect: Expect) -> StatusResult<Arc<Object>> {
+        let body = Body::encode(value);
+        if body.bytes.len() > OBJECT_BYTES_MAX {
+            return Err(Status::too_large(format!(
+                "{} \"{}\" is too large: {} bytes, and an object may have {OBJECT_BYTES_MAX}",
+                key.resource,
+                key.name(),
+                body.bytes.len()
+            )));
+        }
+        self.apply(Op::Put { key: key.clone(), body, expect })?;
+        self.find(&key)
+    }
+
+    /// Removes an object; gives it as it was, with the revision of its deletion.
+    pub fn remove(&mut self, live: &Object) -> StatusResult<Arc<Object>> {
+        self.apply(Op::Delete { key: live.key.clone(), expect: Expect::At(live.revision) })?;
+        match self.events.last() {
+            Some(event) if event.object.key == live.key => Ok(event.object.clone()),
+            _ => Err(Status::not_found(&live.key.resource, live.key.name())),
+        }
+    }
+
+    fn apply(&mut self, op: Op) -> StatusResult<()> {
+        if [resource::SERVICES, resource::NODES].contains(&op.key().resource) {
+            self.taken.clear();
+        }
+        let one = Txn { ops: vec![op] };
+        let (view, events) = self.view.apply(&one, self.now).map_err(|refusal| explain(&refusal))?;
+        self.view = view;
+        self.events.extend(events);
+        // The whole transaction is checked against the world before its first change, so only the first operation on
+        // an object can state what it rests on; those that follow rest on that one.
+        for op in one.ops {
+            let first = self.touched.insert(op.key().clone());
+            self.ops.push(if first { op } else { unconditional(op) });
+        }
+        Ok(())
+    }
+
+    pub fn warn(&mut self, warning: impl Into<String>) {
+        self.warnings.push(warning.into());
+    }
+
+    /// The answer that shows a stored object.
+    pub fn reply(&mut self, object: Arc<Object>, created: bool) -> Reply {
+        Reply {
+            body: object.bytes().clone(),
+            created,
+            revision: object.revision,
+            warnings: std::mem::take(&mut self.warnings),
+            object: Some(object),
+        }
+    }
+
+    /// An answer that is no stored object: a Status or a Scale.
+    pub fn reply_value(&mut self, value: &Value, created: bool) -> Reply {
+        Reply {
+            body: Bytes::from(value.to_string()),
+            created,
+            revision: self.view.revision(),
+            warnings: std::mem::take(&mut self.warnings),
+            object: None,
+        }
+    }
+}
+
+fn unconditional(op: Op) -> Op {
+    match op {
+        Op::Put { key, body, .. } => Op::Put { key, body, expect: Expect::Any },
+        Op::Delete { key, .. } => Op::Delete { key, expect: Expect::Any },
+        check @ Op::Check { .. } => check,
+    }
+}
+
+fn explain(refusal: &Refusal) -> Status {
+    match refusal {
+        Refusal::Exists(key) => Status::already_exists(&key.resource, key.name()),
+        Refusal::Absent(key) => Status::not_found(&key.resource, key.name()),
+        Refusal::Changed { key, .. } => Status::changed_meanwhile(&key.resource, key.name()),
+        Refusal::Malformed { key, reason } => Status::bad_request(format!("{key} is not an object: {reason}")),
+    }
+}

@@ -1,0 +1,4 @@
+//! Worlds and requests as short texts, and what came of them.
+
+mod fixture;
+mod lifecycle;
