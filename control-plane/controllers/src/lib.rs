@@ -3,6 +3,23 @@
 //! A controller is a pure function: it looks at a view and at one key, and says in a plan what should change. It holds no
 //! client, reads no clock, remembers nothing between two calls. What wakes it only says *that* it should look; what it
 //! does follows from the view alone, so there is one path after an event and after a restart.
+//!
+//! A new controller is a file with a `CONTROLLER` in it, and a line in `ALL`.
+
+pub mod deployment;
+pub mod endpointslice;
+pub mod node_lifecycle;
+pub mod replicaset;
+
+mod hash;
+mod owned;
+mod percent;
+mod pods;
+mod time;
+mod tolerations;
+#[cfg(test)]
+mod world;
+mod write;
 
 use copepod_api::{Key, Plan, Timestamp};
 use copepod_store::{Event, View};
@@ -17,4 +34,5 @@ pub struct Controller {
     pub reconcile: fn(&View, &Key, now: Timestamp) -> Plan,
 }
 
-pub const ALL: &[Controller] = &[];
+pub const ALL: &[Controller] =
+    &[deployment::CONTROLLER, replicaset::CONTROLLER, endpointslice::CONTROLLER, node_lifecycle::CONTROLLER];

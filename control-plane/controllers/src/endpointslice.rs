@@ -1,0 +1,405 @@
+//! Tells the network which pods stand behind a service.
+//!
+//! A pod that is asked to go stays listed until it is gone, marked `terminating` and no longer `ready`: nodes take it out
+//! of their maps at once, and still know connections to it. Endpoints stay in the slice they are in, so that one pod's
+//! change is one slice's change.
+
+mod ports;
+
+use std::collections::BTreeMap;
+
+use copepod_api::{
+    Action, DeleteOptions, Key, Object, Of, Plan, Request, Timestamp, User,
+    k8s_openapi::api::{
+        core::v1::{Node, ObjectReference, Pod, Service, ServiceSpec},
+        discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
+    },
+    resource,
+};
+use copepod_store::{Event, View};
+use serde_json::{Value, json};
+
+use crate::{Controller, hash, owned, pods, write};
+
+pub const CONTROLLER: Controller = Controller { name: "endpointslice-controller", wakes, all, reconcile };
+
+/// Large enough that most services have one slice, small enough that a change of one pod is cheap to send to every node.
+const ENDPOINTS_PER_SLICE: usize = 100;
+
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+const MANAGER: &str = "endpointslice-controller.k8s.io";
+const HEADLESS: &str = "service.kubernetes.io/headless";
+const ZONE: &str = "topology.kubernetes.io/zone";
+
+fn all(view: &View) -> Vec<Key> {
+    view.objects(&resource::SERVICES, None).map(|service| service.key.clone()).collect()
+}
+
+fn wakes(view: &View, event: &Event) -> Vec<Key> {
+    let key = &event.object.key;
+    let resource = &key.resource;
+    if *resource == resource::SERVICES {
+        return vec![key.clone()];
+    }
+    if *resource == resource::ENDPOINT_SLICES {
+        let service = event.object.meta.labels.get(SERVICE_NAME);
+        let key = |name: &String| Key::new(resource::SERVICES, key.name.namespace.clone(), name.as_str());
+        return service.map(key).into_iter().collect();
+    }
+    if *resource == resource::NODES {
+        let zone = |node: &Object| node.meta.labels.get(ZONE).cloned();
+        let moved = zone(&event.object) != event.previous.as_deref().and_then(zone);
+        return if moved { all(view) } else { Vec::new() };
+    }
+    if *resource != resource::PODS || event.previous.as_deref().map(facts) == Some(facts(&event.object)) {
+        return Vec::new();
+    }
+    let selected = |service: &Of<Service>| {
+        let versions = [Some(&event.object), event.previous.as_ref()];
+        versions.into_iter().flatten().any(|pod| selects(service, &pod.meta.labels))
+    };
+    view.list::<Service>(Some(key.namespace())).filter(selected).map(|service| service.key().clone()).collect()
+}
+
+/// What of a pod can change an endpoint. Most changes of a pod are about something else.
+fn facts(pod: &Object) -> impl PartialEq + use<'_> {
+    let typed = pod.typed::<Pod>().ok();
+    (
+        &pod.meta.labels,
+        pod.meta.is_leaving(),
+        pod.node.as_deref(),
+        typed.is_some_and(pods::is_ready),
+        typed.is_some_and(pods::has_ended),
+        typed.and_then(|pod| pod.status.as_ref()).and_then(|status| status.pod_ips.as_ref()),
+        typed.and_then(|pod| pod.status.as_ref()).and_then(|status| status.pod_ip.as_ref()),
+    )
+}
+
+fn selector(spec: &ServiceSpec) -> Option<&BTreeMap<String, String>> {
+    spec.selector.as_ref().filter(|selector| !selector.is_empty() && spec.type_.as_deref() != Some("ExternalName"))
+}
+
+fn selects(service: &Service, labels: &BTreeMap<String, String>) -> bool {
+    let selector = service.spec.as_ref().and_then(selector);
+    selector.is_some_and(|selector| selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
+}
+
+fn reconcile(view: &View, key: &Key, _now: Timestamp) -> Plan {
+    let mut plan = Plan::nothing();
+    let Some(service) = view.get::<Service>(key.namespace(), key.name()) else {
+        return plan;
+    };
+    let user = User::system("system:controller:endpointslice-controller");
+    let Some(spec) = service.spec.as_ref().filter(|spec| selector(spec).is_some()) else {
+        return plan;
+    };
+    if service.meta().is_leaving() {
+        return plan;
+    }
+    let live: Vec<Of<EndpointSlice>> = view
+        .dependents_of::<EndpointSlice>(service.uid())
+        .filter(|slice| slice.meta().labels.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER))
+        .filter(|slice| !slice.meta().is_leaving())
+        .collect();
+    let mut drafts: Vec<Draft> = live.iter().map(Draft::read).collect();
+
+    let mut wanted = wanted(view, &service, spec);
+    if wanted.is_empty() {
+        // One empty slice says "nobody", which is not the same as "not known yet".
+        let family = families(spec)[0];
+        let kept = drafts.iter().find(|draft| draft.family == family);
+        let ports = kept.map(|draft| draft.ports.clone()).unwrap_or_default();
+        let group = Group { ports, endpoints: BTreeMap::new() };
+        wanted.insert(GroupKey { family, ports: ports_key(&group.ports) }, group);
+    }
+    for (group_key, group) in wanted {
+        fill(&mut drafts, &group_key, group);
+    }
+    let ready = drafts.iter().flat_map(|draft| &draft.endpoints).filter(|endpoint| is_ready(endpoint)).count();
+    if ready == 0 {
+        plan.because("no pod that the selector matches is ready");
+    }
+    write_drafts(&mut plan, view, &user, &service, spec, &drafts);
+    plan
+}
+
+fn is_ready(endpoint: &Endpoint) -> bool {
+    endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false)
+}
+
+/// Endpoints of one address family whose named ports mean the same numbers share slices.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct GroupKey {
+    family: &'static str,
+    ports: String,
+}
+
+#[derive(Default)]
+struct Group {
+    ports: Vec<EndpointPort>,
+    /// By the uid of the pod.
+    endpoints: BTreeMap<String, Endpoint>,
+}
+
+fn ports_key(ports: &[EndpointPort]) -> String {
+    serde_json::to_string(ports).unwrap_or_default()
+}
+
+fn families(spec: &ServiceSpec) -> Vec<&'static str> {
+    let named = spec.ip_families.iter().flatten();
+    let mut families: Vec<&'static str> = named.map(|family| if family == "IPv6" { "IPv6" } else { "IPv4" }).collect();
+    if families.is_empty() {
+        families.push("IPv4");
+    }
+    families
+}
+
+/// The endpoints as they should be.
+fn wanted(view: &View, service: &Of<Service>, spec: &ServiceSpec) -> BTreeMap<GroupKey, Group> {
+    let mut groups: BTreeMap<GroupKey, Group> = BTreeMap::new();
+    let families = families(spec);
+    let candidates = view.objects(&resource::PODS, Some(service.key().namespace()));
+    for object in candidates.filter(|pod| selects(service, &pod.meta.labels)) {
+        let Ok(pod) = Of::<Pod>::new(object.clone()) else { continue };
+        if pods::has_ended(&pod) {
+            continue;
+        }
+        for family in &families {
+            let addresses = addresses(&pod, family);
+            if addresses.is_empty() {
+                continue;
+            }
+            let ports = ports::resolve(spec, &pod);
+            let key = GroupKey { family, ports: ports_key(&ports) };
+            let group = groups.entry(key).or_default();
+            group.ports = ports;
+            group.endpoints.insert(pod.uid().to_owned(), endpoint(view, service, spec, &pod, addresses));
+        }
+    }
+    groups
+}
+
+/// The first address of a family: an endpoint has exactly one.
+fn addresses(pod: &Pod, family: &str) -> Vec<String> {
+    let Some(status) = &pod.status else { return Vec::new() };
+    let mut ips: Vec<&String> = status.pod_ips.iter().flatten().map(|ip| &ip.ip).collect();
+    if ips.is_empty() {
+        ips.extend(&status.pod_ip);
+    }
+    let wanted = |ip: &&&String| !ip.is_empty() && ip.contains(':') == (family == "IPv6");
+    ips.iter().find(wanted).map(|ip| ip.to_string()).into_iter().collect()
+}
+
+fn endpoint(view: &View, service: &Of<Service>, spec: &ServiceSpec, pod: &Of<Pod>, addresses: Vec<String>) -> Endpoint {
+    let serving = pods::is_ready(pod);
+    let terminating = pod.meta().is_leaving();
+    let node_name = pods::node(pod).map(str::to_owned);
+    let pod_spec = pod.spec.as_ref();
+    let subdomain = pod_spec.and_then(|spec| spec.subdomain.as_deref());
+    let hostname = pod_spec.and_then(|spec| spec.hostname.clone()).filter(|hostname| !hostname.is_empty());
+    let node = node_name.as_deref().and_then(|node| view.get::<Node>("", node));
+    Endpoint {
+        addresses,
+        conditions: Some(EndpointConditions {
+            ready: Some(spec.publish_not_ready_addresses == Some(true) || (serving && !terminating)),
+            serving: Some(serving),
+            terminating: Some(terminating),
+        }),
+        hostname: hostname.filter(|_| subdomain == Some(service.key().name())),
+        zone: node.and_then(|node| node.meta().labels.get(ZONE).cloned()),
+        node_name,
+        target_ref: Some(ObjectReference {
+            kind: Some("Pod".to_owned()),
+            name: Some(pod.key().name().to_owned()),
+            namespace: Some(pod.key().namespace().to_owned()),
+            uid: Some(pod.uid().to_owned()),
+            ..ObjectReference::default()
+        }),
+        ..Endpoint::default()
+    }
+}
+
+/// One slice as it is and as it should be.
+struct Draft {
+    live: Option<Of<EndpointSlice>>,
+    family: String,
+    ports: Vec<EndpointPort>,
+    endpoints: Vec<Endpoint>,
+    used: bool,
+}
+
+impl Draft {
+    fn read(live: &Of<EndpointSlice>) -> Draft {
+        Draft {
+            family: live.address_type.clone(),
+            ports: live.ports.clone().unwrap_or_default(),
+            endpoints: live.endpoints.clone().unwrap_or_default(),
+            live: Some(live.clone()),
+            used: false,
+        }
+    }
+}
+
+/// Puts a group into slices: first where an endpoint is already, then where there is room, then into new ones.
+fn fill(drafts: &mut Vec<Draft>, key: &GroupKey, mut group: Group) {
+    let is_own = |draft: &Draft| draft.family == key.family && ports_key(&draft.ports) == key.ports;
+    for draft in drafts.iter_mut().filter(|draft| is_own(draft)) {
+        draft.used = true;
+        let present = std::mem::take(&mut draft.endpoints);
+        draft.endpoints = present
+            .iter()
+            .filter_map(|endpoint| endpoint.target_ref.as_ref()?.uid.as_deref())
+            .filter_map(|uid| group.endpoints.remove(uid))
+            .collect();
+    }
+    let mut rest = group.endpoints.into_values();
+    for draft in drafts.iter_mut().filter(|draft| is_own(draft)) {
+        let room = ENDPOINTS_PER_SLICE.saturating_sub(draft.endpoints.len());
+        draft.endpoints.extend(rest.by_ref().take(room));
+    }
+    // An empty slice is kept only where it is the group's only one.
+    let mut full = drafts.iter().filter(|draft| is_own(draft) && !draft.endpoints.is_empty()).count();
+    for draft in drafts.iter_mut().filter(|draft| is_own(draft) && draft.endpoints.is_empty()) {
+        draft.used = full == 0;
+        full += 1;
+    }
+    let rest: Vec<Endpoint> = rest.collect();
+    let new = |endpoints: &[Endpoint]| Draft {
+        live: None,
+        family: key.family.to_owned(),
+        ports: group.ports.clone(),
+        endpoints: endpoints.to_vec(),
+        used: true,
+    };
+    drafts.extend(rest.chunks(ENDPOINTS_PER_SLICE).map(new));
+    if full == 0 && rest.is_empty() {
+        drafts.push(new(&[]));
+    }
+}
+
+fn write_drafts(
+    plan: &mut Plan,
+    view: &View,
+    user: &User,
+    service: &Of<Service>,
+    spec: &ServiceSpec,
+    drafts: &[Draft],
+) {
+    let labels = labels(service, spec);
+    let mut taken = Vec::new();
+    for draft in drafts {
+        match &draft.live {
+            Some(live) if !draft.used => plan.push(write::delete(user, live.object(), DeleteOptions::default())),
+            Some(live) => {
+                let mut patch = json!({});
+                if live.endpoints.as_deref().unwrap_or_default() != draft.endpoints {
+                    patch["endpoints"] = json!(draft.endpoints);
+                }
+                for (key, value) in &labels {
+                    if live.meta().labels.get(key) != Some(value) {
+                        patch["metadata"]["labels"][key] = json!(value);
+                    }
+                }
+                for key in live.meta().labels.keys().filter(|key| !labels.contains_key(*key)) {
+                    patch["metadata"]["labels"][key] = Value::Null;
+                }
+                if patch != json!({}) {
+                    plan.push(write::patch(user, live.object(), patch));
+                }
+            }
+            None => {
+                let name = free_name(view, service, &mut taken);
+                let object = json!({
+                    "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                    "metadata": {
+                        "name": name, "generateName": format!("{}-", service.key().name()),
+                        "namespace": service.key().namespace(), "labels": labels,
+                        "ownerReferences": [owned::reference(service)],
+                    },
+                    "addressType": draft.family, "ports": draft.ports, "endpoints": draft.endpoints,
+                });
+                let create = Action::Create { object };
+                plan.push(Request::of::<EndpointSlice>(user, service.key().namespace(), &name, "", create));
+            }
+        }
+    }
+}
+
+fn labels(service: &Of<Service>, spec: &ServiceSpec) -> BTreeMap<String, String> {
+    let mut labels = service.meta().labels.clone();
+    labels.insert(SERVICE_NAME.to_owned(), service.key().name().to_owned());
+    labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
+    if spec.cluster_ip.as_deref() == Some("None") {
+        labels.insert(HEADLESS.to_owned(), String::new());
+    }
+    labels
+}
+
+fn free_name(view: &View, service: &Of<Service>, taken: &mut Vec<String>) -> String {
+    let mut index = 0_u64;
+    loop {
+        let suffix = hash::letters(hash::fnv1a(&[service.uid().as_bytes(), &index.to_be_bytes()]), 5);
+        let name = format!("{}-{suffix}", service.key().name());
+        let key = Key::new(resource::ENDPOINT_SLICES, service.key().namespace(), name.as_str());
+        if view.object(&key).is_none() && !taken.contains(&name) {
+            taken.push(name.clone());
+            return name;
+        }
+        index += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::world::World;
+    use insta::assert_snapshot;
+
+    fn plan(fixture: &str) -> String {
+        let world = World::read(fixture);
+        world.print(&world.plan(&super::CONTROLLER, "services default/web"))
+    }
+
+    #[test]
+    fn a_service_without_pods_has_one_empty_slice() {
+        assert_snapshot!(plan("service web 80"), @r"
+            create endpointslice web-5t2kr 
+            because no pod that the selector matches is ready
+        ");
+    }
+
+    #[test]
+    fn terminating_pods_stay_listed_but_are_not_ready() {
+        assert_snapshot!(
+            plan("service web 80 | pod a - app=web ready ip=10.0.0.1 on=n1 | pod b - app=web ready ip=10.0.0.2 leaving \
+                  | pod c - app=web ip=10.0.0.3 | pod d - app=web | pod e - app=web failed ip=10.0.0.5"),
+            @"create endpointslice web-5t2kr [10.0.0.1 ready serving][10.0.0.2 serving terminating][10.0.0.3] :80");
+    }
+
+    #[test]
+    fn a_slice_holds_a_hundred() {
+        let mut fixture = "service web 80".to_owned();
+        for n in 0..250 {
+            fixture.push_str(&format!(" | pod p{n} - app=web ready ip=10.0.1.{n}"));
+        }
+        let mut world = World::read(&fixture);
+        world.settle();
+        assert_snapshot!(world.summary_of("endpointslices.discovery.k8s.io"), @r"
+            2 × 100 endpoints
+            50 endpoints
+        ");
+        world.edit("pods default/p7", |pod| pod["metadata"]["labels"]["app"] = "other".into());
+        assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "services default/web")).len(), @"2590");
+    }
+
+    #[test]
+    fn named_ports_of_different_numbers_do_not_share_a_slice() {
+        assert_snapshot!(
+            plan("service web http | pod a - app=web ready ip=10.0.0.1 port=http:8080 \
+                  | pod b - app=web ready ip=10.0.0.2 port=http:9090"),
+            @r"
+    create endpointslice web-5t2kr [10.0.0.1 ready serving] :8080
+    create endpointslice web-4xgtx [10.0.0.2 ready serving] :9090
+");
+    }
+}

@@ -1,0 +1,217 @@
+//! What follows from a node's condition for the pods on it.
+//!
+//! The node front judges silence (it sets the condition Ready to Unknown); here the judgement becomes taints, and taints
+//! become evictions. When most of a cluster is silent, the likelier explanation is that we are cut off and not that
+//! everybody died: then nobody is evicted.
+
+mod eviction;
+mod taints;
+
+use copepod_api::{
+    Action, Key, Object, Of, Plan, Request, Timestamp, User,
+    k8s_openapi::{
+        api::core::v1::{Node, Pod, PodCondition},
+        apimachinery::pkg::apis::meta::v1::Time,
+    },
+    resource,
+};
+use copepod_store::{Event, View};
+use serde_json::{Value, json};
+
+use crate::{Controller, pods, time, write};
+
+pub const CONTROLLER: Controller = Controller { name: "node-lifecycle-controller", wakes, all, reconcile };
+
+/// How many pods one plan touches.
+const BURST: usize = 256;
+
+fn all(view: &View) -> Vec<Key> {
+    view.objects(&resource::NODES, None).map(|node| node.key.clone()).collect()
+}
+
+fn wakes(view: &View, event: &Event) -> Vec<Key> {
+    let key = &event.object.key;
+    if key.resource == resource::NODES {
+        let health = |object: &Object| object.typed::<Node>().ok().map(health);
+        let before = event.previous.as_deref().and_then(health);
+        // Whether the many are silent decides about each: a change of one is a change for all.
+        return if before == health(&event.object) { vec![key.clone()] } else { all_with(view, key) };
+    }
+    if key.resource == resource::PODS
+        && let Some(node) = event.object.node.as_deref().and_then(|node| view.get::<Node>("", node))
+        && (health(&node) == Health::Silent || taints::evicting(&node).next().is_some())
+    {
+        return vec![node.key().clone()];
+    }
+    Vec::new()
+}
+
+fn all_with(view: &View, key: &Key) -> Vec<Key> {
+    let mut keys = all(view);
+    keys.push(key.clone());
+    keys.sort();
+    keys.dedup();
+    keys
+}
+
+fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
+    let now = time::whole_seconds(now);
+    let mut plan = Plan::nothing();
+    let Some(node) = view.get::<Node>("", key.name()) else {
+        return plan;
+    };
+    let user = User::system("system:controller:node-lifecycle-controller");
+    if let Some(taints) = taints::change(&node, now) {
+        plan.push(write::patch(&user, node.object(), json!({"spec": {"taints": taints}})));
+        // Evictions follow from the taints once they are written: the time they were added counts.
+        return plan;
+    }
+    let outage = Outage::of(view);
+    for pod in view.pods_on(key.name()) {
+        if plan.requests.len() >= BURST {
+            plan.look_again_at(now);
+            break;
+        }
+        let Ok(pod) = Of::<Pod>::new(pod.clone()) else { continue };
+        if pods::has_ended(&pod) {
+            continue;
+        }
+        if health(&node) == Health::Silent && pods::is_ready(&pod) {
+            plan.push(mark_lost(&user, &pod, key.name(), now));
+        }
+        if !pod.meta().is_leaving() {
+            eviction::consider(&mut plan, view, &user, &node, &pod, &outage, now);
+        }
+    }
+    plan
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    Ready,
+    /// It says itself that it cannot run pods.
+    NotReady,
+    /// It says nothing.
+    Silent,
+}
+
+pub fn health(node: &Node) -> Health {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
+    match ready.map(|ready| ready.status.as_str()) {
+        Some("True") => Health::Ready,
+        Some("Unknown") => Health::Silent,
+        // A node that has not said anything yet is about to start.
+        Some(_) | None => Health::NotReady,
+    }
+}
+
+/// How much of the cluster is silent.
+pub struct Outage {
+    silent: usize,
+    nodes: usize,
+}
+
+impl Outage {
+    fn of(view: &View) -> Outage {
+        let mut outage = Outage { silent: 0, nodes: 0 };
+        for node in view.list::<Node>(None) {
+            outage.nodes += 1;
+            outage.silent += usize::from(health(&node) == Health::Silent);
+        }
+        outage
+    }
+
+    /// Too much to believe that all these nodes are dead. Two of three may well be; more than half of many, or
+    /// everybody, is rather us.
+    fn is_doubtful(&self) -> bool {
+        const FEW: usize = 2;
+        const MOST_PERCENT: usize = 55;
+        self.silent == self.nodes || self.silent > FEW && self.silent * 100 >= self.nodes * MOST_PERCENT
+    }
+}
+
+/// Nobody knows whether the pods of a silent node still serve; so they count as not ready.
+fn mark_lost(user: &User, pod: &Of<Pod>, node: &str, now: Timestamp) -> Request {
+    let mut conditions: Vec<PodCondition> =
+        pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    for condition in conditions.iter_mut().filter(|condition| condition.type_ == "Ready") {
+        condition.status = "False".to_owned();
+        condition.reason = Some("NodeLost".to_owned());
+        condition.message = Some(format!("node {node} is silent"));
+        condition.last_transition_time = Some(Time(now));
+    }
+    let mut object: Value = pod.object().value().clone();
+    object["status"]["conditions"] = json!(conditions);
+    let mut request = write::about(user, pod.object(), Action::Update { object });
+    request.target.subresource = "status".into();
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::world::World;
+    use insta::assert_snapshot;
+
+    fn plan(fixture: &str) -> String {
+        let world = World::read(fixture);
+        world.print(&world.plan(&super::CONTROLLER, "nodes n1"))
+    }
+
+    #[test]
+    fn a_silent_node_is_tainted() {
+        assert_snapshot!(plan("node n1 silent | node n2"), @"patch node n1 {spec:{taints:[{effect:NoSchedule,key:node.kubernetes.io/unreachable},{effect:NoExecute,key:node.kubernetes.io/unreachable,timeAdded:2001-09-09T01:46:40Z}]}}");
+    }
+
+    #[test]
+    fn a_healed_node_loses_its_taints() {
+        assert_snapshot!(plan("node n1 taint=node.kubernetes.io/unreachable:NoExecute taint=mine:NoSchedule"), @"patch node n1 {spec:{taints:[{effect:NoSchedule,key:mine}]}}");
+    }
+
+    #[test]
+    fn pods_of_a_silent_node_are_lost_and_evicted() {
+        let mut world =
+            World::read("node n1 silent | node n2 | pod a - ready on=n1 | pod b - on=n1 tolerates=60 | pod c - on=n2");
+        let plan = world.plan(&super::CONTROLLER, "nodes n1");
+        world.apply(&plan);
+        assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "nodes n1")), @r"
+            status pod a {conditions:[Ready=False:NodeLost],phase:Running}
+            delete pod a
+            event TaintManagerEviction: Taint node.kubernetes.io/unreachable of node n1 evicts pod default/a
+            look again in 60s
+            because Taint node.kubernetes.io/unreachable of node n1 evicts pod default/a
+        ");
+        world.wait(61);
+        assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "nodes n1")), @r"
+            status pod a {conditions:[Ready=False:NodeLost],phase:Running}
+            delete pod a
+            event TaintManagerEviction: Taint node.kubernetes.io/unreachable of node n1 evicts pod default/a
+            delete pod b
+            event TaintManagerEviction: Taint node.kubernetes.io/unreachable of node n1 evicts pod default/b
+            because Taint node.kubernetes.io/unreachable of node n1 evicts pod default/a
+            because Taint node.kubernetes.io/unreachable of node n1 evicts pod default/b
+        ");
+    }
+
+    #[test]
+    fn when_everybody_is_silent_nobody_is_evicted() {
+        let mut world = World::read("node n1 silent | node n2 silent | pod a - on=n1");
+        let plan = world.plan(&super::CONTROLLER, "nodes n1");
+        world.apply(&plan);
+        assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "nodes n1")), @"because 2 of 2 nodes are silent, so pods of n1 are left alone");
+    }
+
+    #[test]
+    fn a_taint_of_a_person_evicts_too() {
+        assert_snapshot!(plan("node n1 taint=mine:NoExecute | node n2 | pod a - ready on=n1"), @r"
+            delete pod a
+            event TaintManagerEviction: Taint mine of node n1 evicts pod default/a
+            because Taint mine of node n1 evicts pod default/a
+        ");
+    }
+
+    #[test]
+    fn a_cordoned_node_is_tainted() {
+        assert_snapshot!(plan("node n1 cordoned"), @"patch node n1 {spec:{taints:[{effect:NoSchedule,key:node.kubernetes.io/unschedulable}]}}");
+    }
+}

@@ -1,0 +1,71 @@
+//! Who belongs to whom: the objects a controller manages, those it may adopt, and those it has to let go.
+
+use copepod_api::{Meta, Object, Of, Request, Typed, User, selector::LabelSelector};
+use copepod_store::View;
+use serde_json::{Value, json};
+
+use crate::write;
+
+/// The dependents of an owner, sorted by what is to be done with them.
+pub struct Claims<T> {
+    /// Managed by the owner, the adopted ones included.
+    pub own: Vec<Of<T>>,
+    /// Nobody's, and the selector matches: the owner takes them.
+    pub adopt: Vec<Of<T>>,
+    /// The owner's, but the selector matches no more: the owner lets go.
+    pub release: Vec<Of<T>>,
+}
+
+impl<T: Typed> Claims<T> {
+    pub fn of<O: Typed>(view: &View, owner: &Of<O>, selector: &LabelSelector) -> Claims<T> {
+        let mut claims = Claims { own: Vec::new(), adopt: Vec::new(), release: Vec::new() };
+        for dependent in view.dependents_of::<T>(owner.uid()).filter(|d| is_controlled_by(d.meta(), owner.uid())) {
+            let matches = selector.matches(&dependent.meta().labels);
+            if matches {
+                claims.own.push(dependent);
+            } else if !dependent.meta().is_leaving() && !owner.meta().is_leaving() {
+                claims.release.push(dependent);
+            }
+        }
+        if !owner.meta().is_leaving() && !selector.is_everything() {
+            let resource = T::resource();
+            let orphans = view.objects(&resource, Some(owner.key().namespace())).filter(|object| {
+                object.meta.controller().is_none() && !object.meta.is_leaving() && selector.matches(&object.meta.labels)
+            });
+            claims.adopt = orphans.filter_map(|object| Of::new(object.clone()).ok()).collect();
+            claims.own.extend(claims.adopt.iter().cloned());
+        }
+        claims
+    }
+
+    /// The requests that take and let go.
+    pub fn settle<O: Typed>(&self, user: &User, owner: &Of<O>) -> Vec<Request> {
+        let adopt = self.adopt.iter().map(|dependent| {
+            let mut owners = references(dependent.object());
+            owners.push(reference(owner));
+            write::patch(user, dependent.object(), json!({"metadata": {"ownerReferences": owners}}))
+        });
+        let release = self.release.iter().map(|dependent| {
+            let mut owners = references(dependent.object());
+            owners.retain(|reference| reference["uid"] != owner.uid());
+            write::patch(user, dependent.object(), json!({"metadata": {"ownerReferences": owners}}))
+        });
+        adopt.chain(release).collect()
+    }
+}
+
+pub fn is_controlled_by(meta: &Meta, uid: &str) -> bool {
+    meta.controller().is_some_and(|owner| owner.uid == uid)
+}
+
+/// The reference by which an object names `owner` as its controller.
+pub fn reference<O: Typed>(owner: &Of<O>) -> Value {
+    json!({
+        "apiVersion": O::API_VERSION, "kind": O::KIND, "name": owner.key().name(), "uid": owner.uid(),
+        "controller": true, "blockOwnerDeletion": true,
+    })
+}
+
+pub fn references(object: &Object) -> Vec<Value> {
+    object.value()["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default()
+}

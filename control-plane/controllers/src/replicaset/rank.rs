@@ -1,0 +1,81 @@
+//! Which pods of a set go first when there are too many.
+//!
+//! The order is Kubernetes': what is not running before what is, cheap before dear (the pod-deletion-cost annotation),
+//! crowded before lonely, young before old. Ages are compared by their order of magnitude, so that among pods of about
+//! the same age chance (the uid) decides and not always the newest node loses its pods.
+
+use std::{
+    cmp::{Ordering, Reverse},
+    collections::BTreeMap,
+};
+
+use copepod_api::{
+    Of, Timestamp,
+    k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod},
+};
+use copepod_store::View;
+
+use crate::pods;
+
+const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
+
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Rank<'a> {
+    assigned: bool,
+    phase: u8,
+    ready: bool,
+    cost: i32,
+    company: Reverse<usize>,
+    ready_magnitude: u32,
+    restarts: Reverse<i32>,
+    age_magnitude: u32,
+    uid: &'a str,
+}
+
+pub fn first_to_go<'a>(view: &View, set: &Of<ReplicaSet>, pods: &[&'a Of<Pod>], now: Timestamp) -> Vec<&'a Of<Pod>> {
+    let company = company(view, set);
+    let mut ranked: Vec<(Rank<'a>, &'a Of<Pod>)> = pods.iter().map(|pod| (rank(pod, &company, now), *pod)).collect();
+    ranked.sort_by(|(left, _), (right, _)| left.cmp(right).then(Ordering::Equal));
+    ranked.into_iter().map(|(_, pod)| pod).collect()
+}
+
+fn rank<'a>(pod: &'a Of<Pod>, company: &BTreeMap<String, usize>, now: Timestamp) -> Rank<'a> {
+    let node = pods::node(pod);
+    let cost = pod.meta().annotations.get(DELETION_COST).and_then(|cost| cost.parse().ok()).unwrap_or(0);
+    Rank {
+        assigned: node.is_some(),
+        phase: match pods::phase(pod) {
+            "Pending" => 0,
+            "Unknown" => 1,
+            _ => 2,
+        },
+        ready: pods::is_ready(pod),
+        cost,
+        company: Reverse(node.and_then(|node| company.get(node).copied()).unwrap_or(0)),
+        ready_magnitude: magnitude(pods::ready_since(pod), now),
+        restarts: Reverse(pods::restarts(pod)),
+        age_magnitude: magnitude(pod.meta().creation_timestamp, now),
+        uid: pod.uid(),
+    }
+}
+
+/// The pods on each node that belong to this set or to a sibling of it (the other revisions of a deployment).
+fn company(view: &View, set: &Of<ReplicaSet>) -> BTreeMap<String, usize> {
+    let mut uids = vec![set.uid().to_owned()];
+    if let Some(owner) = set.meta().controller() {
+        uids = view.dependents_of::<ReplicaSet>(&owner.uid).map(|sibling| sibling.uid().to_owned()).collect();
+    }
+    let mut company = BTreeMap::new();
+    for pod in uids.iter().flat_map(|uid| view.dependents_of::<Pod>(uid)) {
+        if let (Some(node), false, false) = (pods::node(&pod), pod.meta().is_leaving(), pods::has_ended(&pod)) {
+            *company.entry(node.to_owned()).or_insert(0) += 1;
+        }
+    }
+    company
+}
+
+/// The binary order of magnitude of an age in seconds.
+fn magnitude(since: Option<Timestamp>, now: Timestamp) -> u32 {
+    let age = since.map_or(0, |since| now.duration_since(since).as_secs().max(0));
+    64 - u64::try_from(age).unwrap_or(0).leading_zeros()
+}
