@@ -1,9 +1,13 @@
 //! A kind and what makes it different.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc, sync::OnceLock};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
 use copepod_api::{
     Kind, Object, Reply, Request, Scope, Status, Subresource, Timestamp, Typed, field::Errors, kind::SchemaSource,
+    schema::Schema,
 };
 use schemars::JsonSchema;
 use serde_json::{Value, json};
@@ -18,6 +22,7 @@ pub struct Row {
     /// What can be done with the collection and its objects, as discovery names it.
     pub verbs: &'static [&'static str],
     pub(crate) hooks: Hooks,
+    schema: OnceLock<Arc<Schema>>,
 }
 
 /// A column of a table, as `meta.k8s.io/v1 Table` describes it.
@@ -165,7 +170,12 @@ pub(crate) const SCALE: Subresource =
 
 impl Row {
     pub(crate) fn new(kind: Kind, hooks: Hooks) -> Row {
-        Row { kind, verbs: VERBS, hooks }
+        Row { kind, verbs: VERBS, hooks, schema: OnceLock::new() }
+    }
+
+    pub(crate) fn with_verbs(mut self, verbs: &'static [&'static str]) -> Row {
+        self.verbs = verbs;
+        self
     }
 
     /// The columns of this kind in a table, as upstream prints them.
@@ -210,18 +220,8 @@ impl Row {
     }
 
     /// The schema of this kind; made when first asked for.
-    pub fn schema(&self) -> Arc<copepod_api::schema::Schema> {
-        static SCHEMAS: OnceLock<BTreeMap<String, OnceLock<Arc<copepod_api::schema::Schema>>>> = OnceLock::new();
-        let schemas =
-            SCHEMAS.get_or_init(|| crate::rows().iter().map(|row| (row.schema_key(), OnceLock::new())).collect());
-        match schemas.get(&self.schema_key()) {
-            Some(schema) => schema.get_or_init(|| copepod_api::schema::Schema::of(&self.kind)).clone(),
-            None => copepod_api::schema::Schema::of(&self.kind),
-        }
-    }
-
-    fn schema_key(&self) -> String {
-        format!("{}/{}", self.kind.api_version(), self.kind.name)
+    pub fn schema(&self) -> &Arc<Schema> {
+        self.schema.get_or_init(|| Schema::of(&self.kind))
     }
 }
 

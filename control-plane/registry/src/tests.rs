@@ -2,3 +2,6 @@
 
 mod fixture;
 mod lifecycle;
+mod tables;
+mod transactions;
+mod validity;

@@ -62,7 +62,7 @@ pub fn row() -> Row {
         name_rule: names::dns_label,
         ..Hooks::NONE
     };
-    Row { verbs: VERBS, ..Row::new(kind, hooks) }
+    Row::new(kind, hooks).with_verbs(VERBS)
 }
 
 /// Selectors of namespaces by name need a label that is always there.

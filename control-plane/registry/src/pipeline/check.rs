@@ -14,7 +14,6 @@ pub fn admit(world: &mut World<'_>, row: &Row, request: &Request, sent: &Value) 
     let mut object = sent.clone();
     address(&row.kind, request, &mut object)?;
     fields(world, row, request, &mut object)?;
-    json::drop_nulls(&mut object);
     Ok(object)
 }
 
@@ -69,9 +68,43 @@ fn address(kind: &Kind, request: &Request, object: &mut Value) -> StatusResult<(
 
 /// Values of the wrong type are refused; unknown fields are refused, reported or dropped, as the client asked.
 fn fields(world: &mut World<'_>, row: &Row, request: &Request, object: &mut Value) -> StatusResult<()> {
-    let _ = (world, request);
-    let mut errors = Errors::default();
-    (row.hooks.validate)(object, &mut errors).map_err(|why| unreadable(&row.kind, &why))
+    let findings = row.schema().check(object);
+    if !findings.errors.is_empty() {
+        return Err(unreadable(&row.kind, &listed(findings.errors)));
+    }
+    if !findings.unknown.is_empty() {
+        let mut sentences = findings.unknown_sentences();
+        let hidden = sentences.len().saturating_sub(FINDINGS_SHOWN_MAX);
+        sentences.truncate(FINDINGS_SHOWN_MAX);
+        if hidden > 0 {
+            sentences.push(format!("and {hidden} more"));
+        }
+        match request.options.field_validation {
+            FieldValidation::Ignore => {}
+            FieldValidation::Warn => sentences.into_iter().for_each(|sentence| world.warn(sentence)),
+            FieldValidation::Strict => {
+                let meant: Vec<String> = findings
+                    .suggestions
+                    .iter()
+                    .map(|(unknown, meant)| format!("; did you mean {meant:?} where you wrote {unknown:?}?"))
+                    .collect();
+                let sentence = format!("strict decoding error: {}{}", sentences.join(", "), meant.concat());
+                return Err(unreadable(&row.kind, &sentence));
+            }
+        }
+        row.schema().prune(object);
+    }
+    row.schema().normalize(object);
+    Ok(())
+}
+
+fn listed(errors: Errors) -> String {
+    let sentences: Vec<String> = errors
+        .into_causes()
+        .into_iter()
+        .map(|cause| format!("{}: {}", cause.field.unwrap_or_default(), cause.message.unwrap_or_default()))
+        .collect();
+    sentences.join(", ")
 }
 
 /// The body is JSON, but not an object of this kind.
@@ -80,16 +113,30 @@ pub fn unreadable(kind: &Kind, why: &str) -> Status {
     Status::bad_request(format!("{name} in version \"{version}\" cannot be handled as a {name}: {why}"))
 }
 
+/// What the user wants of two objects differs: anything but metadata and status.
+fn wants_differ(new: &Value, old: &Value) -> bool {
+    let wants = |object: &Value| {
+        let map = object.as_object().cloned().unwrap_or_default();
+        map.into_iter().filter(|(field, _)| field != "metadata" && field != "status").collect::<Vec<_>>()
+    };
+    wants(new) != wants(old)
+}
+
 /// Everything that is wrong with an object, and with the change from `old` to it.
+///
+/// What did not change is not judged again: an object stored under older rules can still report its status, lose a
+/// finalizer, and go.
 pub fn validate(row: &Row, object: &Value, old: Option<&Value>) -> StatusResult<()> {
     let mut errors = Errors::default();
     objectmeta::validate(row, object, &mut errors);
     if let Some(old) = old {
         objectmeta::validate_update(object, old, &mut errors);
     }
-    (row.hooks.validate)(object, &mut errors).map_err(|why| unreadable(&row.kind, &why))?;
-    if let Some(old) = old {
-        (row.hooks.validate_update)(object, old, &mut errors);
+    if old.is_none_or(|old| wants_differ(object, old)) {
+        (row.hooks.validate)(object, &mut errors).map_err(|why| unreadable(&row.kind, &why))?;
+        if let Some(old) = old {
+            (row.hooks.validate_update)(object, old, &mut errors);
+        }
     }
     match errors.is_empty() {
         true => Ok(()),

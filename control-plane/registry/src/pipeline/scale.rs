@@ -1,8 +1,10 @@
 //! The number of replicas as a resource of its own: `autoscaling/v1 Scale`, the same for every kind that has one.
 
+use std::sync::{Arc, OnceLock};
+
 use copepod_api::{
     Action, Kind, Reply, Request, Scope, StatusResult, field::Errors,
-    k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta, selector::LabelSelector,
+    k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta, schema::Schema, selector::LabelSelector,
 };
 use k8s_openapi::api::autoscaling::v1::Scale;
 use serde::Deserialize;
@@ -42,7 +44,7 @@ pub fn scale(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResul
     let kind = scale_kind();
     let wanted = match &request.action {
         Action::Update { object } => object.clone(),
-        Action::Patch { patch } => patch::patched(&kind, &current, patch)?,
+        Action::Patch { patch } => patch::patched(scale_schema(&kind), &current, patch)?,
         _ => current.clone(),
     };
     let scale = Scale::deserialize(&wanted).map_err(|error| check::unreadable(&kind, &error.to_string()))?;
@@ -73,6 +75,11 @@ pub fn scale(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResul
     let mut reply = world.reply_value(&scale_of(stored.value(), &stored.revision.to_string()), false);
     reply.revision = stored.revision;
     Ok(reply)
+}
+
+fn scale_schema(kind: &Kind) -> &'static Schema {
+    static SCHEMA: OnceLock<Arc<Schema>> = OnceLock::new();
+    SCHEMA.get_or_init(|| Schema::of(kind))
 }
 
 fn scale_kind() -> Kind {

@@ -1,0 +1,145 @@
+//! Several requests at once, dry runs, patches, and evictions that two objects take part in.
+
+use copepod_api::{Action, DeleteOptions, Patch, request::FieldValidation};
+use serde_json::{Value, json};
+
+use super::fixture::{Fixture, body, deployment, pod, refusal, request};
+use crate::failed_request;
+
+fn create(target: &str, object: Value) -> copepod_api::Request {
+    request(target, Action::Create { object })
+}
+
+#[test]
+fn requests_see_each_other_and_happen_whole() {
+    let mut world = Fixture::new();
+    let pair = [create("pods", pod("a")), create("pods/a/binding", json!({"target": {"name": "n1"}}))];
+    world.all(&pair).unwrap();
+    assert_eq!(world.get("pods/a").unwrap()["spec"]["nodeName"], "n1");
+
+    let before = world.view.revision();
+    let refused = world.all(&[create("pods", pod("b")), create("pods", pod("a"))]).unwrap_err();
+    assert_eq!((failed_request(&refused), refused.reason()), (Some(1), "AlreadyExists"));
+    assert_eq!(
+        refused.details().unwrap().causes.as_ref().unwrap()[0].message.as_deref(),
+        Some("request 2 of 2: pods default/a")
+    );
+    assert_eq!(world.view.revision(), before);
+    assert!(world.get("pods/b").is_none());
+
+    let gone = request(
+        "pods/a",
+        Action::Delete { options: DeleteOptions { grace_period_seconds: Some(0), ..Default::default() } },
+    );
+    world.all(&[gone, create("pods", pod("a"))]).unwrap();
+    assert!(world.get("pods/a").unwrap()["spec"].get("nodeName").is_none());
+}
+
+#[test]
+fn a_dry_run_says_all_and_does_nothing() {
+    let mut world = Fixture::new();
+    let before = world.view.revision();
+    let mut dry = create("pods", pod("a"));
+    dry.options.dry_run = true;
+    let reply = world.one(dry.clone()).unwrap();
+    assert_eq!(body(&reply)["status"]["phase"], "Pending");
+    assert_eq!(world.view.revision(), before);
+    assert_eq!(world.all(&[dry, create("pods", pod("b"))]).unwrap_err().code(), 400);
+}
+
+#[test]
+fn names_are_drawn_where_only_their_beginning_is_given() {
+    let mut world = Fixture::new();
+    let mut object = pod("");
+    object["metadata"] = json!({"generateName": "web-"});
+    let names: Vec<String> = (0..3)
+        .map(|_| world.create("pods", object.clone()).unwrap()["metadata"]["name"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(names.iter().all(|name| name.starts_with("web-") && name.len() == 9), "{names:?}");
+    assert!(names[0] != names[1] && names[1] != names[2]);
+}
+
+#[test]
+fn unknown_fields_are_refused_reported_or_dropped() {
+    let mut world = Fixture::new();
+    let mut object = deployment("web");
+    object["spec"]["replica"] = json!(3);
+    for (validation, expected) in [
+        (FieldValidation::Strict, "strict decoding error: unknown field \"spec.replica\""),
+        (FieldValidation::Warn, "unknown field \"spec.replica\""),
+        (FieldValidation::Ignore, ""),
+    ] {
+        let mut asked = create("deployments", object.clone());
+        asked.options.field_validation = validation;
+        asked.options.dry_run = true;
+        let said = match world.one(asked) {
+            Ok(reply) => {
+                assert!(body(&reply)["spec"].get("replica").is_none());
+                reply.warnings.concat()
+            }
+            Err(refused) => refused.message().to_owned(),
+        };
+        assert!(said.contains(expected) && said.is_empty() == expected.is_empty(), "{said}");
+    }
+    object["spec"]["replicas"] = json!("three");
+    let said = refusal(world.create("deployments", object));
+    assert!(
+        said.starts_with(
+            "400 BadRequest: Deployment in version \"v1\" cannot be handled as a Deployment: spec.replicas: "
+        ),
+        "{said}"
+    );
+}
+
+#[test]
+fn patches_change_the_newest_object() {
+    let mut world = Fixture::new();
+    world.create("deployments", deployment("web")).unwrap();
+    let mut patch = |patch| world.one(request("deployments/web", Action::Patch { patch })).map(|reply| body(&reply));
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "web:2"}]}}}});
+    let changed = patch(Patch::Strategic(image)).unwrap();
+    assert_eq!(changed["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"], "Always");
+    assert_eq!(changed["metadata"]["generation"], 2);
+    let changed = patch(Patch::Json(json!([{"op": "replace", "path": "/spec/replicas", "value": 7}]))).unwrap();
+    assert_eq!(changed["spec"]["replicas"], 7);
+    let stale = patch(Patch::Merge(json!({"metadata": {"resourceVersion": "1"}, "spec": {"replicas": 8}})));
+    assert!(refusal(stale).starts_with("409 Conflict"));
+    let selector = patch(Patch::Merge(json!({"spec": {"selector": {"matchLabels": {"tier": "x"}}}})));
+    assert!(refusal(selector).contains("field is immutable"));
+}
+
+#[test]
+fn an_eviction_asks_the_budget_once() {
+    let mut world = Fixture::new();
+    for name in ["a", "b"] {
+        world.create("pods", pod(name)).unwrap();
+        world.create(&format!("pods/{name}/binding"), json!({"target": {"name": "n1"}})).unwrap();
+        let ready = json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}});
+        world.merge(&format!("pods/{name}/status"), ready).unwrap();
+    }
+    let budget =
+        json!({"metadata": {"name": "web"}, "spec": {"minAvailable": 1, "selector": {"matchLabels": {"app": "web"}}}});
+    world.create("poddisruptionbudgets", budget).unwrap();
+    let said = refusal(world.create("pods/a/eviction", json!({"metadata": {"name": "a"}})));
+    assert_eq!(said, "429 TooManyRequests: Cannot evict pod as it would violate the pod's disruption budget.");
+    let status =
+        json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1}});
+    world.merge("poddisruptionbudgets/web/status", status).unwrap();
+
+    world.create("pods/a/eviction", json!({"metadata": {"name": "a"}})).unwrap();
+    let evicted = world.get("pods/a").unwrap();
+    assert_eq!(evicted["metadata"]["deletionGracePeriodSeconds"], 30);
+    assert_eq!(evicted["status"]["conditions"][1]["type"], "DisruptionTarget");
+    let budget = world.get("poddisruptionbudgets/web").unwrap();
+    assert_eq!(budget["status"]["disruptionsAllowed"], 0);
+    assert_eq!(budget["status"]["disruptedPods"]["a"], "2026-11-23T10:00:00Z");
+    let refused = world.one(create_eviction("b")).unwrap_err();
+    assert_eq!(
+        refused.details().unwrap().causes.as_ref().unwrap()[0].message.as_deref(),
+        Some("The disruption budget web needs 1 healthy pods and has 2 currently; pod a is not ready")
+    );
+}
+
+fn create_eviction(name: &str) -> copepod_api::Request {
+    create(&format!("pods/{name}/eviction"), json!({"metadata": {"name": name}}))
+}
