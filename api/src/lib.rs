@@ -3,6 +3,7 @@
 //! Everything here is a value. Nothing here knows a clock, a dice, a file, a socket or a thread, so the same words serve
 //! the servers, the agents, the command line, a simulation and a test.
 
+pub mod apply;
 pub mod decode;
 pub mod field;
 pub mod key;
@@ -31,6 +32,7 @@ pub use plan::Plan;
 pub use quantity::Quantity;
 pub use request::{Action, DeleteOptions, Patch, Reply, Request, Target, User, WriteOptions};
 pub use resource::Resource;
+pub use schema::Schema;
 pub use selector::{FieldSelector, LabelSelector};
 pub use status::{Status, StatusResult};
 pub use time::Timestamp;

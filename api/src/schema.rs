@@ -169,6 +169,11 @@ impl<'a> Place<'a> {
         &self.slot.patch
     }
 
+    /// Whether a structure here has a field of this name, as opposed to a map that has a key.
+    pub fn has_field(self, name: &str) -> bool {
+        matches!(self.schema.node(self.slot), Node::Object(object) if object.fields.contains_key(name))
+    }
+
     /// Whether a field of this name may stand here.
     pub fn allows(self, name: &str) -> bool {
         match self.schema.node(self.slot) {
