@@ -115,11 +115,11 @@ pub fn unreadable(kind: &Kind, why: &str) -> Status {
 
 /// What the user wants of two objects differs: anything but metadata and status.
 fn wants_differ(new: &Value, old: &Value) -> bool {
-    let wants = |object: &Value| {
-        let map = object.as_object().cloned().unwrap_or_default();
-        map.into_iter().filter(|(field, _)| field != "metadata" && field != "status").collect::<Vec<_>>()
-    };
-    wants(new) != wants(old)
+    fn wants(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
+        let fields = object.as_object().into_iter().flatten();
+        fields.filter(|(field, _)| *field != "metadata" && *field != "status")
+    }
+    !wants(new).eq(wants(old))
 }
 
 /// Everything that is wrong with an object, and with the change from `old` to it.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use copepod_api::{Key, Object, Reply, Request, Status, StatusResult, resource, time};
 use serde_json::Value;
 
-use super::{World, check, managed};
+use super::{World, check, managed, update::Tracking};
 use crate::{Row, json, json::text};
 
 /// How often a generated name is drawn again when it is taken. With five letters of 27, eight collisions in a row do not
@@ -31,7 +31,18 @@ pub(crate) fn create_object(
     request: &Request,
     sent: &Value,
 ) -> StatusResult<Arc<Object>> {
-    let mut object = check::admit(world, row, request, sent)?;
+    let object = check::admit(world, row, request, sent)?;
+    create_admitted(world, row, request, object, Tracking::Update)
+}
+
+/// Creates an object whose fields are known to be its kind's.
+pub fn create_admitted(
+    world: &mut World<'_>,
+    row: &Row,
+    request: &Request,
+    mut object: Value,
+    tracking: Tracking,
+) -> StatusResult<Arc<Object>> {
     if text(&object, "/metadata/resourceVersion").is_some() {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
@@ -40,7 +51,9 @@ pub(crate) fn create_object(
     (row.hooks.default)(&mut object);
     (row.hooks.admit)(world, &mut object)?;
     check::validate(row, &object, None)?;
-    managed::track(world, row, request, None, &mut object);
+    if matches!(tracking, Tracking::Update) {
+        managed::track(world, row, request, None, &mut object);
+    }
 
     let name = text(&object, "/metadata/name").unwrap_or_default();
     let key = Key::new(row.kind.resource(), request.target.namespace.clone(), name);

@@ -3,7 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use copepod_api::{
-    Action, Kind, Reply, Request, Scope, StatusResult, field::Errors,
+    Action, Kind, Object, Patch, Reply, Request, Scope, StatusResult, field::Errors,
     k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta, schema::Schema, selector::LabelSelector,
 };
 use k8s_openapi::api::autoscaling::v1::Scale;
@@ -42,6 +42,11 @@ pub fn scale(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResul
     let live = world.find(&request.target.key())?;
     let current = scale_of(live.value(), &live.revision.to_string());
     let kind = scale_kind();
+    if let Action::Patch { patch: Patch::Apply(applied) } = &request.action {
+        let stated = json!({"spec": {"replicas": number(applied, "/spec/replicas").unwrap_or(0)}});
+        let stored = patch::apply_to(world, row, request, Some(&live), stated)?;
+        return Ok(answer(world, &stored));
+    }
     let wanted = match &request.action {
         Action::Update { object } => object.clone(),
         Action::Patch { patch } => patch::patched(scale_schema(&kind), &current, patch)?,
@@ -68,13 +73,14 @@ pub fn scale(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResul
     if let Some(spec) = json::object(&mut new, "spec") {
         json::set(spec, "replicas", replicas);
     }
-    // For everything else this is a change of the object itself: defaults, validation, generation.
-    let mut whole = request.clone();
-    whole.target.subresource = "".into();
-    let stored = replace(world, row, &whole, &live, new, Tracking::Update)?;
+    let stored = replace(world, row, request, &live, new, Tracking::Update)?;
+    Ok(answer(world, &stored))
+}
+
+fn answer(world: &mut World<'_>, stored: &Object) -> Reply {
     let mut reply = world.reply_value(&scale_of(stored.value(), &stored.revision.to_string()), false);
     reply.revision = stored.revision;
-    Ok(reply)
+    reply
 }
 
 fn scale_schema(kind: &Kind) -> &'static Schema {

@@ -16,6 +16,7 @@ pub fn update(world: &mut World<'_>, row: &Row, request: &Request, sent: &Value)
 }
 
 /// How `metadata.managedFields` comes about.
+#[derive(Clone, Copy)]
 pub enum Tracking {
     /// From the difference between the old and the new object.
     Update,
@@ -37,7 +38,7 @@ pub fn replace(
     preconditions(row, live, &new)?;
     isolate(row, &request.target.subresource, &mut new, old);
     (row.hooks.default)(&mut new);
-    if request.target.subresource.is_empty() {
+    if &*request.target.subresource != "status" {
         (row.hooks.admit_update)(world, &mut new, live)?;
     }
     count_generation(row, &mut new, old);

@@ -143,3 +143,36 @@ fn an_eviction_asks_the_budget_once() {
 fn create_eviction(name: &str) -> copepod_api::Request {
     create(&format!("pods/{name}/eviction"), json!({"metadata": {"name": name}}))
 }
+
+#[test]
+fn applied_fields_have_owners() {
+    let mut world = Fixture::new();
+    let apply = |object: Value, manager: &str, force: bool| {
+        let mut asked = request("deployments/web", Action::Patch { patch: Patch::Apply(object) });
+        asked.options.field_manager = manager.to_owned();
+        asked.options.force = force;
+        asked
+    };
+    let mut object = deployment("web");
+    object["apiVersion"] = json!("apps/v1");
+    object["kind"] = json!("Deployment");
+    object["spec"]["replicas"] = json!(2);
+    let first = world.one(apply(object.clone(), "alice", false)).unwrap();
+    assert!(first.created);
+    let again = world.one(apply(object.clone(), "alice", false)).unwrap();
+    assert_eq!((again.created, again.revision), (false, first.revision), "applying the same again changes nothing");
+
+    world.merge("deployments/web/scale", json!({"spec": {"replicas": 5}})).unwrap();
+    let refused = world.one(apply(object.clone(), "alice", false)).unwrap_err();
+    assert_eq!(refused.code(), 409);
+    assert!(refused.message().contains(".spec.replicas"), "{refused}");
+    let forced = world.one(apply(object, "alice", true)).unwrap();
+    assert_eq!(body(&forced)["spec"]["replicas"], 2);
+    let managers: Vec<Value> = body(&forced)["metadata"]["managedFields"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["manager"].clone())
+        .collect();
+    assert_eq!(managers, [json!("alice")]);
+}
