@@ -17,7 +17,6 @@ mod policy;
 mod pipeline;
 
 mod age;
-mod bootstrap;
 mod json;
 mod objectmeta;
 
@@ -29,7 +28,6 @@ use std::sync::LazyLock;
 use copepod_api::{Reply, Resource, Timestamp, Txn};
 use copepod_store::{Event, View};
 
-pub use bootstrap::bootstrap;
 pub use pipeline::{failed_request, transact};
 pub use row::{Column, Row};
 

@@ -103,7 +103,7 @@ fn owners(object: &Value, errors: &mut Errors) {
         controllers += usize::from(owner.get("controller").and_then(Value::as_bool) == Some(true));
     }
     if controllers > 1 {
-        errors.invalid(&path, controllers, "Only one reference can have Controller set to true");
+        errors.invalid(path, controllers, "Only one reference can have Controller set to true");
     }
 }
 

@@ -55,7 +55,7 @@ fn validate(budget: &PodDisruptionBudget, errors: &mut Errors) {
     let Some(spec) = &budget.spec else { return };
     if spec.min_available.is_some() && spec.max_unavailable.is_some() {
         let why = "minAvailable and maxUnavailable cannot be both set";
-        errors.invalid(&path, spec, why);
+        errors.invalid(path, spec, why);
     }
     for (field, value) in [("minAvailable", &spec.min_available), ("maxUnavailable", &spec.max_unavailable)] {
         match value {

@@ -64,7 +64,7 @@ pub(crate) struct Hooks {
     /// Subresources with a meaning of their own: `binding`, `eviction`.
     pub actions: &'static [(&'static str, Handler)],
     /// The fields that selectors may name besides `metadata.name` and `metadata.namespace`, and how to read them.
-    pub fields: &'static [(&'static str, fn(&Value) -> Option<String>)],
+    pub fields: &'static [(&'static str, Read)],
     pub columns: &'static [Column],
     pub cells: fn(&Object, Timestamp) -> Vec<Value>,
     /// `metadata.generation` counts the changes of what the user wants.
@@ -82,6 +82,9 @@ pub(crate) struct Hooks {
     /// Where a scale stands: the selector of an object as text.
     pub scale: bool,
 }
+
+/// Reads a field as the text that selectors compare.
+pub(crate) type Read = fn(&Value) -> Option<String>;
 
 pub(crate) type Handler = fn(&mut World<'_>, &Row, &Request) -> Result<Reply, Status>;
 

@@ -1,6 +1,7 @@
 //! Worlds and requests as short texts, and what came of them.
 
 mod fixture;
+mod hostile;
 mod lifecycle;
 mod tables;
 mod transactions;

@@ -76,7 +76,7 @@ fn defaults(deployment: &mut Value) {
 fn validate(deployment: &Deployment, errors: &mut Errors) {
     let path = Path::root("spec");
     let Some(spec) = &deployment.spec else {
-        errors.required(&path, "");
+        errors.required(path, "");
         return;
     };
     at_least_zero(spec.replicas, path.at("replicas"), errors);

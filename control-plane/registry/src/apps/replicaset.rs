@@ -58,7 +58,7 @@ pub fn row() -> Row {
 fn validate(set: &ReplicaSet, errors: &mut Errors) {
     let path = Path::root("spec");
     let Some(spec) = &set.spec else {
-        errors.required(&path, "");
+        errors.required(path, "");
         return;
     };
     at_least_zero(spec.replicas, path.at("replicas"), errors);

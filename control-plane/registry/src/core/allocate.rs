@@ -18,9 +18,9 @@ const SERVICE_RANGE: (u32, u32) = (0x0a60_0000, 0x0a60_ffff);
 pub const SERVICE_RANGE_TEXT: &str = "10.96.0.0/16";
 
 /// The address of the API itself, for pods.
-pub const KUBERNETES_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+const KUBERNETES_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// The address that agents answer DNS at.
-pub const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 
 /// Below the range that kernels give to outgoing connections.
 pub const NODE_PORTS: (u32, u32) = (30_000, 32_767);

@@ -1,6 +1,6 @@
 //! The core group: `v1`.
 
-pub(crate) mod allocate;
+mod allocate;
 mod configmap;
 mod endpoints;
 mod event;

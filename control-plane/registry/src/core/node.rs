@@ -106,7 +106,7 @@ fn validate(node: &Node, errors: &mut Errors) {
             other => errors.not_supported(path.at("effect"), other, &["NoSchedule", "PreferNoSchedule", "NoExecute"]),
         }
         if !seen.insert((&taint.key, &taint.effect)) {
-            errors.duplicate(&path, taint);
+            errors.duplicate(path, taint);
         }
     }
 }

@@ -148,12 +148,10 @@ fn keep_allocations(object: &mut Value, old: &Value) {
             .find(|before| before.get("port") == port.get("port") && before.get("protocol") == port.get("protocol"))
             .and_then(|before| before.get("nodePort"));
         match before {
-            Some(number) if ported => {
-                if crate::json::number(port, "/nodePort").unwrap_or(0) == 0 {
-                    fields::set(port, "nodePort", number.clone());
-                }
+            Some(before) if ported && number(port, "/nodePort").unwrap_or(0) == 0 => {
+                fields::set(port, "nodePort", before.clone());
             }
-            Some(number) if port.get("nodePort") == Some(number) => fields::remove(port, "nodePort"),
+            Some(number) if !ported && port.get("nodePort") == Some(number) => fields::remove(port, "nodePort"),
             _ => {}
         }
     }
@@ -332,7 +330,7 @@ fn validate_ports(ports: &[ServicePort], kind: &str, path: &Path<'_>, errors: &m
             None => {}
         }
         if !numbers_seen.insert((port.port, protocol)) {
-            errors.duplicate(&path, json!({"port": port.port, "protocol": protocol}));
+            errors.duplicate(path, json!({"port": port.port, "protocol": protocol}));
         }
         if let Some(number) = port.node_port.filter(|number| *number != 0) {
             if !["NodePort", "LoadBalancer"].contains(&kind) {

@@ -60,9 +60,8 @@ pub fn apply_to(
         None => {
             let (resource, name) = (row.kind.resource(), &request.target.name);
             if let Some(uid) = text(&stated, "/metadata/uid") {
-                let why = format!(
-                    "uid mismatch: the provided object specified uid {uid}, and no existing object was found"
-                );
+                let why =
+                    format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
                 return Err(Status::conflict(&resource, name, why));
             }
             if !request.target.subresource.is_empty() || text(&stated, "/metadata/resourceVersion").is_some() {

@@ -7,12 +7,23 @@ use copepod_api::{
 use copepod_store::View;
 use serde_json::{Value, json};
 
-use crate::{Env, bootstrap, transact};
+use crate::{Env, transact};
 
 pub struct Fixture {
     pub view: View,
     pub now: Timestamp,
     dice: u64,
+}
+
+const NAMESPACES: &[&str] = &["default", "kube-node-lease", "kube-public", "kube-system"];
+
+/// What a cluster begins with: its namespaces and the service `kubernetes`.
+fn bootstrap() -> Vec<Request> {
+    let create = |target: &str, object: Value| request(target, Action::Create { object });
+    let namespaces = NAMESPACES.iter().map(|name| create("namespaces", json!({"metadata": {"name": name}})));
+    let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443, "targetPort": 6443}]});
+    let service = create("services", json!({"metadata": {"name": "kubernetes"}, "spec": spec}));
+    namespaces.chain([service]).collect()
 }
 
 /// A resource by its plural: `pods`, `deployments`.
@@ -41,12 +52,11 @@ pub fn request(target: &str, action: Action) -> Request {
 }
 
 impl Fixture {
-    /// What `bootstrap` makes.
+    /// A cluster as it begins.
     pub fn new() -> Fixture {
         let now = "2026-11-23T10:00:00Z".parse().expect("a time");
         let mut fixture = Fixture { view: View::default(), now, dice: 7 };
-        let requests = bootstrap(&fixture.view);
-        fixture.all(&requests).expect("a cluster begins");
+        fixture.all(&bootstrap()).expect("a cluster begins");
         fixture
     }
 

@@ -356,7 +356,7 @@ fn validate_field(field: &str, path: Path<'_>, errors: &mut Errors) {
     let keyed = ["metadata.labels['", "metadata.annotations['"].iter().any(|start| field.starts_with(start));
     if field.is_empty() {
         errors.required(path, "");
-    } else if !DOWNWARD_FIELDS.contains(&field) && !(keyed && field.ends_with("']")) {
+    } else if !(DOWNWARD_FIELDS.contains(&field) || keyed && field.ends_with("']")) {
         errors.not_supported(path, field, DOWNWARD_FIELDS);
     }
 }
