@@ -33,7 +33,9 @@ fn validate_pods(
     let labels = template.metadata.as_ref().and_then(|metadata| metadata.labels.clone()).unwrap_or_default();
     let is_empty = selector.match_labels.as_ref().is_none_or(|map| map.is_empty())
         && selector.match_expressions.as_ref().is_none_or(|list| list.is_empty());
-    if is_empty {
+    if *selector == meta::LabelSelector::default() {
+        errors.required(path.at("selector"), "it must select the labels of the template");
+    } else if is_empty {
         errors.invalid(path.at("selector"), json!({}), "empty selector is invalid for deployment");
     } else {
         match LabelSelector::from_typed(selector) {

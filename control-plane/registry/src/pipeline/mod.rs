@@ -25,6 +25,9 @@ use crate::{Env, Row, Transaction, row};
 /// directory of manifests has hundreds of objects, a controller's plan for a large deployment a few thousand.
 pub const REQUESTS_MAX: usize = 5_000;
 
+/// Names of managers are kept in every object they write to.
+const FIELD_MANAGER_BYTES_MAX: usize = 128;
+
 /// The reason of the cause that says which request of several was refused.
 const REQUEST_REFUSED: &str = "RequestRefused";
 
@@ -39,7 +42,7 @@ pub fn transact(view: &View, requests: &[Request], env: &mut Env<'_>) -> Result<
         let count = requests.len();
         return Err(Status::too_large(format!("{count} requests in one transaction; at most {REQUESTS_MAX} may be")));
     }
-    let dry_runs = requests.iter().filter(|request| request.options.dry_run).count();
+    let dry_runs = requests.iter().filter(|request| is_dry_run(request)).count();
     if dry_runs != 0 && dry_runs != requests.len() {
         return Err(Status::bad_request("the requests of one transaction must all be dry runs, or none of them"));
     }
@@ -57,6 +60,17 @@ pub fn transact(view: &View, requests: &[Request], env: &mut Env<'_>) -> Result<
     } else {
         Transaction { txn: Default::default(), view: view.clone(), events: Vec::new(), replies }
     })
+}
+
+/// An eviction may say so in its body as well.
+fn is_dry_run(request: &Request) -> bool {
+    let said = match &request.action {
+        Action::Create { object } if &*request.target.subresource == "eviction" => {
+            !crate::json::items(object, "/deleteOptions/dryRun").is_empty()
+        }
+        _ => false,
+    };
+    said || request.options.dry_run
 }
 
 /// Which request of a transaction was refused; `None` where there was only one.
@@ -90,6 +104,9 @@ fn carry_out(world: &mut World<'_>, request: &Request) -> StatusResult<Reply> {
     }
     if !matches!(request.action, Action::Create { .. }) && target.name.is_empty() {
         return Err(Status::bad_request(format!("the request must name one of the {}", target.resource)));
+    }
+    if request.options.field_manager.len() > FIELD_MANAGER_BYTES_MAX {
+        return Err(Status::bad_request(format!("fieldManager: may not be more than {FIELD_MANAGER_BYTES_MAX} bytes")));
     }
     if target.subresource.is_empty() {
         return match &request.action {

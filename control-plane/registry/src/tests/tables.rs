@@ -59,6 +59,10 @@ fn pods_say_what_they_do() {
         (main(json!({"terminated": {"exitCode": 0, "reason": "Completed"}}), json!({})), "0/1 Completed 0"),
         (main(json!({"terminated": {"exitCode": 137, "signal": 9}}), json!({})), "0/1 Signal:9 0"),
         (json!({"phase": "Running", "reason": "NodeLost"}), "0/1 Unknown 0"),
+        (
+            json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "False", "reason": "NodeLost"}]}),
+            "0/1 Unknown 0",
+        ),
         (json!({"phase": "Failed", "reason": "Evicted"}), "0/1 Evicted 0"),
     ];
     for (given, expected) in cases {

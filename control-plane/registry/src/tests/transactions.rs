@@ -126,6 +126,9 @@ fn an_eviction_asks_the_budget_once() {
         json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1}});
     world.merge("poddisruptionbudgets/web/status", status).unwrap();
 
+    let dry = json!({"metadata": {"name": "a"}, "deleteOptions": {"dryRun": ["All"]}});
+    world.create("pods/a/eviction", dry).unwrap();
+    assert!(world.get("pods/a").unwrap()["metadata"].get("deletionTimestamp").is_none());
     world.create("pods/a/eviction", json!({"metadata": {"name": "a"}})).unwrap();
     let evicted = world.get("pods/a").unwrap();
     assert_eq!(evicted["metadata"]["deletionGracePeriodSeconds"], 30);

@@ -118,6 +118,14 @@ fn deployments() {
             "spec.template.metadata.labels: Invalid value: {\"app\":\"b\"}: `selector` does not match template `labels`",
         ),
         (
+            &[("/spec/selector", json!({"matchLabels": {}}))],
+            "spec.selector: Invalid value: {}: empty selector is invalid for deployment",
+        ),
+        (
+            &[("/spec/selector", json!(null))],
+            "spec.selector: Required value: it must select the labels of the template",
+        ),
+        (
             &[("/spec/strategy", json!({"rollingUpdate": {"maxSurge": 0, "maxUnavailable": "0%"}}))],
             "spec.strategy.rollingUpdate.maxUnavailable: Invalid value: \"0%\": may not be 0 when `maxSurge` is 0",
         ),

@@ -45,6 +45,9 @@ pub fn cells(object: &Object, now: Timestamp) -> Vec<Value> {
     ]
 }
 
+/// Why a pod, or its readiness, is unknown: its node is silent.
+const NODE_LOST: &str = "NodeLost";
+
 struct State {
     reason: String,
     ready: usize,
@@ -138,7 +141,8 @@ fn state(pod: &Value, leaving: bool) -> State {
     }
 
     // Nobody knows what happens on a lost node: that is said whether or not the pod is already being replaced.
-    if said == Some("NodeLost") {
+    let lost = condition(pod, "Ready").and_then(|ready| text(ready, "/reason")) == Some(NODE_LOST);
+    if said == Some(NODE_LOST) || lost && !matches!(phase, "Succeeded" | "Failed") {
         state.reason = "Unknown".to_owned();
     } else if leaving && !matches!(phase, "Succeeded" | "Failed") {
         state.reason = "Terminating".to_owned();
