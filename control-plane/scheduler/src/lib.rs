@@ -1,11 +1,53 @@
 //! Which node a pod runs on.
+//!
+//! Pods of one shape (the same asks, rules and owner) are placed as a class: nodes are filtered and scored once, and then
+//! every pod takes the best node from a heap and puts it back with its new score. Only classes with rules about other
+//! pods look at all nodes again for each pod.
+//!
+//! What is kept between two calls is a table of nodes derived from the view, and nothing else: a scheduler that starts
+//! afresh decides the same.
 
-use copepod_api::{Plan, Timestamp, k8s_openapi::api::core::v1::Pod};
-use copepod_store::{Event, View};
+mod amounts;
+mod filters;
+mod place;
+mod refusal;
+mod scores;
+mod selectors;
+mod shape;
+mod table;
+#[cfg(test)]
+mod tests;
 
-/// Places pods on nodes. What it keeps between two calls is a table derived from the view, nothing else.
+use std::collections::{BTreeMap, BTreeSet};
+
+use copepod_api::{
+    Action, Name, Object, Of, Plan, Request, Revision, Timestamp, User,
+    k8s_openapi::api::core::v1::{Node, Pod, PodCondition},
+    resource, time,
+};
+use copepod_store::{Event, EventKind, View};
+use serde_json::json;
+
+use crate::{place::Outcome, shape::Shape, table::Table};
+
+/// How many bindings go into one transaction. Enough to share an fsync among many, few enough that a refused one costs
+/// little.
+const BINDINGS_PER_PLAN: usize = 256;
+
+const NAME: &str = "default-scheduler";
+
+/// Places pods on nodes.
 #[derive(Default)]
-pub struct Scheduler {}
+pub struct Scheduler {
+    table: Table,
+    /// Pods without a node that should be tried.
+    waiting: BTreeSet<Name>,
+    /// Pods that fit nowhere, until something happens that may help.
+    /// With each, whether it minds where other pods are: then a pod that arrives may help, too.
+    parked: BTreeMap<Name, bool>,
+    /// What the table knows.
+    seen: Option<Revision>,
+}
 
 impl Scheduler {
     pub fn new() -> Self {
@@ -14,13 +56,244 @@ impl Scheduler {
 
     /// Places every pod that waits. `events` are those since the last call; they keep the table of nodes fresh.
     pub fn schedule(&mut self, view: &View, events: &[Event], now: Timestamp) -> Vec<Plan> {
-        let _ = (view, events, now);
-        Vec::new()
+        if self.seen.is_none() {
+            self.rebuild(view);
+        } else {
+            events.iter().for_each(|event| self.learn(view, event));
+        }
+        self.seen = Some(view.revision());
+
+        let mut output =
+            Output { now, user: User::system("system:kube-scheduler"), bindings: Vec::new(), notes: Vec::new() };
+        let mut bound: Vec<(Of<Pod>, Shape)> = Vec::new();
+        for class in self.classes(view, &mut output) {
+            let outcomes = place::class(&mut self.table, view, &class.shape, class.pods.len());
+            for (pod, outcome) in class.pods.into_iter().zip(outcomes) {
+                match outcome {
+                    Outcome::On(node) => {
+                        output.bind(&pod, &node);
+                        self.waiting.remove(&pod.key().name);
+                        self.table.add(&pod, &node, &class.shape);
+                        bound.push((pod, class.shape.clone()));
+                    }
+                    Outcome::Nowhere(message) => {
+                        output.note(&pod, "Unschedulable", &message);
+                        self.waiting.remove(&pod.key().name);
+                        self.parked.insert(pod.key().name.clone(), class.shape.minds_others());
+                    }
+                }
+            }
+        }
+        // The table tells what is, and bindings are only wishes until they come back as events. Until then their pods
+        // wait: a binding that is refused is tried again with the next call.
+        for (pod, _) in &bound {
+            self.table.remove(&pod.key().name);
+            self.waiting.insert(pod.key().name.clone());
+        }
+        output.plans()
+    }
+
+    fn rebuild(&mut self, view: &View) {
+        *self = Scheduler::default();
+        for node in view.list::<Node>(None) {
+            self.table.put_node(&node);
+        }
+        for pod in view.objects(&resource::PODS, None) {
+            self.learn_pod(pod);
+        }
+    }
+
+    fn learn(&mut self, view: &View, event: &Event) {
+        let object = &event.object;
+        if object.key.resource == resource::NODES {
+            let helps = match (event.kind, Of::<Node>::new(object.clone())) {
+                (EventKind::Deleted, _) | (_, Err(_)) => self.table.remove_node(object.key.name()),
+                (_, Ok(node)) => {
+                    let is_new = !self.table.knows(object.key.name());
+                    let changed = self.table.put_node(&node);
+                    if is_new {
+                        for pod in view.pods_on(object.key.name()) {
+                            self.learn_pod(pod);
+                        }
+                    }
+                    changed
+                }
+            };
+            if helps {
+                self.retry();
+            }
+        } else if object.key.resource == resource::PODS {
+            let was_placed = self.table.remove(&object.key.name);
+            self.waiting.remove(&object.key.name);
+            let was_parked = self.parked.remove(&object.key.name);
+            let mut is_placed = false;
+            if event.kind != EventKind::Deleted {
+                let same = event.previous.as_deref().is_some_and(|previous| same_wish(previous, object));
+                is_placed = self.learn_pod(object);
+                if let (Some(minds_others), true) = (was_parked, same && self.waiting.remove(&object.key.name)) {
+                    // Only its status changed, probably by our own note.
+                    self.parked.insert(object.key.name.clone(), minds_others);
+                }
+            }
+            if was_placed && !is_placed {
+                self.retry();
+            } else if is_placed && !was_placed {
+                // A pod arrived that others may want to be near.
+                let (mind, rest) =
+                    std::mem::take(&mut self.parked).into_iter().partition(|(_, minds_others)| *minds_others);
+                self.parked = rest;
+                let mind: BTreeMap<Name, bool> = mind;
+                self.waiting.extend(mind.into_keys());
+            }
+        }
+    }
+
+    fn retry(&mut self) {
+        self.waiting.extend(std::mem::take(&mut self.parked).into_keys());
+    }
+
+    /// Notes where a pod is, or that it waits. True where it takes room on a node.
+    fn learn_pod(&mut self, object: &std::sync::Arc<Object>) -> bool {
+        let Ok(pod) = Of::<Pod>::new(object.clone()) else { return false };
+        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+        if matches!(phase, Some("Failed" | "Succeeded")) {
+            self.table.remove(&object.key.name);
+            return false;
+        }
+        match &object.node {
+            Some(node) => {
+                let shape = Shape::of(&pod);
+                self.table.add(&pod, node, &shape);
+                true
+            }
+            None => {
+                let scheduler = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(NAME);
+                if !pod.meta().is_leaving() && (scheduler == NAME || scheduler.is_empty()) {
+                    self.waiting.insert(object.key.name.clone());
+                }
+                false
+            }
+        }
+    }
+
+    /// The waiting pods, the important and the old first, grouped by shape.
+    fn classes(&self, view: &View, output: &mut Output) -> Vec<Class> {
+        let mut order: Vec<_> = self
+            .waiting
+            .iter()
+            .filter_map(|name| view.get::<Pod>(&name.namespace, &name.name))
+            .map(|pod| {
+                let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
+                ((-i64::from(priority), pod.meta().creation_timestamp, pod.key().name.clone()), pod)
+            })
+            .collect();
+        order.sort_by(|(left, _), (right, _)| left.cmp(right));
+        let mut classes: Vec<Class> = Vec::new();
+        let mut known: BTreeMap<(i64, String), usize> = BTreeMap::new();
+        for ((priority, _, _), pod) in order {
+            let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
+            if gates.is_some_and(|gates| !gates.is_empty()) {
+                output.note(&pod, "SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates");
+                continue;
+            }
+            let class = *known.entry((priority, Shape::key(&pod))).or_insert_with(|| {
+                classes.push(Class { shape: Shape::of(&pod), pods: Vec::new() });
+                classes.len() - 1
+            });
+            classes[class].pods.push(pod);
+        }
+        classes
     }
 }
 
-/// Why a pod is where it is, or nowhere.
-pub fn explain(view: &View, pod: &Pod, now: Timestamp) -> Vec<String> {
-    let _ = (view, pod, now);
-    Vec::new()
+/// Pods that are all the same to the scheduler.
+struct Class {
+    shape: Shape,
+    pods: Vec<Of<Pod>>,
+}
+
+/// The pod asks for the same as before.
+fn same_wish(previous: &Object, object: &Object) -> bool {
+    previous.meta.labels == object.meta.labels && previous.value()["spec"] == object.value()["spec"]
+}
+
+/// Requests on their way into plans.
+struct Output {
+    now: Timestamp,
+    user: User,
+    bindings: Vec<Request>,
+    notes: Vec<Request>,
+}
+
+impl Output {
+    fn bind(&mut self, pod: &Of<Pod>, node: &str) {
+        let object = json!({
+            "apiVersion": "v1", "kind": "Binding",
+            "metadata": {"name": pod.key().name(), "namespace": pod.key().namespace(), "uid": pod.uid()},
+            "target": {"apiVersion": "v1", "kind": "Node", "name": node},
+        });
+        let create = Action::Create { object };
+        self.bindings.push(Request::of::<Pod>(&self.user, pod.key().namespace(), pod.key().name(), "binding", create));
+    }
+
+    /// Says on the pod why it waits, where that is not said already.
+    fn note(&mut self, pod: &Of<Pod>, reason: &str, message: &str) {
+        let mut conditions: Vec<PodCondition> =
+            pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+        let known = conditions.iter().find(|condition| condition.type_ == "PodScheduled");
+        let is_said = known.is_some_and(|known| {
+            known.status == "False"
+                && known.reason.as_deref() == Some(reason)
+                && refusal::gist(known.message.as_deref().unwrap_or_default()) == refusal::gist(message)
+        });
+        if is_said {
+            return;
+        }
+        let since = known.filter(|known| known.status == "False").and_then(|known| known.last_transition_time.clone());
+        conditions.retain(|condition| condition.type_ != "PodScheduled");
+        let mut condition = json!(PodCondition {
+            type_: "PodScheduled".to_owned(),
+            status: "False".to_owned(),
+            reason: Some(reason.to_owned()),
+            message: Some(message.to_owned()),
+            last_transition_time: since,
+            ..PodCondition::default()
+        });
+        if condition["lastTransitionTime"].is_null() {
+            condition["lastTransitionTime"] = json!(time::rfc3339(self.now));
+        }
+        let mut object = pod.object().value().clone();
+        let mut conditions = json!(conditions);
+        if let Some(list) = conditions.as_array_mut() {
+            list.push(condition);
+        }
+        object["status"]["conditions"] = conditions;
+        let update = Action::Update { object };
+        self.notes.push(Request::of::<Pod>(&self.user, pod.key().namespace(), pod.key().name(), "status", update));
+    }
+
+    fn plans(self) -> Vec<Plan> {
+        let bindings = self.bindings.chunks(BINDINGS_PER_PLAN);
+        let notes = self.notes.chunks(BINDINGS_PER_PLAN);
+        bindings.chain(notes).map(|requests| Plan { requests: requests.to_vec(), ..Plan::default() }).collect()
+    }
+}
+
+/// Why a pod is where it is, or nowhere: a line for every node.
+pub fn explain(view: &View, pod: &Pod, _now: Timestamp) -> Vec<String> {
+    let spec = pod.spec.as_ref();
+    if let Some(node) = spec.and_then(|spec| spec.node_name.as_deref()).filter(|node| !node.is_empty()) {
+        return vec![format!("it is bound to node {node}")];
+    }
+    let gates: Vec<&str> = spec
+        .into_iter()
+        .flat_map(|spec| spec.scheduling_gates.iter().flatten())
+        .map(|gate| gate.name.as_str())
+        .collect();
+    if !gates.is_empty() {
+        return vec![format!("it waits for its scheduling gates to be removed: {}", gates.join(", "))];
+    }
+    let mut scheduler = Scheduler::new();
+    scheduler.rebuild(view);
+    place::explain(&scheduler.table, view, &Shape::of(pod))
 }

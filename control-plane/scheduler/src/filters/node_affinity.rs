@@ -1,0 +1,25 @@
+//! A pod says by labels which nodes it may run on.
+
+use crate::{
+    place::Scene,
+    refusal::{Check, Reason},
+    selectors,
+};
+
+pub fn check(scene: &Scene<'_>, row: usize) -> Check {
+    let labels = &scene.table.labels[row];
+    let selected = scene.shape.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
+    let required = scene
+        .shape
+        .node_affinity
+        .as_ref()
+        .and_then(|affinity| affinity.required_during_scheduling_ignored_during_execution.as_ref());
+    let wanted = required.is_none_or(|required| {
+        let name = scene.table.name(row);
+        required.node_selector_terms.iter().any(|term| selectors::node_term_matches(term, &name, labels))
+    });
+    if selected && wanted {
+        return Ok(());
+    }
+    Err(vec![Reason::plain("node(s) didn't match Pod's node affinity/selector")])
+}

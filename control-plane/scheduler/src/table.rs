@@ -1,0 +1,205 @@
+//! The nodes, as columns.
+//!
+//! Filters and scores run down one or two columns over thousands of nodes; a row of everything would drag all the rest
+//! through the cache with it. A node keeps its row for life; rows of nodes that went are used again.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use copepod_api::{
+    Name, Of,
+    k8s_openapi::api::core::v1::{Node, Pod, Taint},
+};
+
+use crate::{
+    amounts::Amounts,
+    shape::{HostPort, Labels, Shape},
+};
+
+#[derive(Default)]
+pub struct Table {
+    rows: BTreeMap<Arc<str>, usize>,
+    free: Vec<usize>,
+    pub names: Vec<Option<Arc<str>>>,
+    pub labels: Vec<Labels>,
+    pub taints: Vec<Vec<Taint>>,
+    pub cordoned: Vec<bool>,
+    pub capacity: Vec<Amounts>,
+    pub used: Vec<Amounts>,
+    pub ports: Vec<BTreeMap<HostPort, usize>>,
+    pub images: Vec<BTreeSet<String>>,
+    pods_on: Vec<BTreeSet<Name>>,
+    pods: BTreeMap<Name, Placed>,
+    /// Pods that keep others away from themselves.
+    keep_apart: BTreeSet<Name>,
+}
+
+/// A pod on a node.
+pub struct Placed {
+    pub pod: Of<Pod>,
+    pub node: Arc<str>,
+    pub shape: Shape,
+}
+
+impl Table {
+    pub fn knows(&self, node: &str) -> bool {
+        self.rows.contains_key(node)
+    }
+
+    pub fn rows(&self) -> impl Iterator<Item = usize> + '_ {
+        self.rows.values().copied()
+    }
+
+    pub fn count(&self) -> usize {
+        self.rows.len()
+    }
+
+    pub fn row(&self, node: &str) -> Option<usize> {
+        self.rows.get(node).copied()
+    }
+
+    pub fn name(&self, row: usize) -> Arc<str> {
+        self.names[row].clone().unwrap_or_else(|| "".into())
+    }
+
+    /// Notes what a node is. True where something changed that matters here.
+    pub fn put_node(&mut self, node: &Of<Node>) -> bool {
+        let name: Arc<str> = node.key().name.name.clone();
+        let spec = node.spec.clone().unwrap_or_default();
+        let status = node.status.as_ref();
+        let taints = taints(node, spec.taints.unwrap_or_default());
+        let cordoned = spec.unschedulable == Some(true) || node.meta().is_leaving();
+        let capacity = status
+            .and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()))
+            .map(Amounts::read)
+            .unwrap_or_default();
+        let images: BTreeSet<String> = status
+            .and_then(|status| status.images.as_ref())
+            .into_iter()
+            .flatten()
+            .flat_map(|image| image.names.clone().unwrap_or_default())
+            .collect();
+        let row = match self.rows.get(&name) {
+            Some(row) => *row,
+            None => self.new_row(name),
+        };
+        let changed = self.taints[row] != taints
+            || self.cordoned[row] != cordoned
+            || self.capacity[row] != capacity
+            || self.labels[row] != node.meta().labels;
+        self.taints[row] = taints;
+        self.cordoned[row] = cordoned;
+        self.capacity[row] = capacity;
+        self.images[row] = images;
+        if self.labels[row] != node.meta().labels {
+            self.labels[row] = node.meta().labels.clone();
+        }
+        changed
+    }
+
+    fn new_row(&mut self, name: Arc<str>) -> usize {
+        let row = self.free.pop().unwrap_or_else(|| {
+            self.names.push(None);
+            self.labels.push(Labels::new());
+            self.taints.push(Vec::new());
+            self.cordoned.push(false);
+            self.capacity.push(Amounts::default());
+            self.used.push(Amounts::default());
+            self.ports.push(BTreeMap::new());
+            self.images.push(BTreeSet::new());
+            self.pods_on.push(BTreeSet::new());
+            self.names.len() - 1
+        });
+        self.names[row] = Some(name.clone());
+        self.used[row] = Amounts::default();
+        self.ports[row].clear();
+        self.pods_on[row].clear();
+        self.rows.insert(name, row);
+        row
+    }
+
+    pub fn remove_node(&mut self, name: &str) -> bool {
+        let Some(row) = self.rows.remove(name) else { return false };
+        self.names[row] = None;
+        self.pods_on[row].clear();
+        self.free.push(row);
+        true
+    }
+
+    /// Notes that a pod takes room on a node.
+    pub fn add(&mut self, pod: &Of<Pod>, node: &str, shape: &Shape) {
+        let name = &pod.key().name;
+        self.remove(name);
+        if let Some(row) = self.row(node) {
+            self.take(row, shape);
+            self.pods_on[row].insert(name.clone());
+        }
+        if !shape.apart.is_empty() {
+            self.keep_apart.insert(name.clone());
+        }
+        self.pods.insert(name.clone(), Placed { pod: pod.clone(), node: node.into(), shape: shape.clone() });
+    }
+
+    pub fn remove(&mut self, name: &Name) -> bool {
+        let Some(placed) = self.pods.remove(name) else { return false };
+        self.keep_apart.remove(name);
+        if let Some(row) = self.row(&placed.node)
+            && self.pods_on[row].remove(name)
+        {
+            self.give_back(row, &placed.shape);
+        }
+        true
+    }
+
+    /// Takes the room of one pod, without saying which: for trying.
+    pub fn take(&mut self, row: usize, shape: &Shape) {
+        self.used[row].add(&shape.asks);
+        for port in &shape.ports {
+            *self.ports[row].entry(port.clone()).or_insert(0) += 1;
+        }
+    }
+
+    pub fn give_back(&mut self, row: usize, shape: &Shape) {
+        self.used[row].subtract(&shape.asks);
+        for port in &shape.ports {
+            if let Some(users) = self.ports[row].get_mut(port) {
+                *users -= 1;
+                if *users == 0 {
+                    self.ports[row].remove(port);
+                }
+            }
+        }
+    }
+
+    pub fn pods(&self) -> impl Iterator<Item = (usize, &Placed)> {
+        self.pods.values().filter_map(|placed| Some((self.row(&placed.node)?, placed)))
+    }
+
+    /// The pods that keep others away, and where they are.
+    pub fn keeping_apart(&self) -> impl Iterator<Item = (usize, &Placed)> {
+        let placed = self.keep_apart.iter().filter_map(|name| self.pods.get(name));
+        placed.filter_map(|placed| Some((self.row(&placed.node)?, placed)))
+    }
+
+    pub fn placed(&self, name: &Name) -> Option<(usize, &Placed)> {
+        let placed = self.pods.get(name)?;
+        Some((self.row(&placed.node)?, placed))
+    }
+}
+
+/// A node's taints, and those that follow from its state but may not have been written yet.
+fn taints(node: &Node, mut taints: Vec<Taint>) -> Vec<Taint> {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
+    let implied = match ready.map(|ready| ready.status.as_str()) {
+        Some("True") => None,
+        Some("Unknown") => Some("node.kubernetes.io/unreachable"),
+        Some(_) | None => Some("node.kubernetes.io/not-ready"),
+    };
+    if let Some(key) = implied.filter(|key| !taints.iter().any(|taint| taint.key == *key)) {
+        taints.push(Taint { key: key.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() });
+    }
+    taints
+}
