@@ -111,9 +111,8 @@ pub fn apply(
             },
         );
     }
-    let live = entries::without_managed_fields(live);
 
-    let mut merged = combine::merge(root, &live, &applied);
+    let mut merged = combine::merge(root, live, &applied);
     let last = managed.take(&me);
     let kept = managed.all_fields().with(&stated);
     if let Some(last) = &last {
@@ -121,7 +120,7 @@ pub fn apply(
         merged = combine::remove(root, merged, &dropped, &kept);
     }
 
-    let compared = walk::compare(root, Some(&live), Some(&merged)).without(Set::unowned());
+    let compared = walk::compare(root, Some(live), Some(&merged)).without(Set::unowned());
     let touched = compared.added.with(&compared.modified);
     if !force {
         let conflicts = managed.conflicts(&touched);
@@ -149,9 +148,7 @@ pub fn track(schema: &Schema, before: Option<&Value>, after: &mut Value, manager
         None => before.map(Managed::of).unwrap_or_default(),
     };
     let root = schema.root();
-    let old = before.map(entries::without_managed_fields);
-    let new = entries::without_managed_fields(after);
-    let compared = walk::compare(root, old.as_ref(), Some(&new)).without(Set::unowned());
+    let compared = walk::compare(root, before, Some(after)).without(Set::unowned());
 
     if !compared.is_empty() {
         let me = Id::new(manager, Operation::Update);

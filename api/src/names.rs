@@ -6,6 +6,7 @@
 const LABEL_BYTES_MAX: usize = 63;
 const SUBDOMAIN_BYTES_MAX: usize = 253;
 const PORT_NAME_BYTES_MAX: usize = 15;
+const FIELD_MANAGER_BYTES_MAX: usize = 128;
 
 /// A name that is one step of a domain name: namespaces, containers, ports of a service.
 pub fn dns_label(text: &str) -> Result<(), String> {
@@ -149,6 +150,17 @@ pub fn port_name(text: &str) -> Result<(), String> {
     sentence(wrong)
 }
 
+/// The name of a field manager, which may be empty where one is derived from the user.
+pub fn field_manager(text: &str) -> Result<(), String> {
+    if text.len() > FIELD_MANAGER_BYTES_MAX {
+        return Err(format!("may not be more than {FIELD_MANAGER_BYTES_MAX} bytes"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("should only contain printable characters".to_owned());
+    }
+    Ok(())
+}
+
 /// The number of a port.
 pub fn port_number(number: i64) -> Result<(), String> {
     if (1..=65535).contains(&number) { Ok(()) } else { Err("must be between 1 and 65535, inclusive".to_owned()) }
@@ -232,6 +244,11 @@ mod tests {
         assert_eq!(split(config_key, &["a.b", "A_1-", "..a", ".", "..", "a/b", ""]).0, ["a.b", "A_1-"]);
         assert_eq!(split(port_name, &["http", "h2-c", "80", "a--b", "-a", "averylongportname"]).0, ["http", "h2-c"]);
         assert_eq!(split(path_segment, &["system:node", "a/b", "..", "a%b"]).0, ["system:node"]);
+        assert!(
+            field_manager("kubectl").is_ok()
+                && field_manager("a\n").is_err()
+                && field_manager(&"x".repeat(129)).is_err()
+        );
         assert!(port_number(65535).is_ok() && port_number(0).is_err() && port_number(65536).is_err());
     }
 

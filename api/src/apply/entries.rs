@@ -202,14 +202,6 @@ fn read(entry: &Value) -> Option<(Id, Entry)> {
     Some((id, Entry { api_version: manager.api_version, time, fields }))
 }
 
-pub fn without_managed_fields(object: &Value) -> Value {
-    let mut object = object.clone();
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-    }
-    object
-}
-
 /// A manager as it stands in sentences: `"kubectl" with subresource "status" using apps/v1`.
 fn printed(id: &Id) -> String {
     let mut out = format!("{:?}", id.manager);

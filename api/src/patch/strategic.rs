@@ -332,4 +332,25 @@ mod tests {
         let patched = strategic(&Schema::of(&testing::pod()), &pod(list("a")), &pod(list("b"))).unwrap();
         assert_eq!(patched["spec"]["containers"][0]["env"].as_array().unwrap().len(), 40_000);
     }
+
+    proptest::proptest! {
+        /// Values without directives say how things are to be, so saying it twice changes nothing.
+        #[test]
+        fn twice_is_once(
+            before in proptest::collection::btree_map(0..6u8, 0..3u8, 0..6),
+            patch in proptest::collection::btree_map(0..6u8, 0..3u8, 0..6),
+            finalizers in proptest::collection::btree_set(0..4u8, 0..4),
+        ) {
+            let containers = |all: &BTreeMap<u8, u8>| all
+                .iter()
+                .map(|(name, image)| json!({"name": name.to_string(), "image": image.to_string()}))
+                .collect::<Value>();
+            let finalizers: Value = finalizers.iter().map(u8::to_string).collect();
+            let document = json!({"metadata": {"finalizers": ["0", "9"]}, "spec": {"containers": containers(&before)}});
+            let patch = json!({"metadata": {"finalizers": finalizers}, "spec": {"containers": containers(&patch)}});
+            let schema = Schema::of(&testing::pod());
+            let once = strategic(&schema, &document, &patch).unwrap();
+            proptest::prop_assert_eq!(&strategic(&schema, &once, &patch).unwrap(), &once);
+        }
+    }
 }
