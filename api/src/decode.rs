@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub use json::json;
 pub use write::to_yaml;
-pub use yaml::{yaml, yaml_documents};
+pub use yaml::{yaml, yaml_documents, yaml_place};
 
 /// The largest body that is read, as in Kubernetes: more would not fit into a transaction with its neighbours.
 pub const BODY_BYTES_MAX: usize = 3 << 20;

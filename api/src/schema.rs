@@ -18,7 +18,7 @@ use crate::Kind;
 
 pub use check::Findings;
 
-/// The compiled schema of one kind. Costs about a hundred kilobytes for a kind with pods in it, so callers keep it.
+/// The compiled schema of one kind. Callers keep it: it takes milliseconds to make.
 #[derive(Debug)]
 pub struct Schema {
     nodes: Vec<Node>,
@@ -30,7 +30,7 @@ pub struct Schema {
 type NodeId = u32;
 
 /// A sort of value.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 enum Node {
     Any,
     Object(Box<ObjectNode>),
@@ -55,7 +55,7 @@ enum Text {
     DateTime,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 struct ObjectNode {
     fields: BTreeMap<Box<str>, Slot>,
     /// What keys that are no field hold: the values of a map.
@@ -66,17 +66,31 @@ struct ObjectNode {
     required: Vec<Box<str>>,
 }
 
-/// A place in an object: a sort of value, and what holds for it there.
-#[derive(Clone, Debug, Default)]
+/// A place in an object: a sort of value, and what holds for it there. There are thousands a schema, and few are
+/// special, so what is special stands apart.
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Slot {
     node: NodeId,
     is_nullable: bool,
-    list: ListType,
     /// A map or structure that has one owner as a whole.
     is_atomic: bool,
-    patch: PatchRule,
+    merging: Option<Box<Merging>>,
     default: Option<Arc<Value>>,
     rules: Option<Box<Rules>>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Merging {
+    list: ListType,
+    patch: PatchRule,
+}
+
+impl Merging {
+    /// How everything merges that says nothing else.
+    const PLAIN: Merging = Merging {
+        list: ListType::Atomic,
+        patch: PatchRule { is_merged: false, is_replaced: false, retains_keys: false, key: None },
+    };
 }
 
 /// How a list is put together when two parties write it.
@@ -104,7 +118,7 @@ pub struct PatchRule {
 }
 
 /// Limits of values, as custom kinds state them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 struct Rules {
     allowed: Vec<Value>,
     minimum: Option<f64>,
@@ -157,7 +171,7 @@ impl<'a> Place<'a> {
     }
 
     pub fn list(self) -> &'a ListType {
-        &self.slot.list
+        self.slot.merging.as_ref().map_or(&Merging::PLAIN.list, |merging| &merging.list)
     }
 
     /// Whether a map or structure here has one owner as a whole.
@@ -166,7 +180,7 @@ impl<'a> Place<'a> {
     }
 
     pub fn patch(self) -> &'a PatchRule {
-        &self.slot.patch
+        self.slot.merging.as_ref().map_or(&Merging::PLAIN.patch, |merging| &merging.patch)
     }
 
     /// Whether a structure here has a field of this name, as opposed to a map that has a key.

@@ -29,6 +29,16 @@ pub fn yaml(bytes: &[u8], limits: &Limits) -> Result<(Value, Vec<String>), Decod
     Ok(documents.pop().map_or((Value::Null, Vec::new()), |document| (document.value, document.duplicates)))
 }
 
+/// Where a field stands in a stream: line and column, from 1. `document` counts as [`yaml_documents`] does. A field that
+/// is not there is missing where its parent stands. This reads the stream again, for the one message that needs it.
+pub fn yaml_place(bytes: &[u8], limits: &Limits, document: usize, path: &str) -> Option<(usize, usize)> {
+    let text = std::str::from_utf8(bytes).ok().filter(|_| bytes.len() <= limits.bytes)?;
+    let mut composer = Composer::new(text, limits);
+    composer.wanted = Some(path);
+    let n_read = composer.documents(Some(document)).ok()?.len();
+    composer.found.filter(|_| n_read > document).map(|(_, place)| place)
+}
+
 /// Reads a stream of documents. Empty ones, as between two `---`, are left out.
 pub fn yaml_documents(bytes: &[u8], limits: &Limits) -> Result<Vec<Document>, DecodeError> {
     if bytes.len() > limits.bytes {
@@ -40,32 +50,7 @@ pub fn yaml_documents(bytes: &[u8], limits: &Limits) -> Result<Vec<Document>, De
         let column = before.iter().rev().take_while(|byte| **byte != b'\n').count() + 1;
         DecodeError::syntax("this is not UTF-8 text", (line, column))
     })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let mut composer = Composer {
-        parser: Parser::new_from_str(text),
-        limits,
-        anchors: BTreeMap::new(),
-        weight: 0,
-        duplicates: vec![],
-    };
-    let mut documents = Vec::new();
-    loop {
-        let (event, span) = composer.next()?;
-        match event {
-            Event::StreamEnd => return Ok(documents),
-            Event::DocumentStart(_) => {
-                let (event, span) = composer.next()?;
-                let value = composer.value(event, span, None, 0)?;
-                let duplicates = std::mem::take(&mut composer.duplicates);
-                composer.anchors.clear();
-                if !value.is_null() {
-                    documents.push(Document { value, duplicates, line: span.start.line() });
-                }
-            }
-            Event::StreamStart | Event::DocumentEnd | Event::Nothing => (),
-            _ => return Err(DecodeError::syntax("this stands outside of a document", place(span.start))),
-        }
-    }
+    Composer::new(text, limits).documents(None)
 }
 
 struct Composer<'a> {
@@ -75,6 +60,9 @@ struct Composer<'a> {
     anchors: BTreeMap<usize, (Value, usize)>,
     weight: usize,
     duplicates: Vec<String>,
+    /// The path whose place is looked for, and the length and place of the longest part of it so far.
+    wanted: Option<&'a str>,
+    found: Option<(usize, (usize, usize))>,
 }
 
 fn place(marker: Marker) -> (usize, usize) {
@@ -86,6 +74,55 @@ fn scan_error(error: &ScanError) -> DecodeError {
 }
 
 impl<'a> Composer<'a> {
+    fn new(text: &'a str, limits: &'a Limits) -> Self {
+        Composer {
+            parser: Parser::new_from_str(text.strip_prefix('\u{feff}').unwrap_or(text)),
+            limits,
+            anchors: BTreeMap::new(),
+            weight: 0,
+            duplicates: Vec::new(),
+            wanted: None,
+            found: None,
+        }
+    }
+
+    /// All documents, or those up to the one that something is looked for in.
+    fn documents(&mut self, searched: Option<usize>) -> Result<Vec<Document>, DecodeError> {
+        let mut documents = Vec::new();
+        loop {
+            let (event, span) = self.next()?;
+            match event {
+                Event::StreamEnd => return Ok(documents),
+                Event::DocumentStart(_) => {
+                    let (event, span) = self.next()?;
+                    self.found = None;
+                    let value = self.value(event, span, None, 0)?;
+                    let duplicates = std::mem::take(&mut self.duplicates);
+                    self.anchors.clear();
+                    if !value.is_null() {
+                        documents.push(Document { value, duplicates, line: span.start.line() });
+                        if searched.is_some_and(|searched| documents.len() > searched) {
+                            return Ok(documents);
+                        }
+                    }
+                }
+                Event::StreamStart | Event::DocumentEnd | Event::Nothing => (),
+                _ => return Err(DecodeError::syntax("this stands outside of a document", place(span.start))),
+            }
+        }
+    }
+
+    /// Notes down a place if it is on the way to the one that is looked for.
+    fn pass(&mut self, path: Option<&Path<'_>>, span: Span) {
+        let (Some(wanted), Some(path)) = (self.wanted, path) else { return };
+        let path = path.to_string();
+        let is_on_the_way =
+            wanted.strip_prefix(path.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        if is_on_the_way && self.found.is_none_or(|(length, _)| length < path.len()) {
+            self.found = Some((path.len(), place(span.start)));
+        }
+    }
+
     fn next(&mut self) -> Result<(Event<'a>, Span), DecodeError> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
@@ -154,6 +191,7 @@ impl<'a> Composer<'a> {
                 (Event::SequenceEnd, _) => return Ok(Value::Array(list)),
                 (event, span) => {
                     let path = path.map(|path| path.index(list.len()));
+                    self.pass(path.as_ref(), span);
                     let value = self.value(event, span, path.as_ref(), depth + 1)?;
                     list.push(value);
                 }
@@ -178,6 +216,7 @@ impl<'a> Composer<'a> {
             };
             let (event, value_span) = self.next()?;
             let inner = path.map_or(Path::root(&key), |path| path.at(&key));
+            self.pass(Some(&inner), span);
             let value = self.value(event, value_span, Some(&inner), depth + 1)?;
             if is_merge {
                 match value {
@@ -344,6 +383,18 @@ mod tests {
         assert!(read("? [a]\n: b").unwrap_err().contains("key must be a text"));
         let error = yaml(b"a: 1\nb: \xff", &Limits::default()).unwrap_err();
         assert_eq!(error.at, Some((2, 4)));
+    }
+
+    #[test]
+    fn fields_are_found_in_the_text() {
+        let text = b"a: 1\n---\nspec:\n  containers:\n  - name: a\n  - name: b\n    image: x\n";
+        let place = |document, path| yaml_place(text, &Limits::default(), document, path);
+        assert_eq!(place(1, "spec.containers[1].image"), Some((7, 5)));
+        assert_eq!(place(1, "spec.containers[0].image"), Some((5, 5)));
+        assert_eq!(place(1, "spec.cont"), Some((3, 1)));
+        assert_eq!(place(0, "a"), Some((1, 1)));
+        assert_eq!(place(0, "spec"), None);
+        assert_eq!(place(7, "spec"), None);
     }
 
     #[test]

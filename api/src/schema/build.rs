@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 
 use super::{
-    ListType, Node, NodeId, ObjectNode, PatchRule, Rules, Schema, Slot, Text,
+    ListType, Merging, Node, NodeId, ObjectNode, PatchRule, Rules, Schema, Slot, Text,
     definition::{self, Definitions},
 };
 
@@ -13,8 +13,13 @@ use super::{
 const DOCUMENT_DEPTH_MAX: usize = 64;
 
 pub fn compile(definitions: &Definitions) -> Schema {
-    let mut builder =
-        Builder { definitions, nodes: vec![Node::Any], done: BTreeMap::new(), is_typed: definitions.is_typed };
+    let mut builder = Builder {
+        definitions,
+        nodes: vec![Node::Any],
+        done: BTreeMap::new(),
+        leaves: vec![ANY],
+        is_typed: definitions.is_typed,
+    };
     let node = builder.definition(&definitions.root, 0);
     let root = Slot { node, ..Slot::default() };
     Schema { nodes: builder.nodes, root, any: Slot { node: ANY, ..Slot::default() } }
@@ -26,11 +31,20 @@ struct Builder<'a> {
     definitions: &'a Definitions,
     nodes: Vec<Node>,
     done: BTreeMap<&'a str, NodeId>,
+    leaves: Vec<NodeId>,
     is_typed: bool,
 }
 
 impl<'a> Builder<'a> {
+    /// Most fields are texts, numbers and truth values; those share a node.
     fn push(&mut self, node: Node) -> NodeId {
+        let is_leaf = !matches!(node, Node::Object(_) | Node::List(_));
+        if is_leaf && let Some(known) = self.leaves.iter().find(|known| self.nodes[**known as usize] == node) {
+            return *known;
+        }
+        if is_leaf {
+            self.leaves.push(NodeId::try_from(self.nodes.len()).unwrap_or(ANY));
+        }
         self.nodes.push(node);
         NodeId::try_from(self.nodes.len() - 1).unwrap_or(ANY)
     }
@@ -41,7 +55,8 @@ impl<'a> Builder<'a> {
         }
         let Some((name, definition)) = self.definitions.all.get_key_value(name) else { return ANY };
         // Definitions refer to themselves, so the place is taken before it is filled.
-        let id = self.push(Node::Any);
+        let id = NodeId::try_from(self.nodes.len()).unwrap_or(ANY);
+        self.nodes.push(Node::Any);
         self.done.insert(name, id);
         let is_custom_root = !self.definitions.is_typed && *name == self.definitions.root;
         let was_typed = std::mem::replace(&mut self.is_typed, !is_custom_root);
@@ -67,14 +82,14 @@ impl<'a> Builder<'a> {
                 self.push(node)
             }
         };
+        let merging = Merging { list: self.list_type(schema), patch: patch_rule(schema) };
         let referred = target.and_then(|target| self.definitions.all.get(target));
         let extension = |key: &str| schema.get(key).or_else(|| referred.and_then(|referred| referred.get(key)));
         Slot {
             node,
             is_nullable: schema["nullable"] == true,
-            list: self.list_type(schema),
             is_atomic: extension("x-kubernetes-map-type").is_some_and(|map_type| map_type == "atomic"),
-            patch: patch_rule(schema),
+            merging: (merging != Merging::PLAIN).then(|| Box::new(merging)),
             default: schema.get("default").map(|value| Arc::new(value.clone())),
             rules: if self.is_typed { None } else { rules(schema) },
         }
