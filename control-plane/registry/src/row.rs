@@ -7,7 +7,7 @@ use std::{
 
 use copepod_api::{
     Kind, Object, Reply, Request, Scope, Status, Subresource, Timestamp, Typed, field::Errors, kind::SchemaSource,
-    schema::Schema,
+    resource, schema::Schema,
 };
 use schemars::JsonSchema;
 use serde_json::{Value, json};
@@ -79,7 +79,7 @@ pub(crate) struct Hooks {
     pub revision_required: bool,
     /// How the names of this kind are checked.
     pub name_rule: fn(&str) -> Result<(), String>,
-    /// Where a scale stands: the selector of an object as text.
+    /// It has `spec.replicas`, `spec.selector` and `status.replicas`, and with that a scale.
     pub scale: bool,
 }
 
@@ -188,7 +188,8 @@ impl Row {
 
     /// One cell a column.
     pub fn table_row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
-        (self.hooks.cells)(object, now)
+        // A copy, so that a table does not leave every object of its list decoded in memory.
+        (self.hooks.cells)(&object.at(object.revision), now)
     }
 
     /// The value of a field for selectors; `None` where selectors may not name it. A field that is not set is empty.
@@ -196,9 +197,13 @@ impl Row {
         match field {
             "metadata.name" => Some(object.key.name().to_owned()),
             "metadata.namespace" => Some(object.key.namespace().to_owned()),
+            "spec.nodeName" if object.key.resource == resource::PODS => {
+                Some(object.node.as_deref().unwrap_or_default().to_owned())
+            }
             _ => {
                 let (_, read) = self.hooks.fields.iter().find(|(name, _)| *name == field)?;
-                Some(read(object.value()).unwrap_or_default())
+                let decoded = serde_json::from_slice(object.bytes()).unwrap_or(Value::Null);
+                Some(read(&decoded).unwrap_or_default())
             }
         }
     }
@@ -210,7 +215,9 @@ impl Row {
 
     /// The object as an `autoscaling/v1 Scale`, where it can be scaled.
     pub fn scale(&self, object: &Object) -> Option<Value> {
-        self.hooks.scale.then(|| crate::pipeline::scale_of(object.value(), &object.revision.to_string()))
+        self.hooks
+            .scale
+            .then(|| crate::pipeline::scale_of(object.at(object.revision).value(), &object.revision.to_string()))
     }
 
     /// The verbs of a subresource.

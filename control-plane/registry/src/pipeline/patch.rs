@@ -17,7 +17,7 @@ use crate::{Row, json, json::text};
 pub fn patch(world: &mut World<'_>, row: &Row, request: &Request, patch: &Patch) -> StatusResult<Reply> {
     if let Patch::Apply(sent) = patch {
         let stated = check::admit(world, row, request, sent)?;
-        let live = world.view.object(&request.target.key()).cloned();
+        let live = world.find(&request.target.key()).ok();
         let stored = apply_to(world, row, request, live.as_ref(), stated)?;
         return Ok(world.reply(stored, live.is_none()));
     }

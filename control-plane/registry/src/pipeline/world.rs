@@ -56,8 +56,14 @@ impl<'e> World<'e> {
     }
 
     /// The object, or the refusal that says it is not there.
+    ///
+    /// It is a copy of our own: what is decoded of it goes with the request. Decoded in place, every object ever written
+    /// to would carry its decoded form as long as a view or the history of events knows it, at ten times its size.
     pub fn find(&self, key: &Key) -> StatusResult<Arc<Object>> {
-        self.view.object(key).cloned().ok_or_else(|| Status::not_found(&key.resource, key.name()))
+        match self.view.object(key) {
+            Some(object) => Ok(Arc::new(object.at(object.revision))),
+            None => Err(Status::not_found(&key.resource, key.name())),
+        }
     }
 
     pub fn create(&mut self, key: Key, value: &Value) -> StatusResult<Arc<Object>> {
@@ -79,7 +85,8 @@ impl<'e> World<'e> {
             )));
         }
         self.apply(Op::Put { key: key.clone(), body, expect })?;
-        self.find(&key)
+        let stored = self.view.object(&key).cloned();
+        stored.ok_or_else(|| Status::internal(format!("{key} is gone as soon as it is stored")))
     }
 
     /// Removes an object; gives it as it was, with the revision of its deletion.

@@ -185,3 +185,51 @@ fn scale_is_the_replicas() {
     assert_eq!(world.get("deployments/web").unwrap()["metadata"]["generation"], 2);
     assert!(refusal(world.merge("deployments/web/scale", json!({"spec": {"replicas": -1}}))).starts_with("422"));
 }
+
+#[test]
+fn a_deletion_may_say_which_object_it_means() {
+    let mut world = Fixture::new();
+    let made = world.create("configmaps", json!({"metadata": {"name": "c"}})).unwrap();
+    let uid = made["metadata"]["uid"].as_str().unwrap();
+    let other = DeleteOptions { uid: Some("other".to_owned()), ..DeleteOptions::default() };
+    assert_eq!(
+        refusal(world.delete("configmaps/c", other)),
+        format!(
+            "409 Conflict: Operation cannot be fulfilled on configmaps \"c\": Precondition failed: UID in precondition: \
+             other, UID in object meta: {uid}"
+        )
+    );
+    let old = DeleteOptions { revision: Some(copepod_api::Revision(1)), ..DeleteOptions::default() };
+    assert!(refusal(world.delete("configmaps/c", old)).contains("ResourceVersion in precondition: 1"));
+    let orphan = DeleteOptions { propagation: Some(Propagation::Orphan), ..DeleteOptions::default() };
+    let leaving = world.delete("configmaps/c", orphan).unwrap();
+    assert_eq!(leaving["metadata"]["finalizers"], json!(["orphan"]));
+    let background = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
+    world.delete("configmaps/c", background).unwrap();
+    assert!(world.get("configmaps/c").is_none());
+    assert_eq!(refusal(world.delete("configmaps/c", options(None))), "404 NotFound: configmaps \"c\" not found");
+}
+
+#[test]
+fn fields_of_old_objects_are_sealed() {
+    let mut world = Fixture::new();
+    world.create("pods", pod("a")).unwrap();
+    world.create("secrets", json!({"metadata": {"name": "s"}, "immutable": true, "stringData": {"a": "b"}})).unwrap();
+    world.create("leases", json!({"metadata": {"name": "l"}})).unwrap();
+    world.create("services", service("s", json!({}))).unwrap();
+    world.merge("pods/a", json!({"metadata": {"labels": {"x": "y"}}, "spec": {"activeDeadlineSeconds": 9}})).unwrap();
+    let cases = [
+        (world.merge("pods/a", json!({"spec": {"nodeName": "n1"}})), "pod updates may not change fields other than"),
+        (world.merge("pods/a", json!({"metadata": {"name": "b"}})), "does not match the name on the URL"),
+        (world.merge("secrets/s", json!({"data": {"a": "Yw=="}})), "field is immutable when `immutable` is set"),
+        (world.merge("secrets/s", json!({"type": "x"})), "type: Invalid value: \"x\": field is immutable"),
+        (world.update("leases/l", json!({"metadata": {"name": "l"}})), "must be specified for an update"),
+        (world.merge("services/s", json!({"spec": {"clusterIP": "10.96.9.9"}})), "may not change once set"),
+        (world.update("pods/none", pod("none")), "pods \"none\" not found"),
+        (world.create("pods/a/log", json!({})), "pods/log cannot be written that way; it allows get"),
+    ];
+    for (result, expected) in cases {
+        let said = refusal(result);
+        assert!(said.contains(expected), "{said}");
+    }
+}
