@@ -8,6 +8,8 @@
 mod build;
 mod check;
 pub mod definition;
+#[cfg(test)]
+mod hostile;
 mod normalize;
 
 use std::{collections::BTreeMap, sync::Arc};

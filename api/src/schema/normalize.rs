@@ -10,7 +10,7 @@ use crate::{Quantity, time};
 
 impl Schema {
     /// Drops nulls, writes quantities in their canonical form (`0.5` becomes `"500m"`), `metav1.Time` to the second in
-    /// UTC, and whole numbers without a fraction. What the schema leaves open stays as it is.
+    /// UTC, whole numbers without a fraction and base64 in one line. What the schema leaves open stays as it is.
     pub fn normalize(&self, object: &mut Value) {
         self.normalize_value(&self.root, object);
     }
@@ -51,6 +51,7 @@ impl Schema {
                     *text = time::rfc3339(at);
                 }
             }
+            (Node::Text(Text::Bytes), Value::String(text)) => text.retain(|c| c != '\n' && c != '\r'),
             (Node::Integer(..) | Node::IntOrString, Value::Number(number)) if number.is_f64() => {
                 if let Some(whole) = whole(number) {
                     *number = whole.into();
@@ -109,5 +110,16 @@ mod tests {
         schema.fill_defaults(&mut object);
         schema.normalize(&mut object);
         assert_eq!(object, json!({"spec": {"mode": "fast", "nil": null, "rules": [{"id": "x", "zone": "a"}]}}));
+    }
+
+    #[test]
+    fn base64_is_kept_in_one_line() {
+        let kind = testing::typed::<k8s_openapi::api::core::v1::Secret>("", "Secret", "secrets");
+        let schema = Schema::of(&kind);
+        let mut object = json!({"data": {"key": "YWJj\nZGVm\n"}});
+        assert!(schema.check(&object).is_empty());
+        schema.normalize(&mut object);
+        assert_eq!(object, json!({"data": {"key": "YWJjZGVm"}}));
+        assert!(!schema.check(&json!({"data": {"key": "not base64!"}})).is_empty());
     }
 }
