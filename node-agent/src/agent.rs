@@ -1,0 +1,298 @@
+//! The agent between its sessions: the workers, and what each has to be told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use copepod_proto::nodes::Delta;
+use k8s_openapi::api::{
+    core::v1::{Node, Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+use crate::{
+    assignments::Place,
+    config::AgentError,
+    machine::Machine,
+    surface::{FoundSandbox, PodRef},
+    worker::{self, Handle, Note},
+};
+
+/// The pause after the data path could not be brought up to date. Nothing is acknowledged meanwhile.
+const APPLY_AGAIN: Duration = Duration::from_secs(1);
+
+pub struct Agent {
+    pub machine: Arc<Machine>,
+    workers: Mutex<BTreeMap<String, Handle>>,
+    /// Sandboxes of pods nobody has spoken of yet. They are left alone until the control plane has: the journal might be
+    /// what was lost.
+    strangers: Mutex<Vec<FoundSandbox>>,
+    /// The newest revision the data path has to contain.
+    wanted: watch::Sender<Wanted>,
+    /// The newest revision it does contain.
+    contained: watch::Sender<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    revision: u64,
+    /// Grows with every change of the data path.
+    version: u64,
+}
+
+impl Agent {
+    /// Takes over what runs, as it was left.
+    pub async fn start(machine: Arc<Machine>) -> Result<Arc<Agent>, AgentError> {
+        let found = machine
+            .rooms
+            .runtime
+            .list()
+            .await
+            .map_err(|error| AgentError::Room { room: "container runtime", reason: error.0 })?;
+        let revision = machine.assignments().revision();
+        let agent = Arc::new(Agent {
+            machine,
+            workers: Mutex::default(),
+            strangers: Mutex::new(found),
+            wanted: watch::Sender::new(Wanted { revision, version: 1 }),
+            contained: watch::Sender::new(0),
+        });
+        let places: BTreeSet<Place> = {
+            let assignments = agent.machine.assignments();
+            ["services", "endpointslices", "nodes"]
+                .iter()
+                .flat_map(|plural| assignments.of(plural).map(|(place, _)| place.clone()).collect::<Vec<_>>())
+                .collect()
+        };
+        agent.data_path(&places);
+        agent.sync_pods(None);
+        Ok(agent)
+    }
+
+    fn workers(&self) -> MutexGuard<'_, BTreeMap<String, Handle>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn worker(&self, uid: &str) -> Option<Handle> {
+        self.workers().get(uid).cloned()
+    }
+
+    /// The worker of a pod asked for by name, where the asker knows no uid.
+    pub fn worker_named(&self, namespace: &str, name: &str) -> Option<Handle> {
+        let named = |pod: &PodRef| pod.namespace == namespace && pod.name == name;
+        self.workers().values().find(|handle| named(&handle.view.borrow().pod)).cloned()
+    }
+
+    /// Ends the workers, wherever they are. Their containers run on.
+    pub fn stop(&self) {
+        for handle in std::mem::take(&mut *self.workers()).into_values() {
+            handle.task.abort();
+        }
+    }
+
+    pub fn contained(&self) -> watch::Receiver<u64> {
+        self.contained.subscribe()
+    }
+
+    /// Takes a delta over.
+    pub fn take(&self, delta: Delta) -> std::io::Result<()> {
+        let revision = delta.revision;
+        let changed = self.machine.assignments().apply(delta)?;
+        let data_path = self.data_path(&changed.places);
+        self.sync_pods(Some(&changed.places));
+        self.adopt_strangers();
+        self.tell_of_configuration(&changed.places);
+        self.wanted.send_modify(|wanted| {
+            wanted.revision = revision;
+            wanted.version += u64::from(data_path);
+        });
+        Ok(())
+    }
+
+    pub fn released(&self, uid: &str) {
+        if let Some(worker) = self.worker(uid) {
+            let _ = worker.notes.send(Note::Released);
+        }
+    }
+
+    /// Every pod that was assigned (or of those that `changed`), and every one that is leaving, has its worker, and the
+    /// worker its newest object.
+    fn sync_pods(&self, changed: Option<&BTreeSet<Place>>) {
+        let (assigned, leaving) = {
+            let assignments = self.machine.assignments();
+            let assigned: Vec<Pod> = assignments
+                .of("pods")
+                .filter(|(place, _)| changed.is_none_or(|changed| changed.contains(*place)))
+                .filter_map(|(place, bytes)| decode(place, bytes))
+                .collect();
+            let leaving: Vec<Pod> = assignments
+                .leaving()
+                .iter()
+                .filter_map(|(uid, bytes)| decode(&Place::new("pods", "", uid), bytes))
+                .collect();
+            (assigned, leaving)
+        };
+        let mut workers = self.workers();
+        workers.retain(|_, handle| !handle.notes.is_closed());
+        for (pod, wanted) in
+            assigned.into_iter().map(|pod| (pod, true)).chain(leaving.into_iter().map(|pod| (pod, false)))
+        {
+            let Some(uid) = pod.metadata.uid.clone() else { continue };
+            let pod = Arc::new(pod);
+            match workers.get(&uid) {
+                Some(handle) if wanted => {
+                    let same = handle.view.borrow().spec.metadata.resource_version == pod.metadata.resource_version;
+                    if !same {
+                        let _ = handle.notes.send(Note::Pod(pod));
+                    }
+                }
+                Some(handle) => drop(handle.notes.send(Note::Vanished)),
+                None => {
+                    let found = self.claim(&uid);
+                    let handle = worker::spawn(self.machine.clone(), pod, wanted, found);
+                    if !wanted {
+                        let _ = handle.notes.send(Note::Vanished);
+                    }
+                    workers.insert(uid, handle);
+                }
+            }
+        }
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, Vec<FoundSandbox>> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was found of a pod when the agent started.
+    fn claim(&self, uid: &str) -> Vec<FoundSandbox> {
+        self.strangers().extract_if(.., |sandbox| sandbox.pod.uid == uid).collect()
+    }
+
+    /// The control plane has spoken: what runs here and belongs to nobody has to go.
+    fn adopt_strangers(&self) {
+        loop {
+            let Some(pod) = self.strangers().first().map(|sandbox| sandbox.pod.clone()) else { return };
+            tracing::warn!(
+                pod = pod.name,
+                namespace = pod.namespace,
+                uid = pod.uid,
+                "stopping a pod that nobody asked for"
+            );
+            let found = self.claim(&pod.uid);
+            let mut object = Pod::default();
+            object.metadata.name = Some(pod.name);
+            object.metadata.namespace = Some(pod.namespace);
+            object.metadata.uid = Some(pod.uid.clone());
+            let handle = worker::spawn(self.machine.clone(), Arc::new(object), false, found);
+            let _ = handle.notes.send(Note::Vanished);
+            self.workers().insert(pod.uid, handle);
+        }
+    }
+
+    fn tell_of_configuration(&self, places: &BTreeSet<Place>) {
+        let namespaces: BTreeSet<&str> = places
+            .iter()
+            .filter(|place| matches!(place.plural.as_str(), "configmaps" | "secrets"))
+            .map(|place| place.namespace.as_str())
+            .collect();
+        if namespaces.is_empty() {
+            return;
+        }
+        for handle in self.workers().values() {
+            let (pod, spec) = {
+                let view = handle.view.borrow();
+                (view.pod.clone(), view.spec.clone())
+            };
+            let concerns = |place: &&Place| place.namespace == pod.namespace && refers_to(&spec, place);
+            if namespaces.contains(pod.namespace.as_str()) && places.iter().any(|place| concerns(&place)) {
+                let _ = handle.notes.send(Note::Configuration);
+            }
+        }
+    }
+
+    /// Decodes what changed of the data path; true if anything has.
+    fn data_path(&self, places: &BTreeSet<Place>) -> bool {
+        let mut changed = false;
+        for place in places {
+            let key = format!("{}/{}", place.namespace, place.name);
+            let bytes = self.machine.assignments().get(place).cloned();
+            let mut cluster = self.machine.cluster();
+            match place.plural.as_str() {
+                "services" => update::<Service>(&mut cluster.services, key, place, bytes.as_ref()),
+                "endpointslices" => update::<EndpointSlice>(&mut cluster.slices, key, place, bytes.as_ref()),
+                "nodes" => update::<Node>(&mut cluster.nodes, place.name.clone(), place, bytes.as_ref()),
+                _ => continue,
+            }
+            changed = true;
+        }
+        changed
+    }
+
+    /// Brings the data path up to date, and says so; for as long as the agent runs.
+    pub async fn keep_data_path(&self) {
+        let mut wanted = self.wanted.subscribe();
+        let mut applied = 0;
+        loop {
+            let Wanted { revision, version } = *wanted.borrow_and_update();
+            if version != applied {
+                let cluster = self.machine.cluster().clone();
+                match self.machine.rooms.network.apply(&cluster).await {
+                    Ok(()) => applied = version,
+                    Err(error) => {
+                        tracing::warn!(%error, revision, "the data path could not be brought up to date");
+                        tokio::time::sleep(APPLY_AGAIN).await;
+                        continue;
+                    }
+                }
+            }
+            self.contained.send_replace(revision);
+            if wanted.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether a pod shows the object in a volume, reads it into its environment or pulls with it.
+fn refers_to(pod: &Pod, place: &Place) -> bool {
+    let (config_maps, secrets) = copepod_volumes::references(pod);
+    let is_map = place.plural == "configmaps";
+    if (if is_map { &config_maps } else { &secrets }).contains(&place.name) {
+        return true;
+    }
+    let pulls = pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+    if !is_map && pulls.into_iter().any(|pull| pull.name == place.name) {
+        return true;
+    }
+    copepod_pods::spec::all_containers(pod).any(|container| {
+        let from = container.env_from.iter().flatten().any(|from| match is_map {
+            true => from.config_map_ref.as_ref().is_some_and(|reference| reference.name == place.name),
+            false => from.secret_ref.as_ref().is_some_and(|reference| reference.name == place.name),
+        });
+        let keys = container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
+        from || keys.into_iter().any(|source| match is_map {
+            true => source.config_map_key_ref.as_ref().is_some_and(|reference| reference.name == place.name),
+            false => source.secret_key_ref.as_ref().is_some_and(|reference| reference.name == place.name),
+        })
+    })
+}
+
+fn update<T: DeserializeOwned>(
+    map: &mut BTreeMap<String, Arc<T>>,
+    key: String,
+    place: &Place,
+    bytes: Option<&bytes::Bytes>,
+) {
+    match bytes.and_then(|bytes| decode(place, bytes)) {
+        Some(object) => drop(map.insert(key, Arc::new(object))),
+        None => drop(map.remove(&key)),
+    }
+}
+
+fn decode<T: DeserializeOwned>(place: &Place, bytes: &bytes::Bytes) -> Option<T> {
+    serde_json::from_slice(bytes).map_err(|error| tracing::warn!(?place, %error, "an object cannot be decoded")).ok()
+}

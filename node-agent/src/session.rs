@@ -1,0 +1,221 @@
+//! The session with the control plane: dialled by the agent, held as long as it lasts, dialled again.
+//!
+//! Whatever happens here, no container notices. Servers are tried in turn, the leader first once it is known, with a
+//! pause that grows and is never the same on two nodes.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use copepod_proto::nodes::{
+    Acknowledged, FromNode, Heartbeat, Hello, PodUsage, StatusBatch, ToNode, from_node, nodes_client::NodesClient,
+    to_node,
+};
+use rand::RngExt;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::{agent::Agent, connect::Dial, node, tunnels};
+
+/// The pause before the next server is tried.
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long a server may take to answer the first message. A server that leads answers at once.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Statuses that change together are said together. Long enough for the pods of one Deployment, too short to be seen.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// Reports in one message; more are said in the next.
+const BATCH_MAX: usize = 200;
+
+/// Until the server says otherwise.
+const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// Messages up, waiting for the connection. Reports wait outside, by pod, so that this stays short.
+const OUTBOX: usize = 64;
+
+/// How a session ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// That server does not lead; this one does.
+    Redirect(String),
+    /// It had begun, and broke off.
+    Broken(String),
+    Refused(String),
+}
+
+/// What a session needs to know of the node.
+pub struct Session {
+    pub agent: Arc<Agent>,
+    pub dial: Arc<dyn Dial>,
+    /// JSON of the Node object.
+    pub node: Vec<u8>,
+}
+
+/// Holds sessions until `stop`.
+pub async fn hold(session: Session, stop: CancellationToken) {
+    let work = async {
+        let mut pause = PAUSE_MIN;
+        let mut next: VecDeque<String> = VecDeque::new();
+        loop {
+            if next.is_empty() {
+                next = session.dial.servers().into();
+            }
+            let Some(server) = next.pop_front() else {
+                tokio::time::sleep(PAUSE_MAX).await;
+                continue;
+            };
+            match once(&session, &server).await {
+                End::Redirect(leader) => {
+                    tracing::debug!(server, leader, "another server leads");
+                    if leader != server {
+                        next.push_front(leader);
+                    }
+                    tokio::time::sleep(jittered(PAUSE_MIN) / 4).await;
+                }
+                End::Broken(why) => {
+                    tracing::info!(server, why, "the session ended; pods go on");
+                    pause = PAUSE_MIN;
+                    tokio::time::sleep(jittered(pause)).await;
+                }
+                End::Refused(why) => {
+                    tracing::debug!(server, why, "no session");
+                    tokio::time::sleep(jittered(pause)).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => (),
+        () = work => (),
+    }
+}
+
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..1.5))
+}
+
+async fn once(session: &Session, server: &str) -> End {
+    let channel = match tokio::time::timeout(ANSWER_MAX, session.dial.dial(server)).await {
+        Ok(Ok(channel)) => channel,
+        Ok(Err(error)) => return End::Refused(error),
+        Err(_) => return End::Refused("no answer".into()),
+    };
+    let mut client = NodesClient::new(channel.clone());
+    let (outbox, outbound) = mpsc::channel(OUTBOX);
+    let revision = session.agent.machine.assignments().revision();
+    let hello = Hello { node: session.node.clone().into(), revision };
+    if outbox.send(message(from_node::Message::Hello(hello))).await.is_err() {
+        return End::Refused("the connection closed".into());
+    }
+    let opened = tokio::time::timeout(ANSWER_MAX, client.session(ReceiverStream::new(outbound))).await;
+    let inbound = match opened {
+        Ok(Ok(response)) => response.into_inner(),
+        Ok(Err(status)) => return End::Refused(format!("{}: {}", status.code(), status.message())),
+        Err(_) => return End::Refused("no answer to hello".into()),
+    };
+    carry(session, server, &channel, outbox, inbound).await
+}
+
+async fn carry(
+    session: &Session,
+    server: &str,
+    channel: &Channel,
+    outbox: mpsc::Sender<FromNode>,
+    mut inbound: tonic::Streaming<ToNode>,
+) -> End {
+    let agent = &session.agent;
+    let machine = &agent.machine;
+    let mut contained = agent.contained();
+    contained.mark_unchanged();
+    let mut heartbeat = tokio::time::interval(HEARTBEAT);
+    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut welcome = false;
+    let mut heard = false;
+    loop {
+        let say = tokio::select! {
+            told = inbound.message() => match told {
+                Ok(Some(ToNode { message: Some(told) })) => match told {
+                    to_node::Message::Welcome(told) => {
+                        tracing::info!(server, "session begins");
+                        if told.heartbeat_milliseconds > 0 {
+                            heartbeat = tokio::time::interval(Duration::from_millis(told.heartbeat_milliseconds.into()));
+                            heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                        }
+                        session.dial.learn(&told.servers);
+                        welcome = true;
+                        None
+                    }
+                    to_node::Message::Delta(delta) => {
+                        if let Err(error) = agent.take(delta) {
+                            return End::Broken(format!("what the server said cannot be written down: {error}"));
+                        }
+                        if !heard {
+                            // Only now is it known which pods are still this node's to speak of.
+                            machine.reports.say_all_again();
+                            heard = true;
+                        }
+                        None
+                    }
+                    to_node::Message::Released(released) => {
+                        agent.released(&released.uid);
+                        None
+                    }
+                    to_node::Message::OpenTunnel(open) => {
+                        tunnels::open(agent.clone(), channel.clone(), open);
+                        None
+                    }
+                    to_node::Message::Redirect(redirect) => return End::Redirect(redirect.leader),
+                },
+                Ok(Some(ToNode { message: None })) => None,
+                Ok(None) if welcome => return End::Broken("the server closed it".into()),
+                Ok(None) => return End::Refused("the server closed it at once".into()),
+                Err(status) if welcome => return End::Broken(status.message().to_owned()),
+                Err(status) => return End::Refused(status.message().to_owned()),
+            },
+            () = machine.reports.changed(), if heard => {
+                tokio::time::sleep(GATHER).await;
+                let pods = machine.reports.take(BATCH_MAX);
+                (!pods.is_empty()).then(|| from_node::Message::Statuses(StatusBatch { pods, ..StatusBatch::default() }))
+            }
+            changed = contained.changed() => match changed {
+                Ok(()) => {
+                    let revision = *contained.borrow_and_update();
+                    Some(from_node::Message::Acknowledged(Acknowledged { revision }))
+                }
+                Err(_) => return End::Broken("the agent ends".into()),
+            },
+            event = machine.events.next(), if welcome => Some(from_node::Message::Event(event)),
+            _ = heartbeat.tick(), if welcome => Some(from_node::Message::Heartbeat(usage(agent).await)),
+        };
+        if let Some(say) = say
+            && outbox.send(message(say)).await.is_err()
+        {
+            return End::Broken("the connection closed".into());
+        }
+    }
+}
+
+fn message(message: from_node::Message) -> FromNode {
+    FromNode { message: Some(message) }
+}
+
+async fn usage(agent: &Agent) -> Heartbeat {
+    let pods = agent.machine.rooms.runtime.usage().await;
+    Heartbeat {
+        pods: pods
+            .into_iter()
+            .map(|usage| PodUsage {
+                uid: usage.pod_uid,
+                container: usage.container,
+                memory_bytes: usage.memory_bytes,
+                cpu_nanoseconds: usage.cpu_nanoseconds,
+            })
+            .collect(),
+        node_memory_bytes: node::memory_used_bytes(),
+        node_cpu_nanoseconds: node::cpu_nanoseconds(),
+    }
+}

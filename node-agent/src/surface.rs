@@ -1,0 +1,299 @@
+//! What the agent needs of the rooms it assembles, as small traits.
+//!
+//! The pod worker is written against these, and its tests bring a runtime, a network and an image store that exist only
+//! in memory. What implements them for real stands in `embedded`.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use copepod_api::Timestamp;
+use k8s_openapi::api::{
+    core::v1::{Capabilities, Node, Pod, SeccompProfile, Service},
+    discovery::v1::EndpointSlice,
+};
+
+/// What went wrong, said for people; the worker adds what it was doing.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Failure(pub String);
+
+impl<T: Into<String>> From<T> for Failure {
+    fn from(text: T) -> Failure {
+        Failure(text.into())
+    }
+}
+
+/// Names a pod on this machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PodRef {
+    pub namespace: String,
+    pub name: String,
+    pub uid: String,
+}
+
+#[derive(Clone, Debug)]
+pub struct SandboxSpec {
+    pub id: String,
+    pub pod: PodRef,
+    pub attempt: u32,
+    pub hostname: String,
+    pub cgroup_parent: String,
+    pub sysctls: BTreeMap<String, String>,
+    pub host_network: bool,
+    pub host_pid: bool,
+    pub host_ipc: bool,
+    /// All containers see each other's processes.
+    pub share_pid: bool,
+    pub log_dir: PathBuf,
+    /// Bounds of the pod as a whole, where every container has one.
+    pub resources: Resources,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    pub cpu_shares: Option<u64>,
+    /// Microseconds of CPU in each hundred milliseconds.
+    pub cpu_quota: Option<i64>,
+    pub memory_limit_bytes: Option<i64>,
+    pub oom_score_adj: Option<i32>,
+}
+
+#[derive(Clone, Debug)]
+pub struct ContainerSpec {
+    pub id: String,
+    pub sandbox_id: String,
+    pub pod: PodRef,
+    pub name: String,
+    pub attempt: u32,
+    pub image: String,
+    pub image_id: String,
+    pub rootfs: PathBuf,
+    pub read_only_rootfs: bool,
+    pub args: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub working_dir: String,
+    pub user: UserIds,
+    pub mounts: Vec<Mount>,
+    pub privileged: bool,
+    pub no_new_privileges: bool,
+    pub capabilities: Option<Capabilities>,
+    pub seccomp: Option<SeccompProfile>,
+    pub unmasked_proc: bool,
+    pub resources: Resources,
+    pub cgroup_parent: String,
+    pub log_path: PathBuf,
+    pub stop_signal: Option<String>,
+    pub stdin: bool,
+    pub stdin_once: bool,
+    pub tty: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserIds {
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    pub source: PathBuf,
+    pub target: PathBuf,
+    pub read_only: bool,
+    pub propagation: Propagation,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Propagation {
+    #[default]
+    Private,
+    HostToContainer,
+    Bidirectional,
+}
+
+/// A sandbox that was there when the agent looked.
+#[derive(Clone, Debug)]
+pub struct FoundSandbox {
+    pub id: String,
+    pub pod: PodRef,
+    pub attempt: u32,
+    /// Its namespaces are usable.
+    pub ready: bool,
+    pub containers: Vec<FoundContainer>,
+}
+
+#[derive(Clone, Debug)]
+pub struct FoundContainer {
+    pub id: String,
+    pub name: String,
+    pub attempt: u32,
+    pub image: String,
+    pub image_id: String,
+    pub state: FoundState,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FoundState {
+    Running { since: Timestamp },
+    Exited(Exit),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exit {
+    pub code: i32,
+    pub signal: Option<i32>,
+    pub oom_killed: bool,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Timestamp,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// The container could not be made.
+    Create(String),
+    /// It was made, and its command could not be run: no such file, not executable.
+    Run(String),
+}
+
+/// What a command in a container said.
+#[derive(Clone, Debug, Default)]
+pub struct ExecOutput {
+    pub exit_code: i32,
+    pub output: String,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub pod_uid: String,
+    pub container: String,
+    pub memory_bytes: u64,
+    pub cpu_nanoseconds: u64,
+}
+
+/// Sandboxes and containers. Every call may be repeated: what is gone already is removed, what is stopped is stopped.
+#[tonic::async_trait]
+pub trait Runtime: Send + Sync + 'static {
+    async fn list(&self) -> Result<Vec<FoundSandbox>, Failure>;
+    /// Makes the namespaces; returns the path of the network namespace, if the pod has one of its own.
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Option<PathBuf>, Failure>;
+    /// Ends every process of the sandbox, and removes it with its containers.
+    async fn remove_sandbox(&self, id: &str) -> Result<(), Failure>;
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError>;
+    /// Returns when the container has ended; at once, if it had.
+    async fn wait(&self, id: &str) -> Result<Exit, Failure>;
+    async fn stop(&self, id: &str, grace: Duration) -> Result<(), Failure>;
+    async fn remove_container(&self, id: &str) -> Result<(), Failure>;
+    /// Runs a command in a container and waits for it. `Err` only if it could not be run.
+    async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, Failure>;
+    async fn usage(&self) -> Vec<Usage>;
+    /// `copepod://0.1.0`.
+    fn version(&self) -> String;
+}
+
+/// How a pod wants to be reached.
+#[derive(Clone, Debug)]
+pub struct PodNetwork {
+    pub pod: PodRef,
+    pub netns: PathBuf,
+    pub host_ports: Vec<HostPort>,
+    pub hostname: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPort {
+    pub protocol: String,
+    pub host_ip: Option<IpAddr>,
+    pub host_port: u16,
+    pub container_port: u16,
+}
+
+/// Everything the node's data path is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Cluster {
+    pub services: BTreeMap<String, std::sync::Arc<Service>>,
+    pub slices: BTreeMap<String, std::sync::Arc<EndpointSlice>>,
+    pub nodes: BTreeMap<String, std::sync::Arc<Node>>,
+}
+
+#[tonic::async_trait]
+pub trait Network: Send + Sync + 'static {
+    /// Gives the pod its addresses. Asked again for a pod that has some, returns those.
+    async fn attach(&self, pod: &PodNetwork) -> Result<Vec<IpAddr>, Failure>;
+    async fn detach(&self, pod: &PodRef) -> Result<(), Failure>;
+    /// A pod that runs since before the agent did keeps its addresses.
+    async fn adopt(&self, pod: &PodRef, addresses: &[IpAddr]) -> Result<(), Failure>;
+    /// Makes the data path say this. When it returns, every new connection on this node sees it.
+    async fn apply(&self, cluster: &Cluster) -> Result<(), Failure>;
+    fn resolv_conf(&self, pod: &Pod) -> String;
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+/// How to log in to a registry.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// As the secret names it: `registry.example.com`, `https://index.docker.io/v1/`.
+    pub registry: String,
+    pub username: String,
+    pub password: String,
+}
+
+impl std::fmt::Debug for Credential {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at {}", self.username, self.registry)
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Image {
+    /// The digest of its configuration; the status' `imageID`.
+    pub id: String,
+    pub entrypoint: Vec<String>,
+    pub command: Vec<String>,
+    /// `NAME=value`.
+    pub env: Vec<String>,
+    pub working_dir: String,
+    /// `user`, `uid`, `user:group`, `uid:gid`; empty for root.
+    pub user: String,
+    pub stop_signal: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PullError {
+    /// No registry could have such an image.
+    InvalidName(String),
+    /// It is not here, and the policy forbids to fetch it.
+    NeverPull(String),
+    Failed(String),
+}
+
+#[tonic::async_trait]
+pub trait ImageStore: Send + Sync + 'static {
+    async fn ensure(&self, reference: &str, policy: PullPolicy, credentials: &[Credential])
+    -> Result<Image, PullError>;
+    /// Mounts a file system of the image for a container, and returns where.
+    async fn rootfs(&self, image: &Image, container_id: &str) -> Result<PathBuf, Failure>;
+    async fn release(&self, container_id: &str) -> Result<(), Failure>;
+}
+
+/// The rooms, chosen.
+#[derive(Clone)]
+pub struct Rooms {
+    pub runtime: std::sync::Arc<dyn Runtime>,
+    pub network: std::sync::Arc<dyn Network>,
+    pub images: std::sync::Arc<dyn ImageStore>,
+}
+
+/// Joins below a directory of the agent.
+pub(crate) fn below(dir: &Path, parts: &[&str]) -> PathBuf {
+    parts.iter().fold(dir.to_path_buf(), |path, part| path.join(part))
+}

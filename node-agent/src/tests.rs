@@ -1,0 +1,142 @@
+//! A whole agent, with a control plane, a runtime, a network and an image store that exist only in memory.
+
+mod world;
+
+use serde_json::json;
+use world::World;
+
+#[tokio::test]
+async fn a_pod_is_assigned_runs_is_released_and_leaves() {
+    let mut world = World::new().await;
+    let mut cluster = world.session().await;
+    assert_eq!(cluster.hello["metadata"]["labels"]["kubernetes.io/hostname"], "n1");
+    assert_eq!(cluster.hello["status"]["addresses"][0]["address"], "127.0.0.1");
+    assert_eq!(cluster.revision, 0);
+
+    cluster.tell(7, true, &[world.pod("web", "u1", json!({"containers": [{"name": "a", "image": "x:1"}]}))]).await;
+    let status = cluster.until("u1", |status| status["phase"] == "Running").await;
+    assert_eq!(status["podIP"], "10.0.0.5");
+    assert_eq!(status["containerStatuses"][0]["containerID"], "copepod://u1-a-0");
+    assert_eq!(status["containerStatuses"][0]["imageID"], "sha256:x:1");
+    cluster.acknowledged(7).await;
+
+    let mut leaving = world.pod("web", "u1", json!({"containers": [{"name": "a", "image": "x:1"}]}));
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    leaving["metadata"]["deletionGracePeriodSeconds"] = json!(30);
+    leaving["metadata"]["resourceVersion"] = json!("8");
+    cluster.tell(8, false, &[leaving]).await;
+    cluster.acknowledged(8).await;
+    assert_eq!(world.runtime.running(), ["u1-a-0"], "it waits to be out of everybody's data path");
+    cluster.release("u1").await;
+    cluster.until_gone("u1").await;
+    assert!(world.runtime.running().is_empty() && world.runtime.is_empty());
+    assert!(!world.path("pods/u1").exists() && !world.path("logs/d_web_u1").exists());
+    assert_eq!(world.runtime.log().last().unwrap(), "remove sandbox u1-0");
+}
+
+#[tokio::test]
+async fn a_restart_without_control_plane_touches_nothing() {
+    let mut world = World::new().await;
+    let mut cluster = world.session().await;
+    let probe = json!({"tcpSocket": {"host": "127.0.0.1", "port": world.open_port()}});
+    let spec = json!({"containers": [{"name": "a", "image": "x:1", "readinessProbe": probe}]});
+    cluster.tell(7, true, &[world.pod("web", "u1", spec)]).await;
+    cluster.until("u1", |status| world::is_ready(status)).await;
+    let before = world.runtime.log();
+
+    world.stop_agent().await;
+    assert_eq!(world.runtime.running(), ["u1-a-0"]);
+    world.cut();
+    world.start_agent().await;
+    world.runtime.crash("u1-a-0", 1);
+    world.runtime.until_running("u1-a-1").await;
+    let after = world.runtime.log();
+    assert_eq!(after[before.len()..], ["start u1-a-1"], "no sandbox was made, nothing was stopped");
+
+    world.heal();
+    let mut cluster = world.session().await;
+    assert_eq!(cluster.revision, 7, "it asks only for what it has missed");
+    cluster.tell(8, false, &[]).await;
+    let status = cluster.until("u1", |status| status["containerStatuses"][0]["restartCount"] == 1).await;
+    assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 1);
+}
+
+#[tokio::test]
+async fn after_a_partition_pods_that_went_elsewhere_are_stopped() {
+    let mut world = World::new().await;
+    let mut cluster = world.session().await;
+    let spec = json!({"containers": [{"name": "a", "image": "x:1"}]});
+    cluster.tell(7, true, &[world.pod("web", "u1", spec.clone()), world.pod("db", "u2", spec.clone())]).await;
+    cluster.until("u2", world::is_ready).await;
+    cluster.until("u1", world::is_ready).await;
+    world.cut();
+    drop(cluster);
+    world.heal();
+    let mut cluster = world.session().await;
+    // The name is another pod's by now, and the old one must not be mistaken for it.
+    cluster.tell(9, true, &[world.pod("web", "u3", spec), world.pod("db", "u2", json!({"containers": []}))]).await;
+    cluster.until("u3", world::is_ready).await;
+    world.runtime.until(|running| running == ["u2-a-0", "u3-a-0"]).await;
+    assert!(!world.path("assignments/leaving/u1.json").exists());
+}
+
+#[tokio::test]
+async fn a_pod_nobody_asked_for_is_stopped_once_the_control_plane_has_spoken() {
+    let mut world = World::empty().await;
+    world.runtime.plant("u9", "old", "a");
+    world.start_agent().await;
+    let mut cluster = world.session().await;
+    assert_eq!(world.runtime.running(), ["u9-a-0"]);
+    cluster.tell(7, true, &[]).await;
+    world.runtime.until(|running| running.is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_a_pod_waits_for_is_said_and_noticed_when_it_comes() {
+    let mut world = World::new().await;
+    let mut cluster = world.session().await;
+    let spec = json!({"containers": [
+        {"name": "a", "image": "x:1", "env": [{"name": "K", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}]},
+        {"name": "b", "image": "missing:1"},
+    ]});
+    cluster.tell(7, true, &[world.pod("web", "u1", spec)]).await;
+    let status = cluster
+        .until("u1", |status| {
+            status["containerStatuses"][0]["state"]["waiting"]["reason"] == "CreateContainerConfigError"
+                && status["containerStatuses"][1]["state"]["waiting"]["reason"] == "ErrImagePull"
+        })
+        .await;
+    assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["message"], "configmap \"c\" not found");
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "namespace": "d"}, "data": {"k": "v"}});
+    cluster.tell(8, false, &[map]).await;
+    cluster.until("u1", |status| !status["containerStatuses"][0]["state"]["running"].is_null()).await;
+    assert!(world.runtime.env("u1-a-0").contains(&("K".into(), "v".into())));
+}
+
+#[tokio::test]
+async fn last_words_logs_and_previous_logs_can_be_read() {
+    let mut world = World::new().await;
+    let mut cluster = world.session().await;
+    cluster.tell(7, true, &[world.pod("web", "u1", json!({"containers": [{"name": "a", "image": "x:1"}]}))]).await;
+    cluster.until("u1", world::is_ready).await;
+    world.write_log("logs/d_web_u1/a/0.log", "panic: out of luck");
+    world.runtime.crash("u1-a-0", 2);
+    let status = cluster.until("u1", |status| status["containerStatuses"][0]["restartCount"] == 1).await;
+    let last = &status["containerStatuses"][0]["lastState"]["terminated"];
+    assert_eq!((last["message"].as_str(), last["reason"].as_str()), (Some("panic: out of luck\n"), Some("Error")));
+
+    world.write_log("logs/d_web_u1/a/1.log", "second life");
+    assert_eq!(cluster.logs("u1", |_| ()).await, "second life\n");
+    assert_eq!(cluster.logs("u1", |asked| asked.previous = true).await, "panic: out of luck\n");
+    let refused = cluster.logs("u1", |asked| asked.container = "none".into()).await;
+    assert!(refused.contains("waiting to start"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_lead_sends_the_agent_on() {
+    let mut world = World::empty().await;
+    world.add_redirecting_server().await;
+    world.start_agent().await;
+    let cluster = world.session().await;
+    assert_eq!(cluster.revision, 0);
+}
