@@ -24,7 +24,7 @@ use copepod_api::{
 use copepod_store::{Event, EventKind, View};
 
 use self::rollout::Rollout;
-use crate::{Controller, owned::Claims, pods, time};
+use crate::{Controller, owned::Claims, pods, time, write};
 
 pub const CONTROLLER: Controller = Controller { name: "deployment-controller", wakes, all, reconcile };
 
@@ -86,7 +86,7 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let claims = Claims::<ReplicaSet>::of(view, &deployment, &selector);
     let mut rollout = Rollout::read(view, &deployment, &claims.own);
 
-    if deployment.meta().is_leaving() {
+    if deployment.meta().is_leaving() || !write::is_open(view, key.namespace()) {
         // Its sets are the garbage collector's; only the status is kept true.
     } else if !claims.adopt.is_empty() || !claims.release.is_empty() {
         // Sets must be the deployment's own before they are resized: they are looked at again as soon as they are.

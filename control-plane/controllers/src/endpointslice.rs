@@ -94,7 +94,7 @@ fn reconcile(view: &View, key: &Key, _now: Timestamp) -> Plan {
     let Some(spec) = service.spec.as_ref().filter(|spec| selector(spec).is_some()) else {
         return plan;
     };
-    if service.meta().is_leaving() {
+    if service.meta().is_leaving() || !write::is_open(view, key.namespace()) {
         return plan;
     }
     let live: Vec<Of<EndpointSlice>> = view

@@ -7,8 +7,13 @@
 //! A new controller is a file with a `CONTROLLER` in it, and a line in `ALL`.
 
 pub mod deployment;
+pub mod disruption;
 pub mod endpointslice;
+pub mod events;
+pub mod garbage_collector;
+pub mod namespace;
 pub mod node_lifecycle;
+pub mod podgc;
 pub mod replicaset;
 
 mod hash;

@@ -81,7 +81,7 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let claims = Claims::<Pod>::of(view, &set, &selector);
     let pods = Pods::classify(&set, &claims.own, now);
 
-    if !set.meta().is_leaving() {
+    if !set.meta().is_leaving() && write::is_open(view, key.namespace()) {
         plan.requests.extend(claims.settle(&user, &set));
         let wanted = replicas(&set);
         match pods.kept.len().cmp(&wanted) {

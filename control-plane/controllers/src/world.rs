@@ -37,11 +37,30 @@ impl World {
             alarms: BTreeSet::new(),
         };
         world.create("", "namespaces", "v1", "Namespace", "", "default", json!({}));
+        world.add(fixture);
+        world
+    }
+
+    pub fn add(&mut self, fixture: &str) {
         for line in fixture.split('|') {
             let words: Vec<&str> = line.split_whitespace().collect();
-            world.read_object(&words);
+            self.read_object(&words);
         }
-        world
+    }
+
+    /// Removes an object at once, whatever holds it.
+    pub fn delete(&mut self, key: &str) {
+        let key = self.key(key);
+        self.commit(Op::Delete { key, expect: Expect::Present });
+    }
+
+    /// A person deletes a namespace.
+    pub fn close(&mut self, name: &str) {
+        let now = api_time::rfc3339(self.now);
+        self.edit(&format!("namespaces {name}"), |object| {
+            object["metadata"]["deletionTimestamp"] = json!(now);
+            object["spec"]["finalizers"] = json!(["kubernetes"]);
+        });
     }
 
     fn read_object(&mut self, words: &[&str]) {
@@ -66,7 +85,9 @@ impl World {
                     .collect();
                 let object = json!({
                     "spec": {"taints": taints, "unschedulable": has("cordoned")},
-                    "status": {"conditions": [{"type": "Ready", "status": status}]},
+                    "status": {"conditions": [{
+                        "type": "Ready", "status": status, "lastTransitionTime": api_time::rfc3339(self.now),
+                    }]},
                 });
                 self.create("", "nodes", "v1", "Node", "", name, object);
             }

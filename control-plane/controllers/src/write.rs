@@ -60,6 +60,11 @@ pub fn about(user: &User, object: &Object, action: Action) -> Request {
     }
 }
 
+/// A namespace that is on its way out takes nothing new, and a plan that tried would be refused again and again.
+pub fn is_open(view: &View, namespace: &str) -> bool {
+    view.get::<Namespace>("", namespace).is_some_and(|namespace| !namespace.meta().is_leaving())
+}
+
 /// What an event is about.
 pub struct News<'a> {
     /// `Normal` or `Warning`.
@@ -72,12 +77,11 @@ pub struct News<'a> {
 /// never has a plan refused.
 pub fn announce(plan: &mut Plan, view: &View, user: &User, object: &Object, news: News<'_>, now: Timestamp) {
     let namespace = if object.key.namespace().is_empty() { "default" } else { object.key.namespace() };
-    let open = view.get::<Namespace>("", namespace).is_some_and(|namespace| !namespace.meta().is_leaving());
     let revision = object.revision.to_string();
     let parts = [&object.meta.uid, &revision, news.reason, &news.message].map(str::as_bytes);
     let name = format!("{}.{:016x}", object.key.name(), hash::fnv1a(&parts));
     let key = copepod_api::Key::new(resource::EVENTS, namespace, name.clone());
-    if !open || view.object(&key).is_some() {
+    if !is_open(view, namespace) || view.object(&key).is_some() {
         return;
     }
     let value = object.value();
