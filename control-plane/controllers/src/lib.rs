@@ -39,5 +39,14 @@ pub struct Controller {
     pub reconcile: fn(&View, &Key, now: Timestamp) -> Plan,
 }
 
-pub const ALL: &[Controller] =
-    &[deployment::CONTROLLER, replicaset::CONTROLLER, endpointslice::CONTROLLER, node_lifecycle::CONTROLLER];
+pub const ALL: &[Controller] = &[
+    deployment::CONTROLLER,
+    replicaset::CONTROLLER,
+    endpointslice::CONTROLLER,
+    node_lifecycle::CONTROLLER,
+    podgc::CONTROLLER,
+    garbage_collector::CONTROLLER,
+    namespace::CONTROLLER,
+    disruption::CONTROLLER,
+    events::CONTROLLER,
+];

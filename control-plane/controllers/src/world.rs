@@ -527,6 +527,7 @@ impl World {
                     value["status"]["availableReplicas"].as_i64().unwrap_or(0)
                 ),
                 "pods" => format!("pod of {}", value["spec"]["containers"][0]["image"].as_str().unwrap_or_default()),
+                "configmaps" => object.key.name().to_owned(),
                 _ => format!("{} endpoints", value["endpoints"].as_array().map_or(0, Vec::len)),
             };
             lines.push(line);
