@@ -57,10 +57,10 @@ pub async fn observed(machine: &Machine, pod: &Pod, said: Option<&PodStatus>, fo
         accepted_at: said.and_then(|said| said.start_time.as_ref()).map(|time| time.0),
         ..Observed::default()
     };
-    if let Some(said) = said.filter(|said| said.phase.as_deref() == Some("Failed")) {
-        if let (Some(reason), Some(message)) = (&said.reason, &said.message) {
-            observed.verdict = Some(copepod_pods::Verdict { reason: reason.clone(), message: message.clone() });
-        }
+    if let Some(said) = said.filter(|said| said.phase.as_deref() == Some("Failed"))
+        && let (Some(reason), Some(message)) = (&said.reason, &said.message)
+    {
+        observed.verdict = Some(copepod_pods::Verdict { reason: reason.clone(), message: message.clone() });
     }
     let Some(newest) = found.iter().max_by_key(|sandbox| sandbox.attempt) else { return observed };
     let saved: Option<SavedSandbox> = load(machine, &reference, "sandbox.json");

@@ -161,7 +161,7 @@ impl Assignments {
         }
         let Some(old) = self.objects.get(place).cloned() else { return Ok(()) };
         let Some(uid) = uid(&old) else { return Ok(()) };
-        if by.and_then(|new| self::uid(new)).as_ref() != Some(&uid) && Place::new("", "", &uid).is_safe() {
+        if by.and_then(self::uid).as_ref() != Some(&uid) && Place::new("", "", &uid).is_safe() {
             write(&self.dir.join("leaving"), &format!("{uid}.json"), &old)?;
             self.leaving.insert(uid, old);
         }

@@ -223,7 +223,7 @@ async fn join(config: &AgentConfig, key_pem: &str) -> Result<Saved, AgentError> 
         if matches!(status.code(), Code::Unauthenticated | Code::PermissionDenied | Code::InvalidArgument) {
             return Err(AgentError::Join(format!("server {server} refused the node: {}", status.message())));
         }
-        tracing::info!(server, reason = status.message(), "waiting to join");
+        tracing::warn!(server, reason = status.message(), "cannot join yet; trying again");
         tokio::time::sleep(AGAIN).await;
     }
 }

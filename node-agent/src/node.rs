@@ -29,7 +29,7 @@ pub fn capacity(data_dir: &Path) -> BTreeMap<String, Quantity> {
 
 fn disk_bytes(dir: &Path) -> i64 {
     nix::sys::statvfs::statvfs(dir)
-        .map(|stat| i64::try_from(u64::from(stat.blocks()).saturating_mul(stat.fragment_size())).unwrap_or(i64::MAX))
+        .map(|stat| i64::try_from(stat.blocks().saturating_mul(stat.fragment_size())).unwrap_or(i64::MAX))
         .unwrap_or(0)
 }
 

@@ -1,5 +1,6 @@
 //! A whole agent, with a control plane, a runtime, a network and an image store that exist only in memory.
 
+mod joining;
 mod world;
 
 use serde_json::json;
@@ -41,7 +42,7 @@ async fn a_restart_without_control_plane_touches_nothing() {
     let probe = json!({"tcpSocket": {"host": "127.0.0.1", "port": world.open_port()}});
     let spec = json!({"containers": [{"name": "a", "image": "x:1", "readinessProbe": probe}]});
     cluster.tell(7, true, &[world.pod("web", "u1", spec)]).await;
-    cluster.until("u1", |status| world::is_ready(status)).await;
+    cluster.until("u1", world::is_ready).await;
     let before = world.runtime.log();
 
     world.stop_agent().await;
@@ -77,7 +78,7 @@ async fn after_a_partition_pods_that_went_elsewhere_are_stopped() {
     cluster.tell(9, true, &[world.pod("web", "u3", spec), world.pod("db", "u2", json!({"containers": []}))]).await;
     cluster.until("u3", world::is_ready).await;
     world.runtime.until(|running| running == ["u2-a-0", "u3-a-0"]).await;
-    assert!(!world.path("assignments/leaving/u1.json").exists());
+    world.until_absent("assignments/leaving/u1.json").await;
 }
 
 #[tokio::test]

@@ -129,7 +129,7 @@ async fn port_forward(
 ) -> Result<(), Status> {
     let handle = find(agent, &asked.namespace, &asked.pod, &asked.uid)?;
     let ip = handle.view.borrow().ips.first().cloned();
-    let ip = ip.ok_or_else(|| Status::bad_request(&format!("pod {:?} has no address yet", asked.pod)))?;
+    let ip = ip.ok_or_else(|| Status::bad_request(format!("pod {:?} has no address yet", asked.pod)))?;
     let port = u16::try_from(asked.port).map_err(|_| Status::bad_request("the port is not one"))?;
     let dialled = tokio::time::timeout(CONNECT_MAX, TcpStream::connect((ip.as_str(), port))).await;
     let stream = match dialled {

@@ -1,4 +1,1 @@
-//! Tests of several rooms together.
-
-#[cfg(test)]
-mod loops;
+//! To be written.

@@ -154,10 +154,10 @@ fn ensure_image(container: &Container, pod: &Pod, observed: &Observed, now: Time
         return;
     }
     let attempt = seen.map_or(0, Seen::next_attempt);
-    if let Some(Seen { image: Image::Failed(trouble), .. }) = seen {
-        if trouble.hopeless || !wait_until(backoff::pull_at(trouble), now, actions) {
-            return;
-        }
+    if let Some(Seen { image: Image::Failed(trouble), .. }) = seen
+        && (trouble.hopeless || !wait_until(backoff::pull_at(trouble), now, actions))
+    {
+        return;
     }
     actions.push(Action::EnsureImage { container: container.name.clone(), attempt });
 }
@@ -229,10 +229,10 @@ fn run_container(
 }
 
 fn start(container: &Container, seen: &Seen, now: Timestamp, ready: bool, actions: &mut Actions) {
-    if let Some(trouble) = &seen.start_trouble {
-        if !wait_until(backoff::retry_at(trouble), now, actions) {
-            return;
-        }
+    if let Some(trouble) = &seen.start_trouble
+        && !wait_until(backoff::retry_at(trouble), now, actions)
+    {
+        return;
     }
     if ready && image_ready(container, Some(seen)) {
         actions.push(Action::Start { container: container.name.clone(), attempt: seen.next_attempt() });

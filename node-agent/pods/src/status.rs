@@ -27,10 +27,10 @@ const OWN_CONDITIONS: [&str; 5] =
 pub fn status(pod: &Pod, observed: &Observed, now: Timestamp) -> PodStatus {
     let before = pod.status.as_ref();
     // Whatever this agent said in a life before it said to the API server: it was final.
-    if let Some(known) = before.filter(|_| spec::final_phase(pod).is_some() && observed.reported.is_none()) {
-        if observed.containers.values().all(|seen| seen.run.is_none()) {
-            return PodStatus { observed_generation: pod.metadata.generation, ..known.clone() };
-        }
+    if let Some(known) = before.filter(|_| spec::final_phase(pod).is_some() && observed.reported.is_none())
+        && observed.containers.values().all(|seen| seen.run.is_none())
+    {
+        return PodStatus { observed_generation: pod.metadata.generation, ..known.clone() };
     }
     let statuses = |init: bool| -> Vec<ContainerStatus> {
         let containers = if init { spec::init_containers(pod) } else { spec::containers(pod) };

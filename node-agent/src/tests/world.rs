@@ -84,6 +84,16 @@ impl World {
         self.dir.path().join(path)
     }
 
+    /// Files are not watched; this looks until one is gone.
+    pub async fn until_absent(&self, path: &str) {
+        let wait = async {
+            while self.path(path).exists() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{path} is still there"));
+    }
+
     pub async fn add_redirecting_server(&mut self) {
         let leader = self.dial.servers.lock().unwrap()[0].clone();
         let server = serve(Front { redirect: Some(leader), ..self.front.clone() }).await;

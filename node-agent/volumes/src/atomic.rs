@@ -20,10 +20,10 @@ const DATA_NEXT: &str = "..data_tmp";
 pub(crate) fn write(dir: &Path, payload: &Payload, group: Option<u32>, version: &str) -> io::Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(if group.is_some() { 0o2777 } else { 0o777 }))?;
     let shown = fs::read_link(dir.join(DATA)).ok();
-    if let Some(shown) = &shown {
-        if is_same(&dir.join(shown), payload)? {
-            return Ok(());
-        }
+    if let Some(shown) = &shown
+        && is_same(&dir.join(shown), payload)?
+    {
+        return Ok(());
     }
     let name = free_name(dir, version);
     let fresh = dir.join(&name);
