@@ -1,1 +1,4 @@
-//! To be written.
+//! Tests of several rooms together.
+
+#[cfg(test)]
+mod loops;
