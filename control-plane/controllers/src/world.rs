@@ -36,7 +36,7 @@ impl World {
             bounds: None,
             alarms: BTreeSet::new(),
         };
-        world.create("", "namespaces", "v1", "Namespace", "", "default", json!({}));
+        world.create("", "namespaces", "Namespace", "", "default", json!({}));
         world.add(fixture);
         world
     }
@@ -89,7 +89,7 @@ impl World {
                         "type": "Ready", "status": status, "lastTransitionTime": api_time::rfc3339(self.now),
                     }]},
                 });
-                self.create("", "nodes", "v1", "Node", "", name, object);
+                self.create("", "nodes", "Node", "", name, object);
             }
             "deployment" => {
                 let strategy = if has("recreate") { "Recreate" } else { "RollingUpdate" };
@@ -102,7 +102,7 @@ impl World {
                         "template": template(name),
                     },
                 });
-                self.create("apps", "deployments", "apps/v1", "Deployment", "default", name, object);
+                self.create("apps", "deployments", "Deployment", "default", name, object);
             }
             "replicaset" => {
                 let object = json!({
@@ -112,14 +112,14 @@ impl World {
                         "template": template(name),
                     },
                 });
-                self.create("apps", "replicasets", "apps/v1", "ReplicaSet", "default", name, object);
+                self.create("apps", "replicasets", "ReplicaSet", "default", name, object);
             }
             "service" => {
                 let target = words[2].parse::<i32>().map_or(json!(words[2]), |port| json!(port));
                 let object = json!({
                     "spec": {"selector": {"app": name}, "ports": [{"port": 80, "protocol": "TCP", "targetPort": target}]},
                 });
-                self.create("", "services", "v1", "Service", "default", name, object);
+                self.create("", "services", "Service", "default", name, object);
             }
             "pod" => self.read_pod(name, words, &all),
             "budget" => {
@@ -127,9 +127,9 @@ impl World {
                 let amount = amount.parse::<i32>().map_or(json!(amount), |amount| json!(amount));
                 let object = json!({"spec": {field: amount, "selector": {"matchLabels": {"app": name}}}});
                 let plural = "poddisruptionbudgets";
-                self.create("policy", plural, "policy/v1", "PodDisruptionBudget", "default", name, object);
+                self.create("policy", plural, "PodDisruptionBudget", "default", name, object);
             }
-            "configmap" => self.create("", "configmaps", "v1", "ConfigMap", "default", name, json!({})),
+            "configmap" => self.create("", "configmaps", "ConfigMap", "default", name, json!({})),
             other => panic!("a fixture has no {other}"),
         }
         for owner in all("owner=") {
@@ -214,20 +214,11 @@ impl World {
         if has("leaving") {
             object["metadata"]["deletionTimestamp"] = json!(since);
         }
-        self.create("", "pods", "v1", "Pod", "default", name, object);
+        self.create("", "pods", "Pod", "default", name, object);
     }
 
-    fn create(
-        &mut self,
-        group: &str,
-        plural: &str,
-        api_version: &str,
-        kind: &str,
-        namespace: &str,
-        name: &str,
-        mut object: Value,
-    ) {
-        object["apiVersion"] = json!(api_version);
+    fn create(&mut self, group: &str, plural: &str, kind: &str, namespace: &str, name: &str, mut object: Value) {
+        object["apiVersion"] = json!(if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") });
         object["kind"] = json!(kind);
         object["metadata"]["name"] = json!(name);
         if !namespace.is_empty() {

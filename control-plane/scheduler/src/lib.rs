@@ -21,8 +21,8 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use copepod_api::{
-    Action, Name, Object, Of, Plan, Request, Revision, Timestamp, User,
-    k8s_openapi::api::core::v1::{Node, Pod, PodCondition},
+    Action, Key, Name, Object, Of, Plan, Request, Revision, Timestamp, User,
+    k8s_openapi::api::core::v1::{Event as CoreEvent, Namespace, Node, Pod, PodCondition},
     resource, time,
 };
 use copepod_store::{Event, EventKind, View};
@@ -33,6 +33,9 @@ use crate::{place::Outcome, shape::Shape, table::Table};
 /// How many bindings go into one transaction. Enough to share an fsync among many, few enough that a refused one costs
 /// little.
 const BINDINGS_PER_PLAN: usize = 256;
+
+/// How many events one look at the world writes. They are for people; a crowd of pods is told by its conditions.
+const EVENTS_MAX: usize = 32;
 
 const NAME: &str = "default-scheduler";
 
@@ -63,8 +66,13 @@ impl Scheduler {
         }
         self.seen = Some(view.revision());
 
-        let mut output =
-            Output { now, user: User::system("system:kube-scheduler"), bindings: Vec::new(), notes: Vec::new() };
+        let mut output = Output {
+            now,
+            user: User::system("system:kube-scheduler"),
+            bindings: Vec::new(),
+            notes: Vec::new(),
+            news: Vec::new(),
+        };
         let mut bound: Vec<(Of<Pod>, Shape)> = Vec::new();
         for class in self.classes(view, &mut output) {
             let outcomes = place::class(&mut self.table, view, &class.shape, class.pods.len());
@@ -90,7 +98,7 @@ impl Scheduler {
             self.table.remove(&pod.key().name);
             self.waiting.insert(pod.key().name.clone());
         }
-        output.plans()
+        output.plans(view)
     }
 
     fn rebuild(&mut self, view: &View) {
@@ -221,19 +229,44 @@ fn same_wish(previous: &Object, object: &Object) -> bool {
 struct Output {
     now: Timestamp,
     user: User,
-    bindings: Vec<Request>,
+    bindings: Vec<(Of<Pod>, String)>,
     notes: Vec<Request>,
+    news: Vec<(Of<Pod>, String)>,
 }
 
 impl Output {
     fn bind(&mut self, pod: &Of<Pod>, node: &str) {
+        self.bindings.push((pod.clone(), node.to_owned()));
+    }
+
+    fn binding(&self, pod: &Of<Pod>, node: &str) -> Request {
         let object = json!({
             "apiVersion": "v1", "kind": "Binding",
             "metadata": {"name": pod.key().name(), "namespace": pod.key().namespace(), "uid": pod.uid()},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
         let create = Action::Create { object };
-        self.bindings.push(Request::of::<Pod>(&self.user, pod.key().namespace(), pod.key().name(), "binding", create));
+        Request::of::<Pod>(&self.user, pod.key().namespace(), pod.key().name(), "binding", create)
+    }
+
+    /// An event about a pod, where it can be written and says something new: it must never have a plan refused.
+    fn event(&self, view: &View, pod: &Of<Pod>, kind: &str, reason: &str, message: &str) -> Option<Request> {
+        let namespace = pod.key().namespace();
+        view.get::<Namespace>("", namespace).filter(|namespace| !namespace.meta().is_leaving())?;
+        let name = format!("{}.{}.{}", pod.key().name(), reason.to_lowercase(), pod.object().revision);
+        if view.object(&Key::new(resource::EVENTS, namespace, name.as_str())).is_some() {
+            return None;
+        }
+        let at = time::rfc3339(self.now);
+        let object = json!({
+            "apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": "v1", "kind": "Pod", "name": pod.key().name(), "namespace": namespace, "uid": pod.uid(),
+            },
+            "type": kind, "reason": reason, "message": message, "count": 1, "firstTimestamp": at, "lastTimestamp": at,
+            "source": {"component": NAME}, "reportingComponent": NAME, "reportingInstance": "",
+        });
+        Some(Request::of::<CoreEvent>(&self.user, namespace, &name, "", Action::Create { object }))
     }
 
     /// Says on the pod why it waits, where that is not said already.
@@ -269,13 +302,35 @@ impl Output {
         }
         object["status"]["conditions"] = conditions;
         let update = Action::Update { object };
+        if reason == "Unschedulable" {
+            self.news.push((pod.clone(), message.to_owned()));
+        }
         self.notes.push(Request::of::<Pod>(&self.user, pod.key().namespace(), pod.key().name(), "status", update));
     }
 
-    fn plans(self) -> Vec<Plan> {
-        let bindings = self.bindings.chunks(BINDINGS_PER_PLAN);
-        let notes = self.notes.chunks(BINDINGS_PER_PLAN);
-        bindings.chain(notes).map(|requests| Plan { requests: requests.to_vec(), ..Plan::default() }).collect()
+    fn plans(self, view: &View) -> Vec<Plan> {
+        let mut plans = Vec::new();
+        for chunk in self.bindings.chunks(BINDINGS_PER_PLAN) {
+            let mut plan = Plan::nothing();
+            for (pod, node) in chunk {
+                plan.push(self.binding(pod, node));
+                if self.bindings.len() <= EVENTS_MAX {
+                    let message = format!("Successfully assigned {} to {node}", pod.key().name);
+                    plan.requests.extend(self.event(view, pod, "Normal", "Scheduled", &message));
+                }
+            }
+            plans.push(plan);
+        }
+        plans.extend(
+            self.notes.chunks(BINDINGS_PER_PLAN).map(|notes| Plan { requests: notes.to_vec(), ..Plan::default() }),
+        );
+        let news = self.news.iter().take(EVENTS_MAX);
+        let news: Vec<Request> =
+            news.filter_map(|(pod, message)| self.event(view, pod, "Warning", "FailedScheduling", message)).collect();
+        if !news.is_empty() {
+            plans.push(Plan { requests: news, ..Plan::default() });
+        }
+        plans
     }
 }
 
