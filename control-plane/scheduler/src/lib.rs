@@ -65,6 +65,7 @@ impl Scheduler {
             events.iter().for_each(|event| self.learn(view, event));
         }
         self.seen = Some(view.revision());
+        self.catch_up(view);
 
         let mut output = Output {
             now,
@@ -152,6 +153,26 @@ impl Scheduler {
                 self.parked = rest;
                 let mind: BTreeMap<Name, bool> = mind;
                 self.waiting.extend(mind.into_keys());
+            }
+        }
+    }
+
+    /// The view may be ahead of the events. What matters of that are bindings that came true: their pods wait no more, and
+    /// their room is taken.
+    fn catch_up(&mut self, view: &View) {
+        let settled: Vec<Name> = self
+            .waiting
+            .iter()
+            .filter(|name| {
+                let pod = view.object(&Key { resource: resource::PODS, name: (*name).clone() });
+                pod.is_none_or(|pod| pod.node.is_some() || pod.meta.is_leaving())
+            })
+            .cloned()
+            .collect();
+        for name in settled {
+            self.waiting.remove(&name);
+            if let Some(pod) = view.object(&Key { resource: resource::PODS, name }) {
+                self.learn_pod(pod);
             }
         }
     }

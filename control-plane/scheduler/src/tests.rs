@@ -322,6 +322,17 @@ fn a_refused_binding_is_decided_again() {
 }
 
 #[test]
+fn a_view_ahead_of_the_events_is_believed() {
+    let mut world = World::read("node n1 cpu=1 | pods web 1 cpu=1");
+    assert_eq!(world.schedule(), "n1: web-0");
+    let late = std::mem::take(&mut world.events);
+    world.add("pods db 1 cpu=1");
+    assert_snapshot!(world.schedule(), @"db-0: 0/1 nodes are available: 1 Insufficient cpu. Nearest is n1: needs 1 cpu, 0 free of 1.");
+    world.events.splice(0..0, late);
+    assert_eq!(world.schedule(), "");
+}
+
+#[test]
 fn a_table_kept_by_events_equals_one_made_afresh() {
     let mut world = World::read("node n1 cpu=1 | node n2 | pods web 3 cpu=500m");
     world.schedule();
