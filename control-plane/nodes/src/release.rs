@@ -53,9 +53,6 @@ impl Leaving {
         }
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.pods.is_empty()
-    }
 
     /// The uids of pods that may be stopped now; each is named once.
     pub fn released(&mut self, view: &View, hub: &Hub) -> Vec<String> {

@@ -1,1 +1,27 @@
-//! To be written.
+//! The store, replicated: Raft, its log and its snapshots around the pure state machine.
+//!
+//! One thread owns everything that changes. It takes what waits (proposals, messages, ticks), lets Raft decide, writes
+//! one frame with one fdatasync, and applies what is committed; everybody else reads shared, immutable views. The disk
+//! and the network are arguments.
+
+mod codec;
+mod core;
+mod cursor;
+mod disk;
+mod log;
+mod membership;
+mod replica;
+mod snapshot;
+mod storage;
+#[cfg(test)]
+mod tests;
+
+pub use cursor::ReplicaCursor;
+pub use disk::{Directory, Disk};
+pub use membership::Member;
+pub use replica::{ChangeError, Config, OpenError, ProposeError, ReadError, Replica, Role, Transport};
+
+/// The checksum of everything this crate writes and sends (CRC-32C, RFC 3720 appendix B.4).
+pub fn crc32c(data: &[u8]) -> u32 {
+    ::crc32c::crc32c(data)
+}

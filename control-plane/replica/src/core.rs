@@ -1,0 +1,767 @@
+//! The thread that owns the log: take what waits, let Raft decide, write once, apply, answer.
+
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    rc::Rc,
+    sync::{Arc, mpsc},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use copepod_api::Revision;
+use copepod_store::{Event, View};
+use prost_raft::Message as _;
+use raft::{
+    RawNode, SnapshotStatus, StateRole,
+    prelude::{ConfChangeType, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType, Snapshot},
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    Member, OpenError, ProposeError, Role, Transport, codec,
+    cursor::Published,
+    disk::Disk,
+    log::{Log, LogError},
+    membership::{Membership, change},
+    replica::{ChangeError, Config},
+    snapshot::{Encoded, State, is_file},
+    storage::{Shared, Storage},
+};
+
+/// Raft's clock. A leader that falls silent is replaced after `ELECTION_TICKS` to twice as many, by lot.
+const TICK: Duration = Duration::from_millis(100);
+const HEARTBEAT_TICKS: usize = 2;
+const ELECTION_TICKS: usize = 8;
+
+/// Inputs taken before Raft is asked what to do, so that a flood of proposals becomes one write, not one each.
+const INPUTS_A_ROUND: usize = 1024;
+
+/// A snapshot is made after so many bytes or entries of log; both bound what a restart has to read and apply.
+const SNAPSHOT_AFTER_BYTES: usize = 8 * 1024 * 1024;
+const SNAPSHOT_AFTER_ENTRIES: u64 = 10_000;
+
+/// Entries kept behind a snapshot, for followers that are a little behind.
+const ENTRIES_KEPT: u64 = 1_000;
+
+/// A learner votes when it is so close to the end of the log.
+const LEARNER_LAG_MAX: u64 = 100;
+
+const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
+const IN_FLIGHT_MAX: usize = 256;
+const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Between two tries to write a log that could not be written.
+const DISK_RETRY: Duration = Duration::from_millis(500);
+
+pub enum Input {
+    Propose {
+        term: u64,
+        data: Vec<u8>,
+        next: (View, Vec<Event>),
+        answer: Answer,
+    },
+    Read {
+        answer: oneshot::Sender<View>,
+    },
+    Messages(Vec<Bytes>),
+    Snapshot {
+        message: Bytes,
+        state: Box<State>,
+    },
+    AddMember {
+        name: String,
+        address: String,
+        answer: MemberAnswer,
+    },
+    RemoveMember {
+        id: u64,
+        answer: MemberAnswer,
+    },
+    Transfer,
+    /// A snapshot has been encoded in the background.
+    Encoded {
+        state: Box<State>,
+        data: Bytes,
+    },
+    SnapshotSent {
+        to: u64,
+        arrived: bool,
+    },
+    Stop {
+        answer: oneshot::Sender<()>,
+    },
+}
+
+type Answer = oneshot::Sender<Result<Revision, ProposeError>>;
+type MemberAnswer = oneshot::Sender<Result<Member, ChangeError>>;
+
+/// What the thread shows to the handles.
+pub struct Shown {
+    pub published: Arc<Published>,
+    pub role: watch::Receiver<Role>,
+    pub members: watch::Receiver<Arc<Vec<Member>>>,
+    pub cluster_id: watch::Receiver<String>,
+}
+
+pub struct Core<D: Disk> {
+    raw: RawNode<Storage<D>>,
+    shared: Rc<RefCell<Shared<D>>>,
+    transport: Arc<dyn Transport>,
+    inputs: mpsc::Sender<Input>,
+    queue: mpsc::Receiver<Input>,
+    id: u64,
+
+    view: View,
+    applied: (u64, u64),
+    membership: Membership,
+    contacts: Vec<Member>,
+    cluster: String,
+    published: Arc<Published>,
+    role: watch::Sender<Role>,
+    members: watch::Sender<Arc<Vec<Member>>>,
+    cluster_id: watch::Sender<String>,
+
+    proposals: VecDeque<Proposal>,
+    reads: Reads,
+    member_change: Option<(u64, Member, MemberAnswer)>,
+    /// The state of a snapshot that Raft has been told of and has not accepted yet.
+    incoming: Option<State>,
+    /// A snapshot is being encoded.
+    encoding: bool,
+    ticked: Instant,
+}
+
+/// A proposal under way, by its place in the log.
+struct Proposal {
+    index: u64,
+    term: u64,
+    next: (View, Vec<Event>),
+    answer: Answer,
+}
+
+/// Reads that wait for the leader's word. All that wait are asked for together.
+#[derive(Default)]
+struct Reads {
+    number: u64,
+    waiting: Vec<oneshot::Sender<View>>,
+    asked: VecDeque<(u64, Vec<oneshot::Sender<View>>)>,
+    /// Answered: the state must contain the index.
+    confirmed: Vec<(u64, Vec<oneshot::Sender<View>>)>,
+}
+
+impl<D: Disk> Core<D> {
+    pub fn open(
+        config: Config,
+        mut disk: D,
+        transport: Arc<dyn Transport>,
+        inputs: mpsc::Sender<Input>,
+        queue: mpsc::Receiver<Input>,
+    ) -> Result<(Core<D>, Shown), OpenError> {
+        let state = match newest_snapshot(&disk)? {
+            Some(state) => Some(state),
+            None if config.bootstrap => Some(found(&config, &mut disk)?),
+            None => None,
+        };
+        let before = state.as_ref().map_or((0, 0), |state| (state.index, state.term));
+        let mut log = Log::open(disk, before)?;
+        if log.hard_state.commit < before.0 {
+            // A crash between a snapshot and the log that follows it: the snapshot was committed.
+            log.hard_state.commit = before.0;
+            log.hard_state.term = log.hard_state.term.max(before.1);
+        }
+        // What is committed is here, or will be sent again.
+        log.hard_state.commit = log.hard_state.commit.min(log.last_index());
+        let conf_state = state.as_ref().map(State::conf_state).unwrap_or_default();
+        let shared = Rc::new(RefCell::new(Shared { log, conf_state, encoded: None, wanted: None }));
+        let raft_config = raft::Config {
+            id: config.id,
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            applied: before.0,
+            max_size_per_msg: MESSAGE_BYTES_MAX,
+            max_inflight_msgs: IN_FLIGHT_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            ..raft::Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&raft_config, Storage(shared.clone()), &logger)?;
+
+        let (view, membership, cluster) =
+            state.map_or_else(Default::default, |state| (state.view, state.membership, state.cluster_id));
+        let published = Published::new(view.clone());
+        let members: Arc<Vec<Member>> = Arc::new(membership.members.values().cloned().collect());
+        let core = Core {
+            raw,
+            shared,
+            transport,
+            inputs,
+            queue,
+            id: config.id,
+            view,
+            applied: before,
+            membership,
+            contacts: config.contacts,
+            published: published.clone(),
+            role: watch::Sender::new(Role::default()),
+            members: watch::Sender::new(members),
+            cluster_id: watch::Sender::new(cluster.clone()),
+            cluster,
+            proposals: VecDeque::new(),
+            reads: Reads::default(),
+            member_change: None,
+            incoming: None,
+            encoding: false,
+            ticked: Instant::now(),
+        };
+        let shown = Shown {
+            published,
+            role: core.role.subscribe(),
+            members: core.members.subscribe(),
+            cluster_id: core.cluster_id.subscribe(),
+        };
+        Ok((core, shown))
+    }
+
+    /// Until it is told to stop; gives the one who waits for that, to be told when all is let go of.
+    pub fn run(mut self) -> Option<oneshot::Sender<()>> {
+        // A cluster of one has nobody to wait for.
+        if self.raw.raft.prs().conf().voters().ids().iter().collect::<Vec<_>>() == [self.id] {
+            let _ = self.raw.campaign();
+        }
+        loop {
+            if let Err(error) = self.settle() {
+                // After a failed fdatasync nobody knows what is on the disk but a process that reads it again.
+                self.refuse_proposals(&error);
+                tracing::error!(%error, "the log cannot be written; this server stops");
+                std::process::exit(1);
+            }
+            self.show_role();
+            let wait = TICK.saturating_sub(self.ticked.elapsed());
+            match self.queue.recv_timeout(wait) {
+                Ok(Input::Stop { answer }) => return Some(answer),
+                Ok(input) => self.take(input),
+                Err(mpsc::RecvTimeoutError::Timeout) => (),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return None,
+            }
+            for _ in 0..INPUTS_A_ROUND {
+                match self.queue.try_recv() {
+                    Ok(Input::Stop { answer }) => return Some(answer),
+                    Ok(input) => self.take(input),
+                    Err(_) => break,
+                }
+            }
+            if self.ticked.elapsed() >= TICK {
+                self.ticked = Instant::now();
+                self.tick();
+            }
+            self.ask_for_reads();
+        }
+    }
+
+    fn tick(&mut self) {
+        self.raw.tick();
+        self.promote_learner();
+        self.snapshot_if_due();
+    }
+
+    fn take(&mut self, input: Input) {
+        match input {
+            Input::Propose { term, data, next, answer } => self.propose(term, data, next, answer),
+            Input::Read { answer } => self.reads.waiting.push(answer),
+            Input::Messages(messages) => {
+                for bytes in messages {
+                    match Message::decode(bytes) {
+                        Ok(message) if message.get_msg_type() == MessageType::MsgSnapshot => (),
+                        Ok(message) => self.step(message),
+                        Err(error) => tracing::warn!(%error, "dropped a malformed Raft message"),
+                    }
+                }
+            }
+            Input::Snapshot { message, state } => {
+                let Ok(message) = Message::decode(message) else { return };
+                self.incoming = Some(*state);
+                self.step(message);
+            }
+            Input::AddMember { name, address, answer } => self.add_member(name, address, answer),
+            Input::RemoveMember { id, answer } => self.remove_member(id, answer),
+            Input::Transfer => self.transfer(),
+            Input::Encoded { state, data } => self.encoded(*state, data),
+            Input::SnapshotSent { to, arrived } => {
+                let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                self.raw.report_snapshot(to, status);
+            }
+            Input::Stop { .. } => (),
+        }
+    }
+
+    fn step(&mut self, message: Message) {
+        let (from, kind) = (message.from, message.get_msg_type());
+        if let Err(error) = self.raw.step(message) {
+            tracing::debug!(from, ?kind, %error, "a Raft message was not taken");
+        }
+    }
+
+    fn propose(&mut self, term: u64, data: Vec<u8>, next: (View, Vec<Event>), answer: Answer) {
+        let refuse = |answer: Answer, error| drop(answer.send(Err(error)));
+        if self.raw.raft.state != StateRole::Leader || self.raw.raft.term != term {
+            return refuse(answer, ProposeError::NotLeader);
+        }
+        match self.raw.propose(Vec::new(), data) {
+            Ok(()) => {
+                let index = self.raw.raft.raft_log.last_index();
+                self.proposals.push_back(Proposal { index, term, next, answer });
+            }
+            // Dropped while leadership is handed over, or because too much is uncommitted.
+            Err(_) if self.raw.raft.lead_transferee.is_some() => refuse(answer, ProposeError::NotLeader),
+            Err(_) => refuse(answer, ProposeError::Full),
+        }
+    }
+
+    fn ask_for_reads(&mut self) {
+        self.reads.asked.retain_mut(|(_, waiting)| {
+            waiting.retain(|answer| !answer.is_closed());
+            !waiting.is_empty()
+        });
+        if self.reads.waiting.is_empty() {
+            return;
+        }
+        self.reads.number += 1;
+        let number = self.reads.number;
+        let waiting = std::mem::take(&mut self.reads.waiting);
+        self.reads.asked.push_back((number, waiting));
+        self.raw.read_index(number.to_le_bytes().to_vec());
+    }
+
+    /// Does all that Raft wants done, until it wants nothing.
+    fn settle(&mut self) -> Result<(), LogError> {
+        while self.raw.has_ready() {
+            let mut ready = self.raw.ready();
+            self.send(ready.take_messages());
+            if !ready.snapshot().is_empty() {
+                self.install(ready.snapshot().clone(), ready.hs().cloned())?;
+            }
+            self.apply(ready.take_committed_entries());
+            let entries = ready.take_entries();
+            let sync = ready.must_sync();
+            self.write(entries, ready.hs().cloned(), sync)?;
+            self.send(ready.take_persisted_messages());
+            for read in ready.take_read_states() {
+                self.confirm(&read.request_ctx, read.index);
+            }
+            let mut light = self.raw.advance(ready);
+            if let Some(commit) = light.commit_index() {
+                self.shared.borrow_mut().log.hard_state.commit = commit;
+            }
+            self.send(light.take_messages());
+            self.apply(light.take_committed_entries());
+            self.raw.advance_apply();
+            self.answer_reads();
+        }
+        self.answer_reads();
+        self.forget_lost();
+        Ok(())
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        let mut batches: Vec<(u64, Vec<Bytes>)> = Vec::new();
+        for message in messages {
+            let to = message.to;
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.send_snapshot(message);
+                continue;
+            }
+            let bytes = Bytes::from(message.encode_to_vec());
+            match batches.iter_mut().find(|(peer, _)| *peer == to) {
+                Some((_, batch)) => batch.push(bytes),
+                None => batches.push((to, vec![bytes])),
+            }
+        }
+        for (to, batch) in batches {
+            match self.member(to) {
+                Some(member) => self.transport.send(member, batch),
+                None => self.raw.report_unreachable(to),
+            }
+        }
+    }
+
+    fn send_snapshot(&mut self, message: Message) {
+        let to = message.to;
+        let index = message.get_snapshot().get_metadata().index;
+        let encoded = self.shared.borrow().encoded.clone().filter(|encoded| encoded.metadata.index == index);
+        let (Some(encoded), Some(member)) = (encoded, self.member(to)) else {
+            return self.raw.report_snapshot(to, SnapshotStatus::Failure);
+        };
+        let inputs = self.inputs.clone();
+        let done = move |arrived| {
+            let _ = inputs.send(Input::SnapshotSent { to, arrived });
+        };
+        self.transport.send_snapshot(member, message.encode_to_vec().into(), encoded.data, Box::new(done));
+    }
+
+    fn member(&self, id: u64) -> Option<&Member> {
+        self.membership.members.get(&id).or_else(|| self.contacts.iter().find(|member| member.id == id))
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            self.applied = (entry.index, entry.term);
+            match entry.get_entry_type() {
+                EntryType::EntryNormal => self.apply_normal(entry),
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    match ConfChangeV2::decode(&entry.data[..]) {
+                        Ok(change) => self.apply_change(&entry, &change),
+                        Err(error) => tracing::error!(%error, index = entry.index, "a malformed change of members"),
+                    }
+                }
+            }
+        }
+    }
+
+    fn apply_normal(&mut self, entry: Entry) {
+        let proposal = self.proposal_at(entry.index, entry.term);
+        if entry.data.is_empty() {
+            return;
+        }
+        if let Some(Proposal { next: (view, events), answer, .. }) = proposal {
+            // What the proposer computed counts when it was computed from this very state.
+            let follows = events.first().is_some_and(|first| first.revision == self.view.revision().next());
+            if follows {
+                self.publish(view, events);
+                return drop(answer.send(Ok(self.view.revision())));
+            }
+            let outcome = self.compute(entry.data);
+            return drop(answer.send(outcome));
+        }
+        let _ = self.compute(entry.data);
+    }
+
+    fn compute(&mut self, data: Vec<u8>) -> Result<Revision, ProposeError> {
+        let (txn, at) = match codec::read_txn(data.into()) {
+            Ok(read) => read,
+            Err(error) => {
+                // Every server reads the same bytes and comes to the same answer: the entry changes nothing.
+                tracing::error!(%error, "an entry of the log cannot be read and is skipped");
+                return Err(ProposeError::Lost);
+            }
+        };
+        match self.view.apply(&txn, at) {
+            Ok((view, events)) => {
+                self.publish(view, events);
+                Ok(self.view.revision())
+            }
+            Err(refusal) => Err(ProposeError::Refused(refusal)),
+        }
+    }
+
+    fn publish(&mut self, view: View, events: Vec<Event>) {
+        self.view = view.clone();
+        self.published.publish(view, events);
+    }
+
+    fn proposal_at(&mut self, index: u64, term: u64) -> Option<Proposal> {
+        while let Some(first) = self.proposals.front() {
+            if first.index > index {
+                return None;
+            }
+            let proposal = self.proposals.pop_front()?;
+            if proposal.index == index && proposal.term == term {
+                return Some(proposal);
+            }
+            let _ = proposal.answer.send(Err(ProposeError::Lost));
+        }
+        None
+    }
+
+    /// Proposals of a leadership that is over may still be committed by the next leader; nobody here can tell.
+    fn forget_lost(&mut self) {
+        let (term, leads) = (self.raw.raft.term, self.raw.raft.state == StateRole::Leader);
+        while self.proposals.front().is_some_and(|proposal| !leads || proposal.term != term) {
+            if let Some(proposal) = self.proposals.pop_front() {
+                let _ = proposal.answer.send(Err(ProposeError::Lost));
+            }
+        }
+        if !leads && let Some((_, _, answer)) = self.member_change.take() {
+            let _ = answer.send(Err(ChangeError::NotLeader));
+        }
+    }
+
+    fn apply_change(&mut self, entry: &Entry, change: &ConfChangeV2) {
+        let state = match self.raw.apply_conf_change(change) {
+            Ok(state) => state,
+            Err(error) => return tracing::error!(%error, "a change of members cannot be applied"),
+        };
+        self.membership.apply(change, &state);
+        {
+            let mut shared = self.shared.borrow_mut();
+            shared.conf_state = state;
+            // A new member takes no snapshot that does not know it.
+            shared.encoded = None;
+        }
+        self.show_members();
+        if let Some((index, member, answer)) = self.member_change.take() {
+            if index == entry.index {
+                let _ = answer.send(Ok(member));
+            } else {
+                self.member_change = Some((index, member, answer));
+            }
+        }
+    }
+
+    fn confirm(&mut self, context: &[u8], index: u64) {
+        let Ok(number) = context.try_into().map(u64::from_le_bytes) else { return };
+        // A later answer confirms earlier questions too.
+        while self.reads.asked.front().is_some_and(|(asked, _)| *asked <= number) {
+            let Some((_, waiting)) = self.reads.asked.pop_front() else { return };
+            self.reads.confirmed.push((index, waiting));
+        }
+    }
+
+    fn answer_reads(&mut self) {
+        let applied = self.applied.0;
+        for (_, waiting) in self.reads.confirmed.extract_if(.., |(index, _)| *index <= applied) {
+            for answer in waiting {
+                let _ = answer.send(self.view.clone());
+            }
+        }
+    }
+
+    fn show_role(&mut self) {
+        let raft = &self.raw.raft;
+        let leads = raft.state == StateRole::Leader;
+        let role = Role {
+            term: raft.term,
+            leading: leads && self.applied.1 == raft.term && raft.lead_transferee.is_none(),
+            leader: self.member(raft.leader_id).cloned(),
+        };
+        self.role.send_if_modified(|shown| {
+            let changed = *shown != role;
+            *shown = role;
+            changed
+        });
+    }
+
+    fn show_members(&self) {
+        self.members.send_replace(Arc::new(self.membership.members.values().cloned().collect()));
+    }
+
+    fn add_member(&mut self, name: String, address: String, answer: MemberAnswer) {
+        let known = self.membership.named(&name).cloned();
+        if let Some(member) = known.as_ref().filter(|member| member.address == address) {
+            return drop(answer.send(Ok(member.clone())));
+        }
+        let (kind, member) = match known {
+            Some(member) if member.learner => (ConfChangeType::AddLearnerNode, Member { address, ..member }),
+            Some(member) => (ConfChangeType::AddNode, Member { address, ..member }),
+            None => {
+                let id = self.membership.last_id + 1;
+                (ConfChangeType::AddLearnerNode, Member { id, name, address, learner: true })
+            }
+        };
+        self.change(kind, member, answer);
+    }
+
+    fn remove_member(&mut self, id: u64, answer: MemberAnswer) {
+        let Some(member) = self.membership.members.get(&id).cloned() else {
+            return drop(answer.send(Err(ChangeError::Unknown(id))));
+        };
+        let voters = self.membership.members.values().filter(|member| !member.learner).count();
+        if !member.learner && voters == 1 {
+            return drop(answer.send(Err(ChangeError::LastVoter)));
+        }
+        self.change(ConfChangeType::RemoveNode, member, answer);
+    }
+
+    fn change(&mut self, kind: ConfChangeType, member: Member, answer: MemberAnswer) {
+        if self.raw.raft.state != StateRole::Leader {
+            return drop(answer.send(Err(ChangeError::NotLeader)));
+        }
+        if self.member_change.is_some() || self.raw.raft.has_pending_conf() {
+            return drop(answer.send(Err(ChangeError::Busy)));
+        }
+        match self.raw.propose_conf_change(Vec::new(), change(kind, &member)) {
+            Ok(()) => self.member_change = Some((self.raw.raft.raft_log.last_index(), member, answer)),
+            Err(_) => drop(answer.send(Err(ChangeError::Busy))),
+        }
+    }
+
+    fn promote_learner(&mut self) {
+        if self.raw.raft.state != StateRole::Leader || self.raw.raft.has_pending_conf() {
+            return;
+        }
+        let last = self.raw.raft.raft_log.last_index();
+        let caught_up = self.membership.members.values().find(|member| {
+            let progress = self.raw.raft.prs().get(member.id);
+            member.learner
+                && progress.is_some_and(|progress| progress.matched > 0 && progress.matched + LEARNER_LAG_MAX >= last)
+        });
+        if let Some(member) = caught_up {
+            let voter = Member { learner: false, ..member.clone() };
+            tracing::info!(server = voter.name, "has caught up and votes from now on");
+            let _ = self.raw.propose_conf_change(Vec::new(), change(ConfChangeType::AddNode, &voter));
+        }
+    }
+
+    fn transfer(&mut self) {
+        if self.raw.raft.state != StateRole::Leader {
+            return;
+        }
+        let progress = self.raw.raft.prs();
+        let best = self
+            .membership
+            .members
+            .values()
+            .filter(|member| member.id != self.id && !member.learner)
+            .filter_map(|member| progress.get(member.id).map(|progress| (progress.matched, member.id)))
+            .max();
+        if let Some((_, id)) = best {
+            self.raw.transfer_leader(id);
+        }
+    }
+
+    /// Replaces everything by what the leader sent.
+    fn install(&mut self, snapshot: Snapshot, hard_state: Option<HardState>) -> Result<(), LogError> {
+        let metadata = snapshot.get_metadata();
+        let Some(state) = self.incoming.take().filter(|state| state.index == metadata.index) else {
+            return Ok(());
+        };
+        let mut shared = self.shared.borrow_mut();
+        let name = state.file_name();
+        let disk = shared.log.disk();
+        disk.replace(&name, &state.write()).map_err(|error| LogError::Io { path: disk.place(&name), error })?;
+        let hard_state = hard_state.unwrap_or_else(|| shared.log.hard_state.clone());
+        shared.log.reset((state.index, state.term), hard_state)?;
+        remove_older(shared.log.disk(), &name);
+        shared.conf_state = state.conf_state();
+        drop(shared);
+        tracing::info!(index = state.index, revision = state.view.revision().0, "took over a snapshot from the leader");
+        self.view = state.view.clone();
+        self.applied = (state.index, state.term);
+        self.membership = state.membership;
+        self.cluster = state.cluster_id.clone();
+        self.cluster_id.send_replace(state.cluster_id);
+        self.published.restart(state.view);
+        self.show_members();
+        Ok(())
+    }
+
+    /// Starts making a snapshot when the log has grown, or a follower needs one.
+    fn snapshot_if_due(&mut self) {
+        if self.encoding || self.applied.0 == 0 {
+            return;
+        }
+        let (bytes, n_entries, wanted) = {
+            let mut shared = self.shared.borrow_mut();
+            let behind = self
+                .applied
+                .0
+                .saturating_sub(shared.encoded.as_ref().map_or(shared.log.before.0, |e| e.metadata.index));
+            (shared.log.bytes, behind, shared.wanted.take())
+        };
+        let is_due = bytes > SNAPSHOT_AFTER_BYTES && n_entries > ENTRIES_KEPT || n_entries > SNAPSHOT_AFTER_ENTRIES;
+        if !is_due && wanted.is_none() {
+            return;
+        }
+        let conf_state = self.shared.borrow().conf_state.clone();
+        let state = State {
+            view: self.view.clone(),
+            index: self.applied.0,
+            term: self.applied.1,
+            voters: conf_state.voters,
+            learners: conf_state.learners,
+            membership: self.membership.clone(),
+            cluster_id: self.cluster.clone(),
+        };
+        self.encoding = true;
+        let inputs = self.inputs.clone();
+        // Beside the loop: encoding a large state takes longer than an election.
+        std::thread::spawn(move || {
+            let data = state.write();
+            let _ = inputs.send(Input::Encoded { state: Box::new(state), data });
+        });
+    }
+
+    fn encoded(&mut self, state: State, data: Bytes) {
+        self.encoding = false;
+        let mut shared = self.shared.borrow_mut();
+        if state.index < shared.log.before.0 {
+            return;
+        }
+        let name = state.file_name();
+        if let Err(error) = shared.log.disk().replace(&name, &data) {
+            // The log goes on without it; the next tick tries again.
+            return tracing::warn!(%error, "a snapshot cannot be written");
+        }
+        remove_older(shared.log.disk(), &name);
+        shared.encoded = Some(Encoded { metadata: Arc::new(state.metadata()), data });
+        let keep_from = state.index.saturating_sub(ENTRIES_KEPT);
+        if let Err(error) = shared.log.compact(keep_from) {
+            tracing::warn!(%error, "the log cannot be compacted");
+        }
+    }
+
+    /// A full disk is waited for: what Raft wants written stays in hand, and others elect a leader meanwhile.
+    fn write(&mut self, entries: Vec<Entry>, hard_state: Option<HardState>, sync: bool) -> Result<(), LogError> {
+        loop {
+            let written = self.shared.borrow_mut().log.append(entries.clone(), hard_state.clone(), sync);
+            match written {
+                Err(error) if error.is_full() => {
+                    tracing::error!(%error, "the disk is full; nothing is lost, and this server goes on once there is space");
+                    self.refuse_proposals(&error);
+                    std::thread::sleep(DISK_RETRY);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn refuse_proposals(&mut self, error: &LogError) {
+        let refusal = ProposeError::Disk(error.to_string());
+        for proposal in self.proposals.drain(..) {
+            let _ = proposal.answer.send(Err(refusal.clone()));
+        }
+        // Messages are sent again by those who sent them; proposals are answered, so that nobody waits in vain.
+        while let Ok(input) = self.queue.try_recv() {
+            if let Input::Propose { answer, .. } = input {
+                let _ = answer.send(Err(refusal.clone()));
+            }
+        }
+        self.role.send_replace(Role::default());
+    }
+}
+
+fn newest_snapshot(disk: &impl Disk) -> Result<Option<State>, OpenError> {
+    let names = disk.list().map_err(|error| OpenError::Io { path: disk.place(""), error })?;
+    let Some(name) = names.iter().rfind(|name| is_file(name)) else { return Ok(None) };
+    let bytes = disk.read(name).map_err(|error| OpenError::Io { path: disk.place(name), error })?;
+    let state = State::read(bytes.into()).map_err(|error| OpenError::Snapshot { path: disk.place(name), error })?;
+    Ok(Some(state))
+}
+
+/// The first state of a new cluster: empty, with one voter. It stands at index 1, so that every server that joins later
+/// is sent a snapshot, and with it the members.
+fn found(config: &Config, disk: &mut impl Disk) -> Result<State, OpenError> {
+    let member = Member { id: config.id, name: config.name.clone(), address: config.address.clone(), learner: false };
+    let state = State {
+        view: View::default(),
+        index: 1,
+        term: 1,
+        voters: vec![config.id],
+        learners: Vec::new(),
+        membership: Membership::of_founder(member),
+        cluster_id: format!("{:016x}", rand::random::<u64>()),
+    };
+    let name = state.file_name();
+    disk.replace(&name, &state.write()).map_err(|error| OpenError::Io { path: disk.place(&name), error })?;
+    Ok(state)
+}
+
+fn remove_older(disk: &mut impl Disk, newest: &str) {
+    for name in disk.list().unwrap_or_default().iter().filter(|name| is_file(name) && name.as_str() < newest) {
+        if let Err(error) = disk.remove(name) {
+            tracing::warn!(%error, "an old snapshot cannot be removed");
+        }
+    }
+}

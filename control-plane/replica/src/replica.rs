@@ -1,0 +1,265 @@
+//! The handle that everybody holds; the thread behind it is `core`.
+
+use std::{
+    fs,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use copepod_api::{Resource, Revision, Timestamp, Txn};
+use copepod_store::{Event, View};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    Member, ReplicaCursor, codec,
+    core::{Core, Input},
+    cursor::Published,
+    disk::{Directory, Disk},
+    log::LogError,
+    snapshot::State,
+};
+
+/// How long a read waits for an answer before it asks again: leadership may have moved meanwhile.
+const ASK_AGAIN: Duration = Duration::from_millis(300);
+
+/// How long leadership may take to move.
+const TRANSFER_MAX: Duration = Duration::from_secs(2);
+
+pub struct Config {
+    /// Never zero, unique, never used again after its server was removed.
+    pub id: u64,
+    pub data_dir: PathBuf,
+    pub name: String,
+    /// `host:port`.
+    pub address: String,
+    /// Found a cluster of one where the disk is empty.
+    pub bootstrap: bool,
+    /// Members that a joining server was told of; used until the log tells it who they are.
+    pub contacts: Vec<Member>,
+}
+
+/// Carries messages to other members; may lose, repeat and reorder them, and never waits.
+pub trait Transport: Send + Sync + 'static {
+    fn send(&self, to: &Member, messages: Vec<Bytes>);
+
+    /// Sends a snapshot message and the data that belongs to it; says whether it arrived.
+    fn send_snapshot(&self, to: &Member, message: Bytes, data: Bytes, done: Box<dyn FnOnce(bool) + Send>);
+}
+
+/// What this replica is at the moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Role {
+    pub term: u64,
+    /// It leads, and has applied everything of earlier terms: its view is the state to decide on.
+    pub leading: bool,
+    pub leader: Option<Member>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("{path}: {error}", path = path.display())]
+    Io { path: PathBuf, error: std::io::Error },
+    #[error("{path} is in use by another process; each server needs a directory of its own", path = path.display())]
+    Locked { path: PathBuf },
+    #[error("{0}")]
+    Log(#[from] LogError),
+    #[error("{path}: {error}; restore this server's directory from a backup, or remove it and let the server join again", path = path.display())]
+    Snapshot { path: PathBuf, error: codec::Malformed },
+    #[error("raft: {0}")]
+    Raft(#[from] raft::Error),
+}
+
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ProposeError {
+    #[error("this server does not lead")]
+    NotLeader,
+    #[error("leadership moved meanwhile; whether the write took place is unknown")]
+    Lost,
+    #[error("too many writes are under way; try again")]
+    Full,
+    #[error("the log cannot be written ({0}); whether the write took place is unknown")]
+    Disk(String),
+    #[error("the write is refused: {0}")]
+    Refused(copepod_store::Refusal),
+    #[error("this server is stopping")]
+    Stopping,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    #[error("this server is stopping")]
+    Stopping,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    #[error("this server does not lead")]
+    NotLeader,
+    #[error("another change of the members is under way; try again")]
+    Busy,
+    #[error("there is no member {0}")]
+    Unknown(u64),
+    #[error("the last voting server cannot be removed")]
+    LastVoter,
+    #[error("this server is stopping")]
+    Stopping,
+}
+
+/// One server's copy of the store. Cloning shares it.
+#[derive(Clone)]
+pub struct Replica {
+    inputs: mpsc::Sender<Input>,
+    published: Arc<Published>,
+    role: watch::Receiver<Role>,
+    members: watch::Receiver<Arc<Vec<Member>>>,
+    cluster_id: watch::Receiver<String>,
+}
+
+impl Replica {
+    /// Reads the disk and starts the thread.
+    pub fn open(config: Config, transport: Arc<dyn Transport>) -> Result<Replica, OpenError> {
+        let failed = |error| OpenError::Io { path: config.data_dir.clone(), error };
+        let directory = Directory::open(&config.data_dir).map_err(failed)?;
+        let lock_path = config.data_dir.join("lock");
+        let lock = fs::File::create(&lock_path).map_err(failed)?;
+        match lock.try_lock() {
+            Ok(()) => (),
+            Err(fs::TryLockError::WouldBlock) => return Err(OpenError::Locked { path: config.data_dir }),
+            Err(fs::TryLockError::Error(error)) => return Err(OpenError::Io { path: lock_path, error }),
+        }
+        Replica::on(config, directory, transport, Some(lock))
+    }
+
+    /// On any disk.
+    pub fn on<D: Disk>(
+        config: Config,
+        disk: D,
+        transport: Arc<dyn Transport>,
+        lock: Option<fs::File>,
+    ) -> Result<Replica, OpenError> {
+        let (inputs, queue) = mpsc::channel();
+        let (started, opened) = mpsc::sync_channel(1);
+        let own = inputs.clone();
+        std::thread::Builder::new()
+            .name("raft".to_owned())
+            .spawn(move || match Core::open(config, disk, transport, own, queue) {
+                Ok((core, shown)) => {
+                    let _ = started.send(Ok(shown));
+                    let stopped = core.run();
+                    drop(lock);
+                    if let Some(waiting) = stopped {
+                        let _ = waiting.send(());
+                    }
+                }
+                Err(error) => drop(started.send(Err(error))),
+            })
+            .map_err(|error| OpenError::Io { path: PathBuf::from("thread"), error })?;
+        let shown = opened.recv().map_err(|_| OpenError::Io {
+            path: PathBuf::from("thread"),
+            error: std::io::Error::other("the thread of the log ended while it opened"),
+        })??;
+        Ok(Replica {
+            inputs,
+            published: shown.published,
+            role: shown.role,
+            members: shown.members,
+            cluster_id: shown.cluster_id,
+        })
+    }
+
+    /// The newest state applied here. Never waits.
+    pub fn view(&self) -> View {
+        self.published.view()
+    }
+
+    pub fn role(&self) -> watch::Receiver<Role> {
+        self.role.clone()
+    }
+
+    /// Proposes a transaction in `term`. `next` is the view and the events that the proposer has computed; it is adopted
+    /// at commit when the state is still the one it was computed from, which saves computing it again.
+    pub fn propose(
+        &self,
+        term: u64,
+        txn: Txn,
+        at: Timestamp,
+        next: (View, Vec<Event>),
+    ) -> oneshot::Receiver<Result<Revision, ProposeError>> {
+        let (answer, receiver) = oneshot::channel();
+        let data = codec::write_txn(&txn, at);
+        let _ = self.inputs.send(Input::Propose { term, data, next, answer });
+        receiver
+    }
+
+    /// A view that contains everything acknowledged anywhere before the call. Waits for as long as no majority answers.
+    pub async fn fresh(&self) -> Result<View, ReadError> {
+        loop {
+            let (answer, receiver) = oneshot::channel();
+            self.inputs.send(Input::Read { answer }).map_err(|_| ReadError::Stopping)?;
+            if let Ok(Ok(view)) = tokio::time::timeout(ASK_AGAIN, receiver).await {
+                return Ok(view);
+            }
+        }
+    }
+
+    pub async fn reached(&self, revision: Revision) -> Result<View, ReadError> {
+        let mut changes = self.published.changes();
+        changes.wait_for(|newest| *newest >= revision).await.map_err(|_| ReadError::Stopping)?;
+        Ok(self.view())
+    }
+
+    pub fn watch(&self, resource: Option<Resource>, from: Revision) -> ReplicaCursor {
+        self.published.watch(resource, from)
+    }
+
+    /// Messages of other members.
+    pub fn receive(&self, messages: Vec<Bytes>) {
+        let _ = self.inputs.send(Input::Messages(messages));
+    }
+
+    /// A snapshot message with its data; refused here when the data is not what was sent.
+    pub fn receive_snapshot(&self, message: Bytes, data: Bytes) -> Result<(), codec::Malformed> {
+        let state = State::read(data)?;
+        let _ = self.inputs.send(Input::Snapshot { message, state: Box::new(state) });
+        Ok(())
+    }
+
+    pub fn members(&self) -> Vec<Member> {
+        self.members.borrow().to_vec()
+    }
+
+    /// Adds a server as a learner, on the leader; it votes once it has caught up. A name that is known keeps its id.
+    pub async fn add_member(&self, name: &str, address: &str) -> Result<Member, ChangeError> {
+        let (answer, receiver) = oneshot::channel();
+        let input = Input::AddMember { name: name.to_owned(), address: address.to_owned(), answer };
+        self.inputs.send(input).map_err(|_| ChangeError::Stopping)?;
+        receiver.await.map_err(|_| ChangeError::Stopping)?
+    }
+
+    pub async fn remove_member(&self, id: u64) -> Result<(), ChangeError> {
+        let (answer, receiver) = oneshot::channel();
+        self.inputs.send(Input::RemoveMember { id, answer }).map_err(|_| ChangeError::Stopping)?;
+        receiver.await.map_err(|_| ChangeError::Stopping)?.map(drop)
+    }
+
+    /// Hands leadership to the member that has most of the log; at once when this replica does not lead.
+    pub async fn transfer_leadership(&self) {
+        let mut role = self.role.clone();
+        let _ = self.inputs.send(Input::Transfer);
+        let _ = tokio::time::timeout(TRANSFER_MAX, role.wait_for(|role| !role.leading)).await;
+    }
+
+    /// Stops the thread; everything acknowledged is on disk already.
+    pub async fn shutdown(self) {
+        let (answer, receiver) = oneshot::channel();
+        let _ = self.inputs.send(Input::Stop { answer });
+        let _ = receiver.await;
+    }
+
+    /// Made up when the cluster was founded; empty on a server that has not heard from its cluster yet.
+    pub fn cluster_id(&self) -> String {
+        self.cluster_id.borrow().clone()
+    }
+}

@@ -1,0 +1,88 @@
+//! The log and the snapshot as Raft reads them.
+
+use std::{cell::RefCell, rc::Rc};
+
+use raft::{
+    Error, GetEntriesContext, RaftState, Result, StorageError,
+    prelude::{ConfState, Entry, Snapshot},
+    util::limit_size,
+};
+
+use crate::{disk::Disk, log::Log, snapshot::Encoded};
+
+/// What the core and Raft share; both live on one thread.
+pub struct Shared<D> {
+    pub log: Log<D>,
+    pub conf_state: ConfState,
+    /// The newest snapshot that can be sent.
+    pub encoded: Option<Encoded>,
+    /// A follower needs a snapshot of at least this index, and none is ready.
+    pub wanted: Option<u64>,
+}
+
+pub struct Storage<D>(pub Rc<RefCell<Shared<D>>>);
+
+impl<D> Clone for Storage<D> {
+    fn clone(&self) -> Self {
+        Storage(self.0.clone())
+    }
+}
+
+impl<D: Disk> raft::Storage for Storage<D> {
+    fn initial_state(&self) -> Result<RaftState> {
+        let shared = self.0.borrow();
+        Ok(RaftState { hard_state: shared.log.hard_state.clone(), conf_state: shared.conf_state.clone() })
+    }
+
+    fn entries(
+        &self,
+        low: u64,
+        high: u64,
+        max_size: impl Into<Option<u64>>,
+        _: GetEntriesContext,
+    ) -> Result<Vec<Entry>> {
+        let log = &self.0.borrow().log;
+        if low < log.first_index() {
+            return Err(Error::Store(StorageError::Compacted));
+        }
+        if high > log.last_index() + 1 {
+            return Err(Error::Store(StorageError::Unavailable));
+        }
+        let place = |index: u64| (index - log.first_index()) as usize;
+        let mut entries: Vec<Entry> = log.entries.range(place(low)..place(high)).cloned().collect();
+        limit_size(&mut entries, max_size.into());
+        Ok(entries)
+    }
+
+    fn term(&self, index: u64) -> Result<u64> {
+        let log = &self.0.borrow().log;
+        match log.term(index) {
+            Some(term) => Ok(term),
+            None if index < log.first_index() => Err(Error::Store(StorageError::Compacted)),
+            None => Err(Error::Store(StorageError::Unavailable)),
+        }
+    }
+
+    fn first_index(&self) -> Result<u64> {
+        Ok(self.0.borrow().log.first_index())
+    }
+
+    fn last_index(&self) -> Result<u64> {
+        Ok(self.0.borrow().log.last_index())
+    }
+
+    /// Its data is left out: it travels beside the message.
+    fn snapshot(&self, request_index: u64, _: u64) -> Result<Snapshot> {
+        let mut shared = self.0.borrow_mut();
+        let needed = request_index.max(shared.log.before.0);
+        match &shared.encoded {
+            Some(encoded) if encoded.metadata.index >= needed => {
+                Ok(Snapshot { data: Vec::new(), metadata: Some((*encoded.metadata).clone()) })
+            }
+            _ => {
+                shared.wanted = Some(needed);
+                Err(Error::Store(StorageError::SnapshotTemporarilyUnavailable))
+            }
+        }
+    }
+}

@@ -1,0 +1,443 @@
+//! Three replicas in one process, on a network that can be cut and disks that can be torn.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use copepod_api::{Body, Expect, Key, Op, Revision, Timestamp, Txn, resource::CONFIG_MAPS};
+use copepod_store::Cursor;
+use serde_json::json;
+
+use crate::{Config, Disk, Member, OpenError, Replica, Transport, log::LogError};
+
+/// A disk in memory: what was not synchronised can be torn off.
+#[derive(Clone, Default)]
+struct FakeDisk(Arc<Mutex<Files>>);
+
+#[derive(Default)]
+struct Files {
+    files: BTreeMap<String, Vec<u8>>,
+    /// Bytes of each file that are durable.
+    durable: BTreeMap<String, usize>,
+    full: bool,
+}
+
+impl FakeDisk {
+    fn with<T>(&self, act: impl FnOnce(&mut Files) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The power goes: of what was not durable, a part is left.
+    fn tear(&self, kept: usize) -> FakeDisk {
+        self.with(|disk| {
+            let mut files = disk.files.clone();
+            for (name, content) in &mut files {
+                let durable = disk.durable.get(name).copied().unwrap_or(0);
+                content.truncate((durable + kept).min(content.len()));
+            }
+            let durable = files.iter().map(|(name, content)| (name.clone(), content.len())).collect();
+            FakeDisk(Arc::new(Mutex::new(Files { files, durable, full: false })))
+        })
+    }
+}
+
+impl Disk for FakeDisk {
+    fn list(&self) -> io::Result<Vec<String>> {
+        Ok(self.with(|disk| disk.files.keys().cloned().collect()))
+    }
+
+    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        self.with(|disk| disk.files.get(name).cloned()).ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.with(|disk| {
+            if disk.full {
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+            disk.files.entry(name.to_owned()).or_default().extend_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    fn sync(&mut self, name: &str) -> io::Result<()> {
+        self.with(|disk| {
+            let length = disk.files.get(name).map_or(0, Vec::len);
+            disk.durable.insert(name.to_owned(), length);
+        });
+        Ok(())
+    }
+
+    fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
+        self.with(|disk| disk.files.entry(name.to_owned()).or_default().truncate(length as usize));
+        self.sync(name)
+    }
+
+    fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        self.with(|disk| disk.files.insert(name.to_owned(), bytes.to_vec()));
+        self.sync(name)
+    }
+
+    fn remove(&mut self, name: &str) -> io::Result<()> {
+        self.with(|disk| disk.files.remove(name));
+        Ok(())
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        PathBuf::from("/fake").join(name)
+    }
+}
+
+/// Carries messages between the replicas of one test.
+#[derive(Default)]
+struct Wires {
+    replicas: Mutex<BTreeMap<u64, Replica>>,
+    cut: Mutex<BTreeSet<u64>>,
+}
+
+struct Wire {
+    from: u64,
+    wires: Arc<Wires>,
+}
+
+impl Wire {
+    fn reach(&self, to: u64) -> Option<Replica> {
+        let cut = self.wires.cut.lock().unwrap();
+        if cut.contains(&to) || cut.contains(&self.from) {
+            return None;
+        }
+        self.wires.replicas.lock().unwrap().get(&to).cloned()
+    }
+}
+
+impl Transport for Wire {
+    fn send(&self, to: &Member, messages: Vec<Bytes>) {
+        if let Some(replica) = self.reach(to.id) {
+            replica.receive(messages);
+        }
+    }
+
+    fn send_snapshot(&self, to: &Member, message: Bytes, data: Bytes, done: Box<dyn FnOnce(bool) + Send>) {
+        done(self.reach(to.id).is_some_and(|replica| replica.receive_snapshot(message, data).is_ok()));
+    }
+}
+
+struct Cluster {
+    wires: Arc<Wires>,
+    disks: BTreeMap<u64, FakeDisk>,
+    contacts: Vec<Member>,
+}
+
+impl Cluster {
+    async fn of(n: u64) -> Cluster {
+        let mut cluster = Cluster { wires: Arc::default(), disks: BTreeMap::new(), contacts: Vec::new() };
+        cluster.start(1, FakeDisk::default(), true).unwrap();
+        for id in 2..=n {
+            cluster.join(id).await;
+        }
+        cluster
+    }
+
+    fn start(&mut self, id: u64, disk: FakeDisk, bootstrap: bool) -> Result<(), OpenError> {
+        let config = Config {
+            id,
+            data_dir: PathBuf::from("/fake"),
+            name: format!("s{id}"),
+            address: format!("s{id}:1"),
+            bootstrap,
+            contacts: self.contacts.clone(),
+        };
+        let wire = Arc::new(Wire { from: id, wires: self.wires.clone() });
+        let replica = Replica::on(config, disk.clone(), wire, None)?;
+        self.disks.insert(id, disk);
+        self.wires.replicas.lock().unwrap().insert(id, replica);
+        Ok(())
+    }
+
+    async fn join(&mut self, id: u64) {
+        let leader = self.leader().await;
+        let member = leader.add_member(&format!("s{id}"), &format!("s{id}:1")).await.unwrap();
+        assert_eq!(member.id, id);
+        self.contacts = leader.members();
+        self.start(id, FakeDisk::default(), false).unwrap();
+        until(|| leader.members().iter().any(|member| member.id == id && !member.learner)).await;
+    }
+
+    fn replica(&self, id: u64) -> Replica {
+        self.wires.replicas.lock().unwrap()[&id].clone()
+    }
+
+    fn cut(&self, id: u64) {
+        self.wires.cut.lock().unwrap().insert(id);
+    }
+
+    fn heal(&self, id: u64) {
+        self.wires.cut.lock().unwrap().remove(&id);
+    }
+
+    async fn stop(&self, id: u64) {
+        let replica = self.wires.replicas.lock().unwrap().remove(&id).unwrap();
+        replica.shutdown().await;
+    }
+
+    /// Like the loss of power: restarts from what is on the disk.
+    async fn restart(&mut self, id: u64, kept: usize) {
+        let torn = self.disks[&id].tear(kept);
+        self.stop(id).await;
+        self.start(id, torn, false).unwrap();
+    }
+
+    /// One that leads and is not cut off.
+    async fn leader(&self) -> Replica {
+        let found = Mutex::new(None);
+        until(|| {
+            let cut = self.wires.cut.lock().unwrap().clone();
+            let replicas = self.wires.replicas.lock().unwrap();
+            let leader = replicas.iter().find(|(id, replica)| !cut.contains(id) && replica.role().borrow().leading);
+            *found.lock().unwrap() = leader.map(|(id, replica)| (*id, replica.clone()));
+            leader.is_some()
+        })
+        .await;
+        found.into_inner().unwrap().unwrap().1
+    }
+
+    async fn leader_id(&self) -> u64 {
+        let leader = self.leader().await;
+        leader.role().borrow().leader.as_ref().unwrap().id
+    }
+}
+
+async fn until(condition: impl Fn() -> bool) {
+    let met = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), met).await.expect("the condition is met in the end");
+}
+
+fn key(name: &str) -> Key {
+    Key::new(CONFIG_MAPS, "d", name.to_owned())
+}
+
+fn put(name: &str, data: &str) -> Txn {
+    let object = json!({"metadata": {"namespace": "d", "name": name, "uid": name}, "data": {"a": data}});
+    Txn { ops: vec![Op::Put { key: key(name), body: Body::encode(&object), expect: Expect::Any }] }
+}
+
+async fn write(replica: &Replica, name: &str) -> Revision {
+    write_data(replica, name, "").await.unwrap()
+}
+
+async fn write_data(replica: &Replica, name: &str, data: &str) -> Result<Revision, crate::ProposeError> {
+    let term = replica.role().borrow().term;
+    let (txn, at) = (put(name, data), Timestamp::UNIX_EPOCH);
+    let next = replica.view().apply(&txn, at).unwrap();
+    replica.propose(term, txn, at, next).await.unwrap()
+}
+
+fn has(replica: &Replica, name: &str) -> bool {
+    replica.view().object(&key(name)).is_some()
+}
+
+#[tokio::test]
+async fn what_is_written_on_the_leader_is_read_everywhere() {
+    let cluster = Cluster::of(3).await;
+    let revision = write(&cluster.leader().await, "a").await;
+    for id in 1..=3 {
+        assert!(cluster.replica(id).fresh().await.unwrap().object(&key("a")).is_some());
+        assert_eq!(cluster.replica(id).reached(revision).await.unwrap().revision(), revision);
+    }
+}
+
+#[tokio::test]
+async fn a_watch_sees_each_change_once_and_resumes() {
+    let cluster = Cluster::of(1).await;
+    let leader = cluster.leader().await;
+    let start = leader.view().revision();
+    let mut cursor = leader.watch(Some(CONFIG_MAPS), start);
+    write(&leader, "a").await;
+    write(&leader, "b").await;
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        seen.extend(cursor.next().await.unwrap().into_iter().map(|event| event.object.key.name().to_owned()));
+    }
+    assert_eq!(seen, ["a", "b"]);
+    assert_eq!(cursor.position(), leader.view().revision());
+    let mut resumed = leader.watch(None, start.next());
+    assert_eq!(resumed.next().await.unwrap()[0].object.key.name(), "b");
+}
+
+#[tokio::test]
+async fn another_leader_is_found_and_nothing_acknowledged_is_lost() {
+    let cluster = Cluster::of(3).await;
+    let first = cluster.leader_id().await;
+    write(&cluster.leader().await, "a").await;
+    cluster.cut(first);
+    until(|| !cluster.replica(first).role().borrow().leading).await;
+    let second = cluster.leader().await;
+    write(&second, "b").await;
+    cluster.heal(first);
+    until(|| has(&cluster.replica(first), "a") && has(&cluster.replica(first), "b")).await;
+}
+
+#[tokio::test]
+async fn a_write_without_a_majority_is_not_acknowledged() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let id = cluster.leader_id().await;
+    (1..=3).filter(|other| *other != id).for_each(|other| cluster.cut(other));
+    assert!(write_data(&leader, "a", "").await.is_err());
+    let term = leader.role().borrow().term;
+    let next = leader.view().apply(&put("b", ""), Timestamp::UNIX_EPOCH).unwrap();
+    let refused = leader.propose(term, put("b", ""), Timestamp::UNIX_EPOCH, next).await.unwrap();
+    assert_eq!(refused, Err(crate::ProposeError::NotLeader));
+}
+
+#[tokio::test]
+async fn all_servers_come_back_from_their_disks() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    for number in 0..50 {
+        write(&leader, &format!("o{number}")).await;
+    }
+    for id in 1..=3 {
+        // A different part of the unsynchronised end survives on each.
+        cluster.restart(id, id as usize * 3).await;
+    }
+    let leader = cluster.leader().await;
+    for number in 0..50 {
+        assert!(has(&leader, &format!("o{number}")), "{number}");
+    }
+    assert_eq!(leader.members().len(), 3);
+    write(&leader, "after").await;
+}
+
+#[tokio::test]
+async fn a_server_that_was_away_for_long_gets_a_snapshot() {
+    let mut cluster = Cluster::of(2).await;
+    cluster.join(3).await;
+    let leader_id = cluster.leader_id().await;
+    let away = (1..=3).find(|id| *id != leader_id).unwrap();
+    cluster.stop(away).await;
+    let leader = cluster.leader().await;
+    let large = "x".repeat(64 * 1024);
+    for number in 0..1400 {
+        write_data(&leader, &format!("o{}", number % 20), &large).await.unwrap();
+    }
+    let disk = cluster.disks[&leader_id].clone();
+    until(|| {
+        disk.with(|disk| {
+            disk.files.keys().any(|name| name.ends_with(".snapshot") && !name.starts_with("00000000000000000001."))
+        })
+    })
+    .await;
+    let disk = cluster.disks[&away].clone();
+    cluster.start(away, disk, false).unwrap();
+    let replica = cluster.replica(away);
+    let revision = leader.view().revision();
+    until(|| replica.view().revision() >= revision).await;
+    assert!(has(&replica, "o19"));
+    // Watches from before the snapshot are told to list again.
+    let mut cursor = replica.watch(Some(CONFIG_MAPS), Revision(1));
+    assert!(cursor.next().await.is_err());
+}
+
+#[tokio::test]
+async fn a_member_that_joins_again_keeps_its_id_and_changes_its_address() {
+    let cluster = Cluster::of(2).await;
+    let leader = cluster.leader().await;
+    let member = leader.add_member("s2", "elsewhere:1").await.unwrap();
+    assert_eq!((member.id, member.address.as_str()), (2, "elsewhere:1"));
+    until(|| leader.members().iter().any(|member| member.address == "elsewhere:1" && !member.learner)).await;
+}
+
+#[tokio::test]
+async fn a_member_can_be_removed_but_not_the_last() {
+    let cluster = Cluster::of(2).await;
+    let leader = cluster.leader().await;
+    let other = (1..=2).find(|id| *id != leader.role().borrow().leader.as_ref().unwrap().id).unwrap();
+    leader.remove_member(other).await.unwrap();
+    assert_eq!(leader.members().len(), 1);
+    let own = leader.members()[0].id;
+    assert_eq!(leader.remove_member(own).await, Err(crate::ChangeError::LastVoter));
+    write(&leader, "a").await;
+}
+
+#[tokio::test]
+async fn leadership_can_be_handed_over() {
+    let cluster = Cluster::of(3).await;
+    let (first, leader) = (cluster.leader_id().await, cluster.leader().await);
+    leader.transfer_leadership().await;
+    until(|| !leader.role().borrow().leading).await;
+    assert_ne!(cluster.leader_id().await, first);
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_writes_and_loses_nothing() {
+    let cluster = Cluster::of(1).await;
+    let leader = cluster.leader().await;
+    write(&leader, "a").await;
+    let disk = cluster.disks[&1].clone();
+    disk.with(|disk| disk.full = true);
+    let refusal = write_data(&leader, "b", "").await.unwrap_err();
+    assert!(refusal.to_string().contains("cannot be written"), "{refusal}");
+    disk.with(|disk| disk.full = false);
+    let leader = cluster.leader().await;
+    until(|| leader.role().borrow().leading).await;
+    assert!(has(&leader, "a"));
+    write(&leader, "c").await;
+}
+
+#[tokio::test]
+async fn damage_in_the_middle_of_the_log_is_refused_with_its_place() {
+    let mut cluster = Cluster::of(1).await;
+    let leader = cluster.leader().await;
+    for name in ["a", "b", "c"] {
+        write(&leader, name).await;
+    }
+    let torn = cluster.disks[&1].tear(0);
+    cluster.stop(1).await;
+    let place = torn.with(|disk| {
+        let content = disk.files.iter_mut().find(|(name, _)| name.ends_with(".log")).unwrap().1;
+        let at = content.windows(3).position(|part| part == b"\"a\"").unwrap();
+        content[at] ^= 1;
+        at
+    });
+    match cluster.start(1, torn, false) {
+        Err(OpenError::Log(LogError::Damaged { path, offset, .. })) => {
+            assert!(path.to_string_lossy().ends_with(".log"));
+            assert!(offset < place);
+        }
+        other => panic!("expected a refusal, got {:?}", other.err()),
+    }
+}
+
+#[tokio::test]
+async fn two_processes_cannot_share_a_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || {
+        let config = Config {
+            id: 1,
+            data_dir: directory.path().to_owned(),
+            name: "s1".to_owned(),
+            address: "s1:1".to_owned(),
+            bootstrap: true,
+            contacts: Vec::new(),
+        };
+        Replica::open(config, Arc::new(Wire { from: 1, wires: Arc::default() }))
+    };
+    let first = open().unwrap();
+    assert!(matches!(open().err(), Some(OpenError::Locked { .. })));
+    until(|| first.role().borrow().leading).await;
+    write(&first, "a").await;
+    first.shutdown().await;
+    let again = open().unwrap();
+    until(|| again.role().borrow().leading).await;
+    assert!(has(&again, "a"));
+}
