@@ -1,0 +1,223 @@
+//! What the API offers, derived from the registry's rows.
+
+use std::collections::BTreeMap;
+
+use axum::response::Response;
+use copepod_api::{Kind, Scope, StatusResult, openapi};
+use copepod_registry::{Row, rows};
+use http::{
+    HeaderMap, HeaderValue, StatusCode,
+    header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    accept::{self, Encoding},
+    answer,
+    path::Place,
+    reviews,
+};
+
+/// Says that a document is of the aggregated form; clients look for exactly this.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+pub fn answer(place: &Place, headers: &HeaderMap) -> StatusResult<Response> {
+    let aggregated = accept::ranges(headers).next().is_some_and(|range| {
+        range.parameter("as") == Some("APIGroupDiscoveryList")
+            && range.parameter("g") == Some("apidiscovery.k8s.io")
+            && range.parameter("v") == Some("v2")
+    });
+    let document = match place {
+        Place::CoreVersions if aggregated => return Ok(tagged(&everything(true), AGGREGATED, headers)),
+        Place::Groups if aggregated => return Ok(tagged(&everything(false), AGGREGATED, headers)),
+        Place::CoreVersions => json!({
+            "kind": "APIVersions",
+            "versions": ["v1"],
+            "serverAddressByClientCIDRs": [],
+        }),
+        Place::Groups => json!({
+            "kind": "APIGroupList", "apiVersion": "v1",
+            "groups": groups().iter().filter(|(group, _)| !group.is_empty()).map(|(group, versions)| api_group(group, versions)).collect::<Vec<_>>(),
+        }),
+        Place::Group(name) => {
+            let versions = groups().into_iter().find(|(group, _)| group == name && !group.is_empty());
+            let (group, versions) = versions.ok_or_else(copepod_api::Status::no_such_path)?;
+            let mut group = api_group(group, &versions);
+            group["kind"] = json!("APIGroup");
+            group["apiVersion"] = json!("v1");
+            group
+        }
+        Place::Resources { group, version } => resources(group, version)?,
+        _ => {
+            let mut paths: Vec<String> = vec!["/api".to_owned(), "/apis".to_owned()];
+            for (group, versions) in groups() {
+                if !group.is_empty() {
+                    paths.push(format!("/apis/{group}"));
+                }
+                paths.extend(versions.iter().map(|version| openapi::group_path(group, version)));
+            }
+            paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+            return Ok(answer::value(200, &json!({"paths": paths}), Encoding::Pretty));
+        }
+    };
+    Ok(tagged(&document, "application/json", headers))
+}
+
+/// Clients keep discovery and ask whether it changed.
+fn tagged(document: &Value, content_type: &'static str, headers: &HeaderMap) -> Response {
+    let bytes = document.to_string();
+    let tag = format!("\"{}\"", openapi::hash(bytes.as_bytes()));
+    let is_known = headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
+    let mut response = answer::typed(200, content_type, if is_known { String::new() } else { bytes });
+    if is_known {
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response.headers_mut().remove(CONTENT_TYPE);
+    }
+    if let Ok(tag) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// The groups with their versions, the preferred first, in the order of the rows.
+fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
+    let of_rows = rows().iter().map(|row| (&*row.kind.group, &*row.kind.version));
+    let of_reviews = reviews::ALL.iter().map(|review| (review.group, review.version));
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
+    for (group, version) in of_rows.chain(of_reviews) {
+        match groups.iter_mut().find(|(known, _)| *known == group) {
+            Some((_, versions)) if versions.contains(&version) => {}
+            Some((_, versions)) => versions.push(version),
+            None => groups.push((group, vec![version])),
+        }
+    }
+    groups
+}
+
+fn api_group(group: &str, versions: &[&str]) -> Value {
+    let version = |version: &&str| json!({"groupVersion": format!("{group}/{version}"), "version": version});
+    json!({
+        "name": group,
+        "versions": versions.iter().map(version).collect::<Vec<_>>(),
+        "preferredVersion": versions.first().map(version),
+    })
+}
+
+fn rows_of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Row> + 'a {
+    rows().iter().filter(move |row| row.kind.group == group && row.kind.version == version)
+}
+
+fn reviews_of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static reviews::Review> + 'a {
+    reviews::ALL.iter().filter(move |review| review.group == group && review.version == version)
+}
+
+/// `APIResourceList` of a group and version.
+fn resources(group: &str, version: &str) -> StatusResult<Value> {
+    if !groups().iter().any(|(known, versions)| *known == group && versions.contains(&version)) {
+        return Err(copepod_api::Status::no_such_path());
+    }
+    let mut resources = Vec::new();
+    for row in rows_of(group, version) {
+        let kind = &row.kind;
+        let mut resource = json!({
+            "name": kind.plural, "singularName": kind.singular, "namespaced": kind.is_namespaced(),
+            "kind": kind.name, "verbs": row.verbs,
+        });
+        add_names(&mut resource, kind);
+        resources.push(resource);
+        for subresource in kind.subresources.iter() {
+            let mut resource = json!({
+                "name": format!("{}/{}", kind.plural, subresource.name), "singularName": "",
+                "namespaced": kind.is_namespaced(), "kind": kind.name, "verbs": subresource.verbs,
+            });
+            if let Some((group, version, name)) = subresource.kind {
+                resource["kind"] = json!(name);
+                if (group, version) != (&kind.group, &kind.version) {
+                    resource["group"] = json!(group);
+                    resource["version"] = json!(version);
+                }
+            }
+            resources.push(resource);
+        }
+    }
+    for review in reviews_of(group, version) {
+        resources.push(json!({
+            "name": review.plural, "singularName": review.singular, "namespaced": false,
+            "kind": review.kind, "verbs": ["create"],
+        }));
+    }
+    let group_version = openapi::group_path(group, version);
+    let group_version = group_version.trim_start_matches("/apis/").trim_start_matches("/api/");
+    Ok(json!({
+        "kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources,
+    }))
+}
+
+fn add_names(resource: &mut Value, kind: &Kind) {
+    if !kind.short.is_empty() {
+        resource["shortNames"] = json!(kind.short);
+    }
+    if !kind.categories.is_empty() {
+        resource["categories"] = json!(kind.categories);
+    }
+}
+
+/// Everything in one document: the core group, or all others.
+fn everything(core: bool) -> Value {
+    let items: Vec<Value> = groups()
+        .into_iter()
+        .filter(|(group, _)| group.is_empty() == core)
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|version| {
+                    let mut resources: Vec<Value> = rows_of(group, version).map(aggregated).collect();
+                    resources.extend(reviews_of(group, version).map(|review| {
+                        json!({
+                            "resource": review.plural, "singularResource": review.singular, "scope": "Cluster",
+                            "responseKind": {"group": review.group, "version": review.version, "kind": review.kind},
+                            "verbs": ["create"],
+                        })
+                    }));
+                    json!({"version": version, "resources": resources, "freshness": "Current"})
+                })
+                .collect();
+            let mut metadata = json!({"creationTimestamp": null});
+            if !group.is_empty() {
+                metadata["name"] = json!(group);
+            }
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    json!({
+        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
+    })
+}
+
+fn aggregated(row: &'static Row) -> Value {
+    let kind = &row.kind;
+    let response_kind = |group: &str, version: &str, name: &str| {
+        BTreeMap::from([("group", group.to_owned()), ("version", version.to_owned()), ("kind", name.to_owned())])
+    };
+    let mut resource = json!({
+        "resource": kind.plural,
+        "responseKind": response_kind(&kind.group, &kind.version, &kind.name),
+        "scope": if kind.scope == Scope::Namespaced { "Namespaced" } else { "Cluster" },
+        "singularResource": kind.singular,
+        "verbs": row.verbs,
+    });
+    add_names(&mut resource, kind);
+    if !kind.subresources.is_empty() {
+        let subresources = kind.subresources.iter().map(|subresource| {
+            let (group, version, name) = subresource.kind.unwrap_or((&kind.group, &kind.version, &kind.name));
+            json!({
+                "subresource": subresource.name,
+                "responseKind": response_kind(group, version, name),
+                "verbs": subresource.verbs,
+            })
+        });
+        resource["subresources"] = subresources.collect();
+    }
+    resource
+}

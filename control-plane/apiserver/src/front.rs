@@ -1,0 +1,124 @@
+//! Where every request comes in: who asks, for what, may they; then to the one who answers.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    extract::{Request, State},
+    response::Response,
+    routing::any,
+};
+use copepod_api::{Status, StatusResult, User};
+use copepod_store::Door;
+use http::Method;
+
+use crate::{
+    Config, Tunnels,
+    accept::Wanted,
+    access::{self, Attributes},
+    answer,
+    body::Bodies,
+    discovery, health, list, logs, openapi,
+    path::{Asked, Place},
+    query::Query,
+    read, reviews, watch, who, write,
+};
+
+pub struct Front {
+    pub door: Arc<dyn Door>,
+    pub tunnels: Arc<dyn Tunnels>,
+    pub config: Config,
+    pub bodies: Bodies,
+}
+
+impl Front {
+    pub fn new(door: Arc<dyn Door>, tunnels: Arc<dyn Tunnels>, config: Config) -> Front {
+        Front { door, tunnels, config, bodies: Bodies::default() }
+    }
+}
+
+pub fn router(front: Front) -> Router {
+    Router::new().route("/", any(handle)).route("/{*path}", any(handle)).with_state(Arc::new(front))
+}
+
+async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
+    let wants_pretty = crate::accept::is_pretty(request.headers(), request.uri());
+    match answer(&front, request).await {
+        Ok(response) => response,
+        Err(status) => answer::refusal(&status, wants_pretty),
+    }
+}
+
+async fn answer(front: &Arc<Front>, request: Request) -> StatusResult<Response> {
+    let place = Place::of(request.uri().path())?;
+    if let Place::Health(probe) = place {
+        return health::answer(&*front.door, probe);
+    }
+    if let Place::Version = place {
+        return Ok(health::version());
+    }
+
+    let user = who::user(&request)?;
+    let query = Query::of(request.uri())?;
+    match place {
+        Place::Object(asked) => {
+            let verb = verb(request.method(), &asked, &query)?;
+            access::check(&user, &Attributes::of(&asked, verb))?;
+            about_objects(front, request, user, asked, verb, query).await
+        }
+        Place::Review(review) => reviews::answer(front, request, &user, review).await,
+        place => {
+            access::check_path(&user)?;
+            if request.method() != Method::GET {
+                return Err(Status::method_not_allowed("only GET is supported here"));
+            }
+            match place {
+                Place::OpenApi(path) => openapi::answer(path.as_deref(), request.headers()).await,
+                place => discovery::answer(&place, request.headers()),
+            }
+        }
+    }
+}
+
+async fn about_objects(
+    front: &Arc<Front>,
+    request: Request,
+    user: User,
+    asked: Asked,
+    verb: &'static str,
+    query: Query,
+) -> StatusResult<Response> {
+    if verb == "get" && &*asked.subresource == "log" {
+        return logs::answer(front, request, &user, &asked, &query).await;
+    }
+    let wanted = Wanted::of(request.headers(), request.uri())?;
+    match verb {
+        "get" => read::answer(front, &asked, &query, &wanted).await,
+        "list" => list::answer(front, &asked, &query, &wanted).await,
+        "watch" => watch::answer(front, asked, &query, wanted).await,
+        _ => write::answer(front, request, user, &asked, verb, &query, &wanted).await,
+    }
+}
+
+/// Kubernetes' verb for a method on a path, if the row allows it.
+fn verb(method: &Method, asked: &Asked, query: &Query) -> StatusResult<&'static str> {
+    let is_collection = asked.name.is_empty();
+    let verb = match *method {
+        Method::GET if is_collection && query.flag("watch")? => "watch",
+        Method::GET if is_collection => "list",
+        Method::GET => "get",
+        Method::POST if is_collection || !asked.subresource.is_empty() => "create",
+        Method::PUT if !is_collection => "update",
+        Method::PATCH if !is_collection => "patch",
+        Method::DELETE if is_collection => "deletecollection",
+        Method::DELETE => "delete",
+        _ => "",
+    };
+    let allowed =
+        if asked.subresource.is_empty() { asked.row.verbs } else { asked.row.subresource_verbs(&asked.subresource) };
+    let everywhere = asked.row.kind.is_namespaced() && asked.namespace.is_empty();
+    if verb.is_empty() || !allowed.contains(&verb) || (everywhere && !["list", "watch"].contains(&verb)) {
+        return Err(Status::method_not_allowed("the server does not allow this method on the requested resource"));
+    }
+    Ok(verb)
+}

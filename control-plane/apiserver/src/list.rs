@@ -1,0 +1,242 @@
+//! Collections, whole or in pages.
+
+use std::{ops::Bound, sync::Arc};
+
+use axum::{body::Body, response::Response};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use copepod_api::{Name, Object, Revision, Status, StatusResult, Timestamp};
+use copepod_registry::Row;
+use copepod_store::View;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::{
+    accept::{Encoding, Shape, Wanted},
+    answer,
+    front::Front,
+    past::{self, Undone},
+    path::Asked,
+    query::Query,
+    read,
+    selection::Selection,
+    shape,
+};
+
+/// Lists are sent in pieces of about this size, so that a large one is never in memory twice.
+const PIECE_BYTES: usize = 128 * 1024;
+
+pub async fn answer(front: &Front, asked: &Asked, query: &Query, wanted: &Wanted) -> StatusResult<Response> {
+    let selection = Selection::of(asked, query)?;
+    let limit = query.number("limit")?.unwrap_or(0);
+    let limit = usize::try_from(limit).map_err(|_| Status::bad_request("limit: must not be negative"))?;
+    let start = Start::of(query)?;
+    let (view, undone) = snapshot(front, asked, query, start.as_ref()).await?;
+    let revision = match &start {
+        Some(Start { at: Some(at), .. }) => *at,
+        _ => exact(query)?.unwrap_or(view.revision()),
+    };
+    let page = Page::of(&selection, &view, &undone, start.map(|start| start.after), limit);
+    Ok(respond(asked.row, page, revision, wanted))
+}
+
+/// The view to list, and what of it to undo.
+async fn snapshot(front: &Front, asked: &Asked, query: &Query, start: Option<&Start>) -> StatusResult<(View, Undone)> {
+    let door = &*front.door;
+    let at = match start {
+        Some(start) => start.at,
+        None => exact(query)?,
+    };
+    match at {
+        Some(at) => {
+            let view = read::view(door, Some(at)).await?;
+            let undone = past::undone(door, &view, &asked.row.kind.resource(), at).await;
+            let undone = undone.map_err(|_| {
+                Status::expired(match start {
+                    Some(_) => {
+                        "The provided continue parameter is too old to display a consistent list result. \
+                                You must start a new list without the continue parameter."
+                    }
+                    None => "The provided resource version is too old to be listed exactly",
+                })
+            })?;
+            Ok((view, undone))
+        }
+        // A continuation without a revision takes what is there: the client gave up consistency to go on.
+        None => Ok((read::view(door, query.revision()?.filter(|_| start.is_none())).await?, Undone::new())),
+    }
+}
+
+/// The revision that a list must show, where the client insists on one.
+fn exact(query: &Query) -> StatusResult<Option<Revision>> {
+    let revision = query.revision()?;
+    match (query.text("resourceVersionMatch"), revision) {
+        (None | Some("NotOlderThan"), Some(_)) | (None, None) => Ok(None),
+        (Some("Exact"), Some(Revision::ZERO)) => Err(Status::bad_request(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+        )),
+        (Some("Exact"), Some(revision)) => Ok(Some(revision)),
+        (Some("Exact" | "NotOlderThan"), None) => Err(Status::bad_request(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        )),
+        (Some(other), _) => {
+            Err(Status::bad_request(format!("resourceVersionMatch: must be Exact or NotOlderThan, not {other:?}")))
+        }
+    }
+}
+
+/// Where a page starts: what `continue` says.
+struct Start {
+    at: Option<Revision>,
+    after: Name,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Token {
+    v: u8,
+    /// The revision that all pages show; negative for whatever is there.
+    rv: i64,
+    namespace: String,
+    name: String,
+}
+
+/// Tokens of other forms are of other versions of this program, and expire.
+const TOKEN_VERSION: u8 = 1;
+
+impl Start {
+    fn of(query: &Query) -> StatusResult<Option<Start>> {
+        let Some(text) = query.text("continue") else { return Ok(None) };
+        if query.revision()?.is_some_and(|revision| revision != Revision::ZERO) {
+            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+        }
+        let malformed = || Status::bad_request("continue key is not valid");
+        let token = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed())?;
+        let token: Token = serde_json::from_slice(&token).map_err(|_| malformed())?;
+        if token.v != TOKEN_VERSION {
+            return Err(Status::expired("the continue parameter is of another version; start a new list"));
+        }
+        let at = u64::try_from(token.rv).ok().map(Revision);
+        Ok(Some(Start { at, after: Name::new(token.namespace, token.name) }))
+    }
+}
+
+fn token(at: Revision, last: &Name) -> String {
+    let token = Token {
+        v: TOKEN_VERSION,
+        rv: i64::try_from(at.0).unwrap_or(-1),
+        namespace: last.namespace.to_string(),
+        name: last.name.to_string(),
+    };
+    BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+}
+
+/// What is shown, and what remains.
+struct Page {
+    objects: Vec<Arc<Object>>,
+    has_more: bool,
+    /// Unknown where selectors decide.
+    remaining: Option<usize>,
+}
+
+impl Page {
+    fn of(selection: &Selection, view: &View, undone: &Undone, after: Option<Name>, limit: usize) -> Page {
+        let from = after.as_ref().map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+        let undone = undone.range((from, Bound::Unbounded)).filter(|(name, _)| selection.is_in_namespace(name));
+        // An index knows only the present, but what has changed since is in `undone`, whatever the index says.
+        let candidates = selection.candidates(view, after.as_ref());
+        let mut matching = past::merge(candidates, undone).filter(|object| selection.matches(object));
+        if limit == 0 {
+            return Page { objects: matching.cloned().collect(), has_more: false, remaining: None };
+        }
+        let objects: Vec<_> = matching.by_ref().take(limit).cloned().collect();
+        let has_more = matching.next().is_some();
+        let remaining = (has_more && selection.is_everything()).then(|| 1 + matching.count());
+        Page { objects, has_more, remaining }
+    }
+}
+
+fn respond(row: &'static Row, page: Page, revision: Revision, wanted: &Wanted) -> Response {
+    let mut metadata = json!({"resourceVersion": revision.to_string()});
+    if let (true, Some(last)) = (page.has_more, page.objects.last()) {
+        metadata["continue"] = token(revision, &last.key.name).into();
+        if let Some(remaining) = page.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+    }
+    let pieces = Pieces {
+        row,
+        shape: wanted.shape,
+        now: Timestamp::now(),
+        objects: page.objects,
+        next: 0,
+        head: Some(head(row, &metadata.to_string(), wanted.shape)),
+    };
+    let size: usize = pieces.objects.iter().map(|object| object.bytes().len()).sum();
+    if wanted.encoding != Encoding::Json || size <= PIECE_BYTES {
+        let whole: Vec<u8> = pieces.flatten().collect();
+        return answer::json(200, whole, wanted.encoding);
+    }
+    let stream = futures::stream::iter(pieces.map(Ok::<Bytes, std::convert::Infallible>));
+    answer::typed(200, "application/json", Body::from_stream(stream))
+}
+
+/// A list up to its items.
+fn head(row: &Row, metadata: &str, shape: Shape) -> Vec<u8> {
+    let mut out = Vec::with_capacity(PIECE_BYTES);
+    let (kind, version) = match shape {
+        Shape::Table(_) => {
+            shape::write_table_head(&mut out, row, metadata, true);
+            return out;
+        }
+        Shape::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+        Shape::Whole => (format!("{}List", row.kind.name), row.kind.api_version()),
+    };
+    out.extend_from_slice(
+        format!(r#"{{"kind":"{kind}","apiVersion":"{version}","metadata":{metadata},"items":["#).as_bytes(),
+    );
+    out
+}
+
+/// The pieces of a list's body.
+struct Pieces {
+    row: &'static Row,
+    shape: Shape,
+    now: Timestamp,
+    objects: Vec<Arc<Object>>,
+    next: usize,
+    /// What stands before the first item, until it is written.
+    head: Option<Vec<u8>>,
+}
+
+impl Iterator for Pieces {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        if self.next > self.objects.len() {
+            return None;
+        }
+        let mut out = self.head.take().unwrap_or_else(|| Vec::with_capacity(PIECE_BYTES + PIECE_BYTES / 4));
+        while out.len() < PIECE_BYTES {
+            let Some(object) = self.objects.get(self.next) else {
+                out.extend_from_slice(b"]}");
+                self.next += 1;
+                break;
+            };
+            if self.next > 0 {
+                out.push(b',');
+            }
+            match self.shape {
+                Shape::Whole => out.extend_from_slice(object.bytes()),
+                Shape::Metadata => shape::write_metadata(&mut out, object.bytes()),
+                Shape::Table(include) => shape::write_row(&mut out, self.row, object, include, self.now),
+            }
+            self.next += 1;
+        }
+        Some(out.into())
+    }
+}
+
+/// A list of these objects, whole.
+pub fn of(row: &'static Row, objects: Vec<Arc<Object>>, revision: Revision, wanted: &Wanted) -> Response {
+    respond(row, Page { objects, has_more: false, remaining: None }, revision, wanted)
+}

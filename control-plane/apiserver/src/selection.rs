@@ -1,0 +1,81 @@
+//! Which objects of a collection a list, a watch or a deletion is about.
+
+use std::sync::Arc;
+
+use copepod_api::{FieldSelector, Key, LabelSelector, Name, Object, Status, StatusResult, resource::PODS};
+use copepod_registry::Row;
+use copepod_store::View;
+
+use crate::{path::Asked, query::Query};
+
+pub struct Selection {
+    row: &'static Row,
+    namespace: Option<String>,
+    labels: LabelSelector,
+    fields: FieldSelector,
+}
+
+impl Selection {
+    pub fn of(asked: &Asked, query: &Query) -> StatusResult<Selection> {
+        let labels = LabelSelector::parse(query.text("labelSelector").unwrap_or_default())
+            .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?;
+        let fields =
+            FieldSelector::parse(query.text("fieldSelector").unwrap_or_default()).map_err(Status::bad_request)?;
+        for (field, ..) in fields.requirements() {
+            if !asked.row.fields().any(|known| known == field) {
+                let known: Vec<&str> = asked.row.fields().collect();
+                return Err(Status::bad_request(format!(
+                    "field label not supported: {field}; {} can be selected by {}",
+                    asked.row.kind.plural,
+                    known.join(", ")
+                )));
+            }
+        }
+        Ok(Selection { row: asked.row, namespace: asked.namespace().map(str::to_owned), labels, fields })
+    }
+
+    /// Without selectors, how many objects there are is known without looking at each.
+    pub fn is_everything(&self) -> bool {
+        self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    pub fn matches(&self, object: &Object) -> bool {
+        self.is_in_namespace(&object.key.name)
+            && self.labels.matches(&object.meta.labels)
+            && (self.fields.is_everything() || self.fields.matches(|field| self.row.field(object, field)))
+    }
+
+    pub fn is_in_namespace(&self, name: &Name) -> bool {
+        self.namespace.as_deref().is_none_or(|namespace| namespace == &*name.namespace)
+    }
+
+    /// The objects that may match, in order: by an index where there is one.
+    pub fn candidates<'a>(
+        &'a self,
+        view: &'a View,
+        after: Option<&'a Name>,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + Send + 'a> {
+        let resource = self.row.kind.resource();
+        let later = move |object: &&Arc<Object>| after.is_none_or(|after| object.key.name > *after);
+        if let Some(name) = self.required("metadata.name")
+            && (self.namespace.is_some() || !self.row.kind.is_namespaced())
+        {
+            let key = Key::new(resource, self.namespace.as_deref().unwrap_or_default(), name);
+            return Box::new(view.object(&key).into_iter().filter(later));
+        }
+        if let (true, Some(node)) = (resource == PODS, self.required("spec.nodeName").filter(|node| !node.is_empty())) {
+            let pods: Vec<_> = view.pods_on(node).collect();
+            return Box::new(pods.into_iter().filter(later));
+        }
+        // The store's iterators are not `Send`; a list of pointers is, and costs little.
+        let objects: Vec<_> = match after {
+            Some(after) => view.objects_after(&resource, self.namespace.as_deref(), after).collect(),
+            None => view.objects(&resource, self.namespace.as_deref()).collect(),
+        };
+        Box::new(objects.into_iter())
+    }
+
+    fn required(&self, field: &str) -> Option<&str> {
+        self.fields.requirements().find(|(own, is_equal, _)| *is_equal && *own == field).map(|(_, _, value)| value)
+    }
+}

@@ -1,0 +1,148 @@
+//! Connections: TLS, who is at the other end, HTTP/1.1 and HTTP/2.
+//!
+//! One port serves REST and gRPC. What a connection's certificate says about the client is put into the extensions of
+//! every request on it, as a `User`; handlers of both kinds find it there.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use axum::{Router, body::Body};
+use copepod_api::User;
+use http::Request;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use rustls::ServerConfig;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt;
+
+use crate::who;
+
+/// How many connections a server holds. Each costs some tens of kilobytes, and one agent, kubectl or controller needs one.
+const CONNECTIONS_MAX: usize = 20_000;
+
+/// How long a client may take to shake hands, and to send the head of a request.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+const HEAD_MAX: Duration = Duration::from_secs(15);
+
+/// How often a silent connection is asked whether it still lives, and how long it may take to say so.
+const ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const ALIVE_MAX: Duration = Duration::from_secs(15);
+
+/// How many requests one connection may have under way; a controller that watches every kind needs a few hundred.
+const STREAMS_MAX: u32 = 1_000;
+
+/// How long requests under way may take to end when the server stops. Watches never end by themselves.
+const STOP_MAX: Duration = Duration::from_secs(1);
+
+/// How long accepting rests when the machine cannot give another socket.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// The address of the client, in the extensions of its requests.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub SocketAddr);
+
+/// Serves until `stop`, then lets what is under way end, for a moment. The certificates may be exchanged meanwhile; new
+/// connections get the new ones.
+pub async fn serve(listener: TcpListener, tls: Arc<ArcSwap<ServerConfig>>, router: Router, stop: CancellationToken) {
+    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let connections = TaskTracker::new();
+    let closing = CancellationToken::new();
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => break,
+            accepted = accept(&listener, &room) => accepted,
+        };
+        let (stream, peer, place) = accepted;
+        let acceptor = TlsAcceptor::from(tls.load_full());
+        let (router, stop, closing) = (router.clone(), stop.clone(), closing.clone());
+        connections.spawn(async move {
+            tokio::select! {
+                () = connection(stream, peer, acceptor, router, stop) => {}
+                () = closing.cancelled() => {}
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    connections.close();
+    if tokio::time::timeout(STOP_MAX, connections.wait()).await.is_err() {
+        closing.cancel();
+        connections.wait().await;
+    }
+}
+
+/// The next connection, when there is room for one.
+async fn accept(
+    listener: &TcpListener,
+    room: &Arc<Semaphore>,
+) -> (TcpStream, SocketAddr, Option<OwnedSemaphorePermit>) {
+    // The semaphore is never closed, so there always comes a permit.
+    let place = room.clone().acquire_owned().await.ok();
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => return (stream, peer, place),
+            Err(error) => {
+                tracing::warn!(%error, "a connection cannot be accepted");
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    acceptor: TlsAcceptor,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let _ = stream.set_nodelay(true);
+    let stream = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS connection came about"),
+        Err(_) => return tracing::debug!(%peer, "the TLS handshake took too long"),
+    };
+    let certificates = stream.get_ref().1.peer_certificates();
+    let user: User = certificates
+        .and_then(|chain| copepod_identity::user_of_certificate(chain.first()?))
+        .unwrap_or_else(who::anonymous);
+
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(user.clone());
+        request.extensions_mut().insert(Peer(peer));
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(ALIVE_INTERVAL)
+        .keep_alive_timeout(ALIVE_MAX)
+        .max_concurrent_streams(STREAMS_MAX);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let mut is_stopping = false;
+    loop {
+        tokio::select! {
+            ended = connection.as_mut() => {
+                if let Err(error) = ended {
+                    tracing::debug!(%peer, %error, "a connection broke");
+                }
+                return;
+            }
+            () = stop.cancelled(), if !is_stopping => {
+                is_stopping = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Changes of a collection, as they happen.
+//!
+//! A watch is a cursor into the log of events and the selection of what to show. It has no queue: the next events are
+//! taken from the log when the connection can take more bytes, so a client that reads slowly costs nothing but its place.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    convert::Infallible,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use copepod_api::{Object, Revision, Status, StatusResult, Timestamp};
+use copepod_registry::Row;
+use copepod_store::{Compacted, Cursor, Event, EventKind};
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::{
+    accept::{Shape, Wanted},
+    answer,
+    front::Front,
+    path::Asked,
+    query::Query,
+    read,
+    selection::Selection,
+    shape,
+};
+
+/// Events are sent in pieces of about this size when there are many.
+const PIECE_BYTES: usize = 64 * 1024;
+
+/// How often a client that wants it hears how far it has seen, when nothing else tells it.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A watch without a timeout ends after half an hour to an hour, so that clients spread over the servers again.
+const TIMEOUT_MIN: Duration = Duration::from_secs(30 * 60);
+
+/// Marks the bookmark after the objects that were there at the beginning.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) -> StatusResult<Response> {
+    let selection = Selection::of(&asked, query)?;
+    let allows_bookmarks = query.flag("allowWatchBookmarks")?;
+    let revision = query.revision()?;
+    let sends_initial = query.optional_flag("sendInitialEvents")?;
+    check_initial(query, sends_initial, allows_bookmarks)?;
+    let timeout = match query.number("timeoutSeconds")? {
+        None | Some(0) => TIMEOUT_MIN + TIMEOUT_MIN.mul_f64(jitter()),
+        Some(seconds) => Duration::from_secs(
+            u64::try_from(seconds).map_err(|_| Status::bad_request("timeoutSeconds: must not be negative"))?,
+        )
+        .min(2 * TIMEOUT_MIN),
+    };
+
+    let door = &*front.door;
+    let starts_anywhere = revision.is_none_or(|revision| revision == Revision::ZERO);
+    let (initial, from) = if sends_initial.unwrap_or(starts_anywhere) {
+        let view = read::view(door, revision).await?;
+        let objects = selection.candidates(&view, None).filter(|object| selection.matches(object)).cloned().collect();
+        (objects, view.revision())
+    } else if starts_anywhere {
+        (VecDeque::new(), read::view(door, revision).await?.revision())
+    } else {
+        let from = revision.unwrap_or_default();
+        read::view(door, revision).await?;
+        (VecDeque::new(), from)
+    };
+
+    let now = Instant::now();
+    let watch = Watch {
+        cursor: door.watch(Some(asked.row.kind.resource()), from),
+        row: asked.row,
+        selection,
+        shape: wanted.shape,
+        from,
+        initial,
+        marks_initial: sends_initial == Some(true),
+        events: VecDeque::new(),
+        columns_sent: false,
+        bookmark_at: allows_bookmarks.then(|| now + BOOKMARK_INTERVAL.mul_f64(0.75 + jitter() / 4.0)),
+        ends_at: now + timeout,
+        has_ended: false,
+    };
+    let stream = futures::stream::unfold(watch, |mut watch| async move {
+        let piece = watch.next().await?;
+        Some((Ok::<_, Infallible>(piece), watch))
+    });
+    Ok(answer::typed(200, "application/json", Body::from_stream(stream)))
+}
+
+fn check_initial(query: &Query, sends_initial: Option<bool>, allows_bookmarks: bool) -> StatusResult<()> {
+    let matching = query.text("resourceVersionMatch");
+    match (sends_initial, matching) {
+        (Some(_), Some("NotOlderThan")) | (None, None) => {}
+        (Some(_), _) => {
+            return Err(Status::bad_request(
+                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            ));
+        }
+        (None, Some(_)) => {
+            return Err(Status::bad_request(
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            ));
+        }
+    }
+    if sends_initial == Some(true) && !allows_bookmarks {
+        return Err(Status::bad_request("sendInitialEvents: Forbidden: requires allowWatchBookmarks=true"));
+    }
+    Ok(())
+}
+
+/// A number from 0 to 1 that differs from watch to watch.
+fn jitter() -> f64 {
+    RandomState::new().hash_one(0) as f64 / u64::MAX as f64
+}
+
+struct Watch {
+    cursor: Box<dyn Cursor>,
+    row: &'static Row,
+    selection: Selection,
+    shape: Shape,
+    from: Revision,
+    /// Objects that were there at `from` and are still to be sent.
+    initial: VecDeque<Arc<Object>>,
+    /// After the initial objects, a bookmark says so.
+    marks_initial: bool,
+    /// Taken from the log and still to be sent.
+    events: VecDeque<Event>,
+    /// The first table of a stream names the columns; the rest do not.
+    columns_sent: bool,
+    bookmark_at: Option<Instant>,
+    ends_at: Instant,
+    has_ended: bool,
+}
+
+impl Watch {
+    /// The next piece of the stream; waits for events.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if self.has_ended {
+                return None;
+            }
+            let mut out = Vec::new();
+            self.write_initial(&mut out);
+            self.write_events(&mut out);
+            if !out.is_empty() {
+                return Some(out.into());
+            }
+            let wake_at = self.bookmark_at.map_or(self.ends_at, |at| at.min(self.ends_at));
+            let taken = tokio::select! {
+                taken = self.cursor.next() => Some(taken),
+                () = tokio::time::sleep_until(wake_at) => None,
+            };
+            match taken {
+                Some(Ok(events)) => self.events = events.into(),
+                Some(Err(Compacted { asked, oldest })) => {
+                    self.has_ended = true;
+                    let status = Status::expired(format!("too old resource version: {asked} ({oldest})"));
+                    return Some(frame("ERROR", |out| out.extend_from_slice(status.to_value().to_string().as_bytes())));
+                }
+                None => {
+                    self.has_ended = Instant::now() >= self.ends_at;
+                    if let Some(at) = &mut self.bookmark_at {
+                        *at = Instant::now() + BOOKMARK_INTERVAL;
+                        let seen = self.cursor.position().max(self.from);
+                        return Some(self.bookmark(seen, false));
+                    }
+                }
+            }
+        }
+    }
+
+    fn write_initial(&mut self, out: &mut Vec<u8>) {
+        while out.len() < PIECE_BYTES
+            && let Some(object) = self.initial.pop_front()
+        {
+            self.write(out, "ADDED", &object);
+        }
+        if self.initial.is_empty() && std::mem::take(&mut self.marks_initial) {
+            let bookmark = self.bookmark(self.from, true);
+            out.extend_from_slice(&bookmark);
+        }
+    }
+
+    fn write_events(&mut self, out: &mut Vec<u8>) {
+        while self.initial.is_empty()
+            && out.len() < PIECE_BYTES
+            && let Some(event) = self.events.pop_front()
+        {
+            self.write_event(out, &event);
+        }
+    }
+
+    /// An object that begins to match is new to this watcher, and one that ceases to match is gone.
+    fn write_event(&mut self, out: &mut Vec<u8>, event: &Event) {
+        if !self.selection.is_in_namespace(&event.object.key.name) {
+            return;
+        }
+        let is_in = event.kind != EventKind::Deleted && self.selection.matches(&event.object);
+        let was_in = match (&event.previous, event.kind) {
+            (Some(previous), _) => self.selection.matches(previous),
+            (None, EventKind::Deleted) => self.selection.matches(&event.object),
+            (None, _) => false,
+        };
+        match (was_in, is_in) {
+            (false, false) => {}
+            (false, true) => self.write(out, "ADDED", &event.object),
+            (true, true) => self.write(out, "MODIFIED", &event.object),
+            (true, false) => match (&event.previous, event.kind) {
+                // What it was when it last matched, at the revision at which it ceased to.
+                (Some(previous), EventKind::Added | EventKind::Modified) => {
+                    self.write(out, "DELETED", &previous.at(event.revision));
+                }
+                _ => self.write(out, "DELETED", &event.object),
+            },
+        }
+    }
+
+    fn write(&mut self, out: &mut Vec<u8>, kind: &str, object: &Object) {
+        let with_columns = !std::mem::replace(&mut self.columns_sent, true);
+        write_frame(out, kind, |out| shape::write(out, self.row, object, self.shape, Timestamp::now(), with_columns));
+    }
+
+    fn bookmark(&self, seen: Revision, ends_initial: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": seen.to_string(), "creationTimestamp": null});
+        if ends_initial {
+            metadata["annotations"] = json!(BTreeMap::from([(INITIAL_EVENTS_END, "true")]));
+        }
+        let object = match self.shape {
+            Shape::Whole => {
+                json!({"kind": self.row.kind.name, "apiVersion": self.row.kind.api_version(), "metadata": metadata})
+            }
+            Shape::Metadata => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
+            }
+            Shape::Table(_) => json!({
+                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null, "rows": [],
+                "metadata": metadata,
+            }),
+        };
+        frame("BOOKMARK", |out| out.extend_from_slice(object.to_string().as_bytes()))
+    }
+}
+
+fn frame(kind: &str, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut out = Vec::new();
+    write_frame(&mut out, kind, write);
+    out.into()
+}
+
+fn write_frame(out: &mut Vec<u8>, kind: &str, write: impl FnOnce(&mut Vec<u8>)) {
+    out.extend_from_slice(br#"{"type":""#);
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(br#"","object":"#);
+    write(out);
+    out.extend_from_slice(b"}\n");
+}
