@@ -1,1 +1,32 @@
-//! To be written.
+//! The control plane: the rooms, assembled into a server.
+
+mod admission;
+mod bootstrap;
+mod dial;
+mod door;
+mod driver;
+mod error;
+mod join;
+mod keys;
+mod leading;
+mod links;
+mod logs;
+mod peers;
+mod scheduling;
+mod server;
+
+pub use door::ServerDoor;
+pub use error::ServerError;
+pub use server::{JoinServer, ServerConfig, run};
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,94 @@
+//! What a cluster is born with: its namespaces, and the service under which pods reach the API.
+
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+
+use copepod_api::{
+    Action, Key, Patch, Request, User,
+    k8s_openapi::api::{
+        core::v1::{Namespace, Service},
+        discovery::v1::EndpointSlice,
+    },
+    resource::{ENDPOINT_SLICES, NAMESPACES, SERVICES},
+};
+use copepod_replica::Replica;
+use copepod_store::{Door, View};
+use serde_json::{Value, json};
+
+const NAMESPACES_AT_BIRTH: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+
+/// The first address of the service network: where `kubernetes.default` is.
+const API_ADDRESS: &str = "10.96.0.1";
+
+/// How often the servers' addresses are compared with what pods are told; a member that changes is otherwise noticed at
+/// the next change of leader.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// Makes what is missing, and keeps the endpoints of `kubernetes` at the servers' addresses, while this server leads.
+pub async fn run(door: Arc<dyn Door>, replica: Replica) {
+    let user = User::system("system:bootstrap");
+    loop {
+        let addresses: BTreeSet<(IpAddr, u16)> =
+            replica.members().iter().filter_map(|member| split(&member.address)).collect();
+        for request in missing(&door.view(), &user, &addresses) {
+            let target = request.target.key();
+            if let Err(status) = door.submit(vec![request]).await {
+                if status.code() != 409 {
+                    tracing::warn!(%target, %status, "could not make what a cluster is born with");
+                }
+                break;
+            }
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+fn split(address: &str) -> Option<(IpAddr, u16)> {
+    let (host, port) = address.rsplit_once(':')?;
+    Some((host.trim_matches(['[', ']']).parse().ok()?, port.parse().ok()?))
+}
+
+fn missing(view: &View, user: &User, servers: &BTreeSet<(IpAddr, u16)>) -> Vec<Request> {
+    let mut requests = Vec::new();
+    for name in NAMESPACES_AT_BIRTH {
+        if view.object(&Key::new(NAMESPACES, "", name)).is_none() {
+            let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            requests.push(Request::of::<Namespace>(user, "", name, "", Action::Create { object: namespace }));
+        }
+    }
+    let port = servers.first().map_or(6443, |(_, port)| *port);
+    if view.object(&Key::new(SERVICES, "default", "kubernetes")).is_none() {
+        let service = json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"namespace": "default", "name": "kubernetes",
+                         "labels": {"component": "apiserver", "provider": "kubernetes"}},
+            "spec": {"clusterIP": API_ADDRESS,
+                     "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}]},
+        });
+        requests.push(Request::of::<Service>(user, "default", "kubernetes", "", Action::Create { object: service }));
+    }
+    requests.extend(endpoints(view, user, servers, port));
+    requests
+}
+
+fn endpoints(view: &View, user: &User, servers: &BTreeSet<(IpAddr, u16)>, port: u16) -> Option<Request> {
+    let endpoints: Vec<Value> = servers
+        .iter()
+        .map(|(address, _)| json!({"addresses": [address.to_string()], "conditions": {"ready": true}}))
+        .collect();
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {"namespace": "default", "name": "kubernetes",
+                     "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "addressType": "IPv4",
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+        "endpoints": endpoints,
+    });
+    let action = match view.object(&Key::new(ENDPOINT_SLICES, "default", "kubernetes")) {
+        None => Action::Create { object: slice },
+        Some(stands) if stands.value()["endpoints"] != slice["endpoints"] => {
+            Action::Patch { patch: Patch::Merge(json!({"endpoints": slice["endpoints"], "ports": slice["ports"]})) }
+        }
+        Some(_) => return None,
+    };
+    Some(Request::of::<EndpointSlice>(user, "default", "kubernetes", "", action))
+}

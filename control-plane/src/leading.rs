@@ -1,0 +1,27 @@
+//! What only the leader does: begun when this server leads, dropped as a whole when it no longer does.
+
+use std::sync::Arc;
+
+use copepod_nodes::Hub;
+use copepod_replica::Replica;
+use copepod_store::Door;
+
+use crate::{bootstrap, driver, scheduling};
+
+pub async fn while_leading(replica: Replica, door: Arc<dyn Door>, hub: Arc<Hub>) {
+    let mut role = replica.role();
+    loop {
+        let Ok(leading) = role.wait_for(|role| role.leading).await.map(|role| role.clone()) else { return };
+        tracing::info!(term = leading.term, "this server leads");
+        tokio::select! {
+            lost = role.wait_for(|role| !role.leading || role.term != leading.term) => if lost.is_err() { return },
+            () = bootstrap::run(door.clone(), replica.clone()) => (),
+            () = driver::run(door.clone()) => (),
+            () = scheduling::run(door.clone()) => (),
+            () = copepod_nodes::watch_silence(door.clone(), hub.clone()) => (),
+        }
+        // Agents are sent on to whoever leads.
+        hub.close_all();
+        tracing::info!(term = leading.term, "this server leads no more");
+    }
+}
