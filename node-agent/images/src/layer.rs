@@ -27,8 +27,11 @@ pub(crate) fn unpack_once(store: &Store, layer: &Layer) -> Result<(), ImageError
     let diff = unfinished.join("diff");
     fs::create_dir_all(&diff).map_err(ImageError::io(diff.display().to_string()))?;
     let unpacked = unpack_verified(store, layer, &diff).and_then(|()| publish(&unfinished, &dir));
-    if unpacked.is_err() {
+    if let Err(error) = &unpacked {
         remove_tree(&unfinished)?;
+        if matches!(error, ImageError::Malformed(_)) {
+            discard_if_damaged(store, layer)?;
+        }
     }
     unpacked
 }
@@ -56,6 +59,20 @@ fn unpack_verified(store: &Store, layer: &Layer, diff: &std::path::Path) -> Resu
     // One call for the whole layer; after a power cut a half-written file would otherwise stand in a finished layer.
     let dir = File::open(diff).map_err(ImageError::io(what()))?;
     syncfs(&dir).map_err(ImageError::io(what()))
+}
+
+/// A blob that the disk damaged is taken away, so that the next pull or import brings a good one; one that was made wrong
+/// comes back the same, and stays.
+fn discard_if_damaged(store: &Store, layer: &Layer) -> Result<(), ImageError> {
+    let path = store.blob_path(&layer.blob);
+    let what = || path.display().to_string();
+    let mut blob = HashingReader::new(File::open(&path).map_err(ImageError::io(what()))?);
+    io::copy(&mut blob, &mut io::sink()).map_err(ImageError::io(what()))?;
+    if blob.hasher.digest() != layer.blob {
+        tracing::warn!(path = %path.display(), "a damaged layer is removed");
+        fs::remove_file(&path).map_err(ImageError::io(what()))?;
+    }
+    Ok(())
 }
 
 /// Tar, gzip or zstd, by what it begins with: media types are often wrong about it.

@@ -306,7 +306,7 @@ impl Store {
         // Asked by digest: any name of the repository under which that content came here will do.
         let Some(digest) = reference.digest() else { return Ok(None) };
         Ok(self.records()?.into_iter().find(|record| {
-            (record.manifest == digest || record.index.as_ref() == Some(&digest))
+            (record.manifest == *digest || record.index.as_ref() == Some(digest))
                 && record.reference.parse::<Reference>().is_ok_and(|other| other.same_repository(reference))
         }))
     }
