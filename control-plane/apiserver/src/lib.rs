@@ -18,6 +18,7 @@ mod logs;
 mod openapi;
 mod past;
 mod path;
+mod protobuf;
 mod query;
 mod read;
 mod reviews;
@@ -27,6 +28,9 @@ mod shape;
 mod watch;
 mod who;
 mod write;
+
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -1,0 +1,170 @@
+//! A cluster of one server in memory: the door on a bare view.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use bytes::Bytes;
+use copepod_api::{Action, Reply, Request, Resource, Revision, Status, Target, Timestamp, User, WriteOptions};
+use copepod_registry::{Env, transact};
+use copepod_store::{Compacted, Cursor, Door, Event, History, Leader, View, door::Async};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::{LogQuery, LogStream, Tunnels};
+
+pub struct Memory {
+    state: Mutex<State>,
+    revision: watch::Sender<Revision>,
+    pub leader: Mutex<Leader>,
+    pub n_submits: AtomicUsize,
+}
+
+struct State {
+    view: View,
+    history: History,
+    dice: u64,
+}
+
+impl Memory {
+    /// A cluster as it begins: with its namespaces.
+    pub fn new() -> Arc<Memory> {
+        let memory = Memory {
+            state: Mutex::new(State {
+                view: View::default(),
+                history: History::beginning(Revision::ZERO),
+                dice: 0x9e37_79b9_7f4a_7c15,
+            }),
+            revision: watch::Sender::new(Revision::ZERO),
+            leader: Mutex::new(Leader::Here),
+            n_submits: AtomicUsize::new(0),
+        };
+        for namespace in ["default", "kube-system"] {
+            memory.write("namespaces", json!({"metadata": {"name": namespace}}));
+        }
+        Arc::new(memory)
+    }
+
+    /// Creates an object behind the back of the front.
+    pub fn write(&self, plural: &str, object: Value) -> Reply {
+        let row = copepod_registry::rows().iter().find(|row| row.kind.plural == plural).expect("a known plural");
+        let target = Target {
+            resource: row.kind.resource(),
+            version: row.kind.version.as_ref().into(),
+            namespace: if row.kind.is_namespaced() { "default" } else { "" }.into(),
+            name: "".into(),
+            subresource: "".into(),
+        };
+        let options = WriteOptions::default();
+        let request = Request { user: User::system("test"), target, action: Action::Create { object }, options };
+        self.carry_out(&[request]).expect("a valid object").remove(0)
+    }
+
+    fn carry_out(&self, requests: &[Request]) -> Result<Vec<Reply>, Status> {
+        let mut state = self.state.lock().unwrap();
+        let State { view, history, dice } = &mut *state;
+        let mut throw = || {
+            *dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            *dice ^ (*dice >> 29)
+        };
+        let done = transact(view, requests, &mut Env { now: Timestamp::now(), dice: &mut throw })?;
+        done.events.into_iter().for_each(|event| history.push(event));
+        *view = done.view;
+        self.revision.send_replace(view.revision());
+        Ok(done.replies)
+    }
+
+    /// Forgets the events so far, as compaction does.
+    pub fn compact(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.history = History::beginning(state.view.revision());
+    }
+}
+
+/// `Door` for an `Arc` of it, so that cursors can keep it.
+pub struct MemoryDoor(pub Arc<Memory>);
+
+impl Door for MemoryDoor {
+    fn view(&self) -> View {
+        self.0.state.lock().unwrap().view.clone()
+    }
+
+    fn fresh(&self) -> Async<'_, Result<View, Status>> {
+        Box::pin(async { Ok(self.view()) })
+    }
+
+    fn reached(&self, revision: Revision) -> Async<'_, Result<View, Status>> {
+        Box::pin(async move {
+            let mut seen = self.0.revision.subscribe();
+            seen.wait_for(|seen| *seen >= revision).await.map_err(Status::internal)?;
+            Ok(self.view())
+        })
+    }
+
+    fn submit(&self, requests: Vec<Request>) -> Async<'_, Result<Vec<Reply>, Status>> {
+        Box::pin(async move {
+            self.0.n_submits.fetch_add(1, Ordering::Relaxed);
+            self.0.carry_out(&requests)
+        })
+    }
+
+    fn watch(&self, resource: Option<Resource>, from: Revision) -> Box<dyn Cursor> {
+        Box::new(Place { memory: self.0.clone(), changed: self.0.revision.subscribe(), resource, seen: from })
+    }
+
+    fn leader(&self) -> Leader {
+        self.0.leader.lock().unwrap().clone()
+    }
+}
+
+struct Place {
+    memory: Arc<Memory>,
+    changed: watch::Receiver<Revision>,
+    resource: Option<Resource>,
+    seen: Revision,
+}
+
+impl Cursor for Place {
+    fn next(&mut self) -> Async<'_, Result<Vec<Event>, Compacted>> {
+        const AT_ONCE: usize = 256;
+        Box::pin(async move {
+            loop {
+                self.changed.borrow_and_update();
+                let (events, newest) = {
+                    let state = self.memory.state.lock().unwrap();
+                    let events = match &self.resource {
+                        Some(resource) => state.history.after(resource, self.seen, AT_ONCE),
+                        None => state.history.after_any(self.seen, AT_ONCE),
+                    };
+                    (events?, state.view.revision())
+                };
+                if let Some(last) = events.last() {
+                    self.seen = last.revision;
+                    return Ok(events);
+                }
+                self.seen = self.seen.max(newest);
+                if self.changed.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        })
+    }
+
+    fn position(&self) -> Revision {
+        self.seen
+    }
+}
+
+/// A node that answers every question for logs with the question.
+pub struct Echo;
+
+impl Tunnels for Echo {
+    fn logs(&self, query: LogQuery) -> Async<'_, Result<LogStream, Status>> {
+        Box::pin(async move {
+            let line = format!("{} on {} tail {:?}\n", query.container, query.node, query.tail_lines);
+            let stream: LogStream = Box::pin(futures::stream::iter([Ok(Bytes::from(line))]));
+            Ok(stream)
+        })
+    }
+}
