@@ -3,6 +3,10 @@
 mod collect;
 mod import;
 mod mount;
+mod pull;
+mod registry;
+mod scripted;
+mod together;
 mod unpack;
 
 use std::{
