@@ -1,6 +1,6 @@
 //! Where every request comes in: who asks, for what, may they; then to the one who answers.
 
-use std::sync::Arc;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use axum::{
     Router,
@@ -10,6 +10,7 @@ use axum::{
 };
 use copepod_api::{Status, StatusResult, User};
 use copepod_store::Door;
+use futures::FutureExt;
 use http::Method;
 
 use crate::{
@@ -43,9 +44,13 @@ pub fn router(front: Front) -> Router {
 
 async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
     let wants_pretty = crate::accept::is_pretty(request.headers(), request.uri());
-    match answer(&front, request).await {
-        Ok(response) => response,
-        Err(status) => answer::refusal(&status, wants_pretty),
+    // A fault of ours costs this request and not the others on its connection.
+    match AssertUnwindSafe(answer(&front, request)).catch_unwind().await {
+        Ok(Ok(response)) => response,
+        Ok(Err(status)) => answer::refusal(&status, wants_pretty),
+        Err(_) => {
+            answer::refusal(&Status::internal("this request met a fault in the server; see its log"), wants_pretty)
+        }
     }
 }
 

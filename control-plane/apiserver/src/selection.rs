@@ -54,7 +54,7 @@ impl Selection {
         &'a self,
         view: &'a View,
         after: Option<&'a Name>,
-    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + Send + 'a> {
+    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + 'a> {
         let resource = self.row.kind.resource();
         let later = move |object: &&Arc<Object>| after.is_none_or(|after| object.key.name > *after);
         if let Some(name) = self.required("metadata.name")
@@ -64,15 +64,12 @@ impl Selection {
             return Box::new(view.object(&key).into_iter().filter(later));
         }
         if let (true, Some(node)) = (resource == PODS, self.required("spec.nodeName").filter(|node| !node.is_empty())) {
-            let pods: Vec<_> = view.pods_on(node).collect();
-            return Box::new(pods.into_iter().filter(later));
+            return Box::new(view.pods_on(node).filter(later));
         }
-        // The store's iterators are not `Send`; a list of pointers is, and costs little.
-        let objects: Vec<_> = match after {
-            Some(after) => view.objects_after(&resource, self.namespace.as_deref(), after).collect(),
-            None => view.objects(&resource, self.namespace.as_deref()).collect(),
-        };
-        Box::new(objects.into_iter())
+        match after {
+            Some(after) => view.objects_after(&resource, self.namespace.as_deref(), after),
+            None => view.objects(&resource, self.namespace.as_deref()),
+        }
     }
 
     fn required(&self, field: &str) -> Option<&str> {

@@ -39,6 +39,9 @@ const ALIVE_MAX: Duration = Duration::from_secs(15);
 /// How many requests one connection may have under way; a controller that watches every kind needs a few hundred.
 const STREAMS_MAX: u32 = 1_000;
 
+/// How much may wait to be sent on one stream: what a client that does not read costs.
+const UNSENT_BYTES_MAX: usize = 128 * 1024;
+
 /// How long requests under way may take to end when the server stops. Watches never end by themselves.
 const STOP_MAX: Duration = Duration::from_secs(1);
 
@@ -121,12 +124,13 @@ async fn connection(
         router.clone().oneshot(request.map(Body::new))
     });
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_MAX).max_buf_size(UNSENT_BYTES_MAX);
     builder
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(ALIVE_INTERVAL)
         .keep_alive_timeout(ALIVE_MAX)
+        .max_send_buf_size(UNSENT_BYTES_MAX)
         .max_concurrent_streams(STREAMS_MAX);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);

@@ -1,11 +1,14 @@
 //! Creating, changing and deleting: from HTTP to a `Request`, and back from a `Reply`.
 
+use std::time::Duration;
+
 use axum::{extract::Request as HttpRequest, response::Response};
 use copepod_api::{
     Action, DeleteOptions, Patch, Reply, Request, Revision, Status, StatusResult, Timestamp, User, WriteOptions,
     k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta,
     request::{FieldValidation, Propagation},
 };
+use copepod_store::Door;
 use http::{HeaderMap, header::USER_AGENT};
 use serde::Deserialize;
 
@@ -25,6 +28,10 @@ use crate::{
 
 /// How many objects of a collection are deleted in one transaction.
 const DELETE_BATCH: usize = 500;
+
+/// How long a change may take to be replicated. Longer than an election and the slowest disk; a client that hears nothing
+/// for longer does not know more by waiting.
+const SUBMIT_MAX: Duration = Duration::from_secs(25);
 
 pub async fn answer(
     front: &Front,
@@ -73,11 +80,20 @@ pub async fn answer(
     drop(body);
 
     let request = Request { user, target: asked.target(), action, options };
-    let replies = front.door.submit(vec![request]).await?;
+    let replies = submit(&*front.door, vec![request]).await?;
     let reply = replies.into_iter().next().ok_or_else(|| Status::internal("a request without a reply"))?;
     let mut response = respond(asked, &reply, wanted);
     answer::warn(&mut response, warnings.iter().chain(&reply.warnings).map(String::as_str));
     Ok(response)
+}
+
+async fn submit(door: &dyn Door, requests: Vec<Request>) -> StatusResult<Vec<Reply>> {
+    tokio::time::timeout(SUBMIT_MAX, door.submit(requests)).await.unwrap_or_else(|_| {
+        Err(Status::timeout(format!(
+            "most servers did not confirm the change within {} s: it may or may not have been carried out",
+            SUBMIT_MAX.as_secs()
+        )))
+    })
 }
 
 fn respond(asked: &Asked, reply: &Reply, wanted: &Wanted) -> Response {
@@ -231,7 +247,7 @@ async fn delete_collection(
             })
             .collect();
         while !requests.is_empty() {
-            let refusal = match front.door.submit(requests.clone()).await {
+            let refusal = match submit(&*front.door, requests.clone()).await {
                 Ok(_) => break,
                 Err(refusal) if refusal.code() == 404 => refusal,
                 Err(refusal) => return Err(refusal),
