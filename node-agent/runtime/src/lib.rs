@@ -1,1 +1,20 @@
-//! To be written.
+//! Sandboxes and containers.
+//!
+//! A sandbox is a set of namespaces that containers of one pod share; a container is a process in it with a root
+//! directory, limits and privileges of its own. The embedded runtime needs no daemon: a tiny shim a pod holds what must
+//! outlive the agent (exit codes, output, the namespaces), and everything else is on disk below the run directory.
+
+mod capabilities;
+mod cgroup;
+pub mod embedded;
+mod oci;
+mod seccomp;
+pub mod shim;
+mod spec;
+mod wire;
+
+pub use embedded::Embedded;
+pub use spec::{
+    Capabilities, ContainerSpec, ContainerState, ExecOutput, Exit, Mount, Pod, Propagation, Resources, RuntimeError,
+    SandboxSpec, SandboxState, Seccomp, StartError, State, Usage, UserIds,
+};
