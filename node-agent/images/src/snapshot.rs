@@ -106,6 +106,19 @@ impl Snapshots {
         Lease::remove(&self.store, &dir)
     }
 
+    /// Takes away what no container can use any more: directories without a mount, which a machine that went down has
+    /// left.
+    pub fn clean(&self) -> Result<(), ImageError> {
+        for container in self.list()? {
+            // What is not the name of a container was not made here.
+            let Ok(dir) = self.container_dir(&container) else { continue };
+            if !is_mount_point(&dir.join("rootfs"))? {
+                self.release(&container)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The containers that have something here, mounted or not.
     pub fn list(&self) -> Result<Vec<String>, ImageError> {
         let read = || {

@@ -6,6 +6,7 @@ mod mount;
 mod pull;
 mod registry;
 mod scripted;
+mod tls;
 mod together;
 mod unpack;
 

@@ -20,6 +20,7 @@ impl Images {
         let open = || {
             let store = Store::open(&config.images_dir)?;
             let containers = Snapshots::new(store.clone(), config.data_dir.join("containers"))?;
+            containers.clean()?;
             Ok(Images { puller: Puller::new(store, &config.mirrors)?, containers: containers.into() })
         };
         open().map_err(|error: ImageError| AgentError::Room { room: "image store", reason: error.to_string() })

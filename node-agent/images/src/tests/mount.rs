@@ -153,3 +153,30 @@ fn ids_of_containers_are_no_paths() {
         assert!(matches!(world.containers.release(id), Err(ImageError::InvalidName(_))), "{id:?}");
     }
 }
+
+#[test]
+fn what_a_machine_left_when_it_went_down_is_cleaned_away() {
+    let world = World::new();
+    let image = world.image("app:1", &["file a one"]);
+    let running = world.containers.rootfs(&image.id, "running").unwrap();
+    let lost = world.containers.rootfs(&image.id, "lost").unwrap();
+    fs::write(lost.join("b"), "written").unwrap();
+    nix::mount::umount(&lost).unwrap();
+
+    world.containers.clean().unwrap();
+
+    assert_eq!(world.containers.list().unwrap(), ["running"]);
+    assert_eq!(super::tree(&running), "a one");
+    assert_eq!(world.store.entries("leases").unwrap().len(), 1);
+    assert_eq!(world.seen(&image, "lost"), "a one");
+}
+
+#[test]
+fn a_root_that_was_lost_without_notice_is_made_anew() {
+    let world = World::new();
+    let image = world.image("app:1", &["file a one"]);
+    let root = world.containers.rootfs(&image.id, "c").unwrap();
+    fs::write(root.join("b"), "written").unwrap();
+    nix::mount::umount(&root).unwrap();
+    assert_eq!(world.seen(&image, "c"), "a one");
+}

@@ -23,14 +23,19 @@ pub(crate) struct DockerRegistry {
 
 impl DockerRegistry {
     pub fn start() -> DockerRegistry {
-        DockerRegistry::start_with(false)
+        DockerRegistry::start_with(false, None)
     }
 
     pub fn with_login() -> DockerRegistry {
-        DockerRegistry::start_with(true)
+        DockerRegistry::start_with(true, None)
     }
 
-    fn start_with(login: bool) -> DockerRegistry {
+    /// Encrypted, with a certificate and its key in these files.
+    pub fn with_certificate(certificate: &Path, key: &Path) -> DockerRegistry {
+        DockerRegistry::start_with(false, Some((certificate, key)))
+    }
+
+    fn start_with(login: bool, certificate: Option<(&Path, &Path)>) -> DockerRegistry {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name).display().to_string();
         // Free a moment ago; nobody else here takes ports by number.
@@ -40,6 +45,10 @@ impl DockerRegistry {
              addr: {address}\n",
             path("storage")
         );
+        if let Some((certificate, key)) = certificate {
+            let (certificate, key) = (certificate.display(), key.display());
+            config.push_str(&format!("  tls:\n    certificate: {certificate}\n    key: {key}\n"));
+        }
         if login {
             fs::write(path("htpasswd"), USER).unwrap();
             config.push_str(&format!("auth:\n  htpasswd:\n    realm: test\n    path: {}\n", path("htpasswd")));

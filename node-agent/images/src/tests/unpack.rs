@@ -83,3 +83,44 @@ fn a_damaged_archive_is_refused() {
     let layer = archive("file a hello");
     assert!(unpack(&mut &layer[..514], dir.path()).is_err());
 }
+
+/// Bytes of headers are turned at random. Whatever comes of it is refused or stays inside; nothing panics.
+#[test]
+fn no_archive_reaches_outside() {
+    let original = archive(
+        "dir etc | file etc/passwd root | link out ../outside | link abs /etc | hard h etc/passwd | gone etc/x | \
+         opaque etc | node null 1:3 | dir out | file out/precious gone | xattr p user.a b | file z last",
+    );
+    let mut dice: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut roll = |n: usize| {
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        usize::try_from(dice % n as u64).unwrap()
+    };
+    let interesting = b"/.\0\x01\xff0125whp-";
+    for round in 0..400 {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["layer", "outside"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        fs::write(dir.path().join("outside/precious"), "untouched").unwrap();
+        let mut layer = original.clone();
+        for _ in 0..=roll(4) {
+            // Names, links and kinds stand at the beginning of a block.
+            let header = roll(layer.len() / 512) * 512;
+            let field = [0, 100, 124, 156, 157, 329][roll(6)];
+            let at = header + field + roll(12);
+            layer[at] = interesting[roll(interesting.len())];
+            let sum: u32 = layer[header..header + 512]
+                .iter()
+                .enumerate()
+                .map(|(n, byte)| if (148..156).contains(&n) { 32 } else { u32::from(*byte) })
+                .sum();
+            layer[header + 148..header + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+        }
+        let _ = unpack(&mut &layer[..], &dir.path().join("layer"));
+        assert_eq!(tree(&dir.path().join("outside")), "precious untouched", "round {round}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "round {round}");
+    }
+}
