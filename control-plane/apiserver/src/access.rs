@@ -1,8 +1,8 @@
 //! Who may do what.
 //!
-//! Until roles are objects, three groups decide: administrators and servers may do everything, nodes may read (what they
-//! need and may change comes and goes over their session, so Secrets are not among it), and everybody else who has a
-//! name may find out what the API offers.
+//! Until roles are objects, three groups decide: administrators and servers may do everything, nodes may read (what
+//! they need and may change comes and goes over their session, so Secrets are not among it), and everybody else who
+//! has a name may find out what the API offers.
 
 use copepod_api::{Resource, Status, StatusResult, User, resource};
 use copepod_identity::{MASTERS_GROUP, NODES_GROUP, SERVERS_GROUP};

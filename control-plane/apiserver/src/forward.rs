@@ -1,8 +1,8 @@
 //! Requests that another server has to carry out.
 //!
-//! A client may talk to any server; writes, and streams to nodes, belong to the one that leads. A server passes such a
-//! request on over a connection that it keeps to the leader, proves by its own certificate that it is a server, and says
-//! in headers for whom it speaks.
+//! A client may talk to any server; writes, and streams to nodes, belong to the one that leads. A server passes such
+//! a request on over a connection that it keeps to the leader, proves by its own certificate that it is a server, and
+//! says in headers for whom it speaks.
 
 use std::{
     future::Future,

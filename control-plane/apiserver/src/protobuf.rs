@@ -1,12 +1,13 @@
 //! Request bodies in Kubernetes' protobuf encoding.
 //!
-//! Clients written in Go, kubectl's `create` and `drain` among them, send what they write in protobuf and do not fall back
-//! to JSON. (They do take JSON as an answer, so nothing is ever written this way.) `fields.tsv` says which number is
-//! which field: a line with a message's name, then a line a field with its number, its JSON name (`-` where its fields
-//! stand in the message itself) and its type; `*` may be absent, `[]` is a list and `{}` a map. These are the facts of
-//! the struct tags in k8s.io/api and apimachinery 0.36.
+//! Clients written in Go, kubectl's `create` and `drain` among them, send what they write in protobuf and do not fall
+//! back to JSON. (They do take JSON as an answer, so nothing is ever written this way.) `fields.tsv` says which
+//! number is which field: a line with a message's name, then a line a field with its number, its JSON name (`-` where
+//! its fields stand in the message itself) and its type; `*` may be absent, `[]` is a list and `{}` a map. These are
+//! the facts of the struct tags in k8s.io/api and apimachinery 0.36.
 //!
-//! Go writes empty texts, zeros and `false` of fields that cannot be absent; those count as absent here, as in its JSON.
+//! Go writes empty texts, zeros and `false` of fields that cannot be absent; those count as absent here, as in its
+//! JSON.
 
 use std::{collections::BTreeMap, sync::OnceLock};
 

@@ -25,7 +25,8 @@ use tower::ServiceExt;
 
 use crate::who;
 
-/// How many connections a server holds. Each costs some tens of kilobytes, and one agent, kubectl or controller needs one.
+/// How many connections a server holds. Each costs some tens of kilobytes, and one agent, kubectl or controller needs
+/// one.
 const CONNECTIONS_MAX: usize = 20_000;
 
 /// How long a client may take to shake hands, and to send the head of a request.

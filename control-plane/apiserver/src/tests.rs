@@ -331,3 +331,12 @@ async fn collections_scales_and_logs() {
     let unknown = http.get(&format!("{PODS}/web/log?container=x")).await.refusal();
     assert_eq!(unknown, "400 BadRequest: container x is not valid for pod web: choose one of: [c]");
 }
+
+#[tokio::test]
+async fn a_server_that_stops_ends_its_watches() {
+    let (server, http) = cluster().await;
+    let mut watch =
+        http.watch(&format!("{MAPS}?watch=1&sendInitialEvents=false&resourceVersionMatch=NotOlderThan")).await;
+    server.stop().await;
+    assert_eq!(watch.next().await, "end");
+}

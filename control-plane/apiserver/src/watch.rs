@@ -1,7 +1,8 @@
 //! Changes of a collection, as they happen.
 //!
 //! A watch is a cursor into the log of events and the selection of what to show. It has no queue: the next events are
-//! taken from the log when the connection can take more bytes, so a client that reads slowly costs nothing but its place.
+//! taken from the log when the connection can take more bytes, so a client that reads slowly costs nothing but its
+//! place.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -29,8 +29,8 @@ use crate::{
 /// How many objects of a collection are deleted in one transaction.
 const DELETE_BATCH: usize = 500;
 
-/// How long a change may take to be replicated. Longer than an election and the slowest disk; a client that hears nothing
-/// for longer does not know more by waiting.
+/// How long a change may take to be replicated. Longer than an election and the slowest disk; a client that hears
+/// nothing for longer does not know more by waiting.
 const SUBMIT_MAX: Duration = Duration::from_secs(25);
 
 pub async fn answer(
@@ -220,8 +220,8 @@ fn delete_options(headers: &HeaderMap, bytes: &[u8], query: &Query) -> StatusRes
     Ok((options, is_dry))
 }
 
-/// Deletes what a selection shows, some hundred objects a transaction. An object that somebody else deletes meanwhile is
-/// gone as well, which is what was wanted.
+/// Deletes what a selection shows, some hundred objects a transaction. An object that somebody else deletes meanwhile
+/// is gone as well, which is what was wanted.
 async fn delete_collection(
     front: &Front,
     user: User,

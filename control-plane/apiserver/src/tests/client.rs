@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::memory::{Echo, Memory, MemoryDoor};
@@ -32,7 +33,8 @@ pub struct Server {
     pub memory: Arc<Memory>,
     pub address: SocketAddr,
     authority: Arc<Authority>,
-    _stop: DropGuard,
+    stop: DropGuard,
+    serving: JoinHandle<()>,
 }
 
 impl Server {
@@ -55,8 +57,14 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        tokio::spawn(crate::serve(listener, tls, router, stop.clone()));
-        Server { memory, address, authority, _stop: stop.drop_guard() }
+        let serving = tokio::spawn(crate::serve(listener, tls, router, stop.clone()));
+        Server { memory, address, authority, stop: stop.drop_guard(), serving }
+    }
+
+    /// Stops it; returns when its last connection is closed.
+    pub async fn stop(self) {
+        drop(self.stop);
+        self.serving.await.unwrap();
     }
 
     pub fn kubeconfig(&self) -> String {
@@ -183,7 +191,8 @@ impl Events {
                 return Some(serde_json::from_slice(&line).unwrap());
             }
             let frame = tokio::time::timeout(Duration::from_secs(20), self.body.frame()).await.expect("an event");
-            self.read.extend_from_slice(&frame?.unwrap().into_data().unwrap_or_default());
+            // A connection that is closed ends the stream as well.
+            self.read.extend_from_slice(&frame?.ok()?.into_data().unwrap_or_default());
         }
     }
 
