@@ -22,6 +22,7 @@ mod garbage;
 mod import;
 mod layer;
 mod login;
+mod proxy;
 mod pull;
 mod reference;
 mod registry;

@@ -17,17 +17,11 @@ use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde::Deserialize;
 use tokio::time::timeout;
 
-use crate::{Credential, Digest, ImageError, Reference, document::DOCUMENT_BYTES_MAX};
-
-/// A registry on another continent answers a connection within a second or two; longer, and a mirror is better asked.
-const CONNECT_MAX: Duration = Duration::from_secs(10);
+use crate::{Credential, Digest, ImageError, Reference, document::DOCUMENT_BYTES_MAX, proxy::Connector};
 
 /// How long a registry may be silent in the middle of an answer. Some fetch the content from elsewhere first.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
@@ -77,7 +71,7 @@ impl Endpoint {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+pub(crate) fn is_loopback(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.parse::<u16>().is_ok() => name,
         _ => host,
@@ -115,22 +109,18 @@ pub(crate) struct Registry<'a> {
     endpoint: &'a Endpoint,
     reference: &'a Reference,
     login: Option<&'a Credential>,
-    client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>>,
+    client: Client<HttpsConnector<Connector>, Empty<Bytes>>,
     /// Found out with the first refusal, and then sent with every request.
     authorization: Mutex<Option<HeaderValue>>,
 }
 
 impl<'a> Registry<'a> {
     pub fn new(endpoint: &'a Endpoint, reference: &'a Reference, login: Option<&'a Credential>) -> Registry<'a> {
-        let mut connector = HttpConnector::new();
-        connector.enforce_http(false);
-        connector.set_connect_timeout(Some(CONNECT_MAX));
-        connector.set_nodelay(true);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(tls().clone())
             .https_or_http()
             .enable_http1()
-            .wrap_connector(connector);
+            .wrap_connector(Connector::new());
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Registry { endpoint, reference, login, client, authorization: Mutex::new(None) }
     }
