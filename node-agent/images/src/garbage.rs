@@ -103,6 +103,9 @@ pub(crate) struct Lease {
     /// Holds as long as this directory exists.
     pub container: PathBuf,
     pub layers: Vec<Digest>,
+    /// The life of the machine in which it was mounted. No mount outlives it.
+    #[serde(default)]
+    pub boot: String,
 }
 
 impl Lease {
@@ -116,10 +119,24 @@ impl Lease {
         remove_file(&path(store, container))
     }
 
-    fn read(path: &Path) -> Result<Option<Lease>, ImageError> {
-        let bytes = fs::read(path).map_err(ImageError::io(path.display().to_string()))?;
-        Ok(serde_json::from_slice(&bytes).ok())
+    /// The lease of a container, if it has one that can be read.
+    pub fn of(store: &Store, container: &Path) -> Result<Option<Lease>, ImageError> {
+        Lease::read(&path(store, container))
     }
+
+    fn read(path: &Path) -> Result<Option<Lease>, ImageError> {
+        match fs::read(path) {
+            Ok(bytes) => Ok(serde_json::from_slice(&bytes).ok()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(ImageError::io(path.display().to_string())(error)),
+        }
+    }
+}
+
+/// What the kernel calls this life of the machine.
+pub(crate) fn this_boot() -> Result<String, ImageError> {
+    let path = "/proc/sys/kernel/random/boot_id";
+    Ok(fs::read_to_string(path).map_err(ImageError::io(path))?.trim().to_owned())
 }
 
 fn path(store: &Store, container: &Path) -> PathBuf {

@@ -25,7 +25,7 @@ use nix::{
 
 use crate::{
     Digest, ImageError, Layer, Store,
-    garbage::Lease,
+    garbage::{Lease, this_boot},
     layer::{remove_tree, unpack_once},
 };
 
@@ -74,7 +74,7 @@ impl Snapshots {
             fs::DirBuilder::new().mode(mode).create(&path).map_err(ImageError::io(path.display().to_string()))?;
         }
         let layers = distinct(&image.layers);
-        let lease = Lease { container: dir.clone(), layers: layers.clone() };
+        let lease = Lease { container: dir.clone(), layers: layers.clone(), boot: this_boot()? };
         lease.write(&self.store)?;
         // The root of the image, not the directory we made, says who may enter and whose it is.
         let lower: Vec<PathBuf> = layers.iter().map(|diff_id| self.store.layer_dir(diff_id).join("diff")).collect();
@@ -106,13 +106,15 @@ impl Snapshots {
         Lease::remove(&self.store, &dir)
     }
 
-    /// Takes away what no container can use any more: directories without a mount, which a machine that went down has
-    /// left.
+    /// Takes away what no container can use any more: the roots from before the machine was last started. Whether
+    /// something is mounted would not tell, since an agent may come back in a mount namespace that does not show it
+    /// what its containers stand on.
     pub fn clean(&self) -> Result<(), ImageError> {
+        let boot = this_boot()?;
         for container in self.list()? {
             // What is not the name of a container was not made here.
             let Ok(dir) = self.container_dir(&container) else { continue };
-            if !is_mount_point(&dir.join("rootfs"))? {
+            if Lease::of(&self.store, &dir)?.is_none_or(|lease| lease.boot != boot) {
                 self.release(&container)?;
             }
         }

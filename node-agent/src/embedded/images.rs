@@ -88,3 +88,50 @@ async fn blocking<T: Send + 'static>(
 fn failure(error: ImageError) -> Failure {
     Failure(error.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fs};
+
+    use copepod_images::{BuildSpec, Config, Content};
+
+    use super::*;
+    use crate::RuntimeChoice;
+
+    #[tokio::test]
+    async fn an_image_of_the_machines_store_becomes_a_root() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = AgentConfig {
+            name: "n1".into(),
+            data_dir: dir.path().join("data"),
+            run_dir: dir.path().join("run"),
+            images_dir: dir.path().join("images"),
+            server: None,
+            token: None,
+            address: None,
+            labels: BTreeMap::new(),
+            runtime: RuntimeChoice::Embedded,
+            mirrors: Vec::new(),
+        };
+        let images = Images::open(&config).unwrap();
+        let missing = images.ensure("app:1", PullPolicy::Never, &[]).await;
+        assert!(matches!(missing, Err(PullError::NeverPull(_))));
+
+        // As the command line does it, while the agent runs.
+        fs::write(dir.path().join("app"), "program").unwrap();
+        let built = Store::open(&config.images_dir).unwrap().build(&BuildSpec {
+            reference: "app:1".into(),
+            contents: vec![Content { source: dir.path().join("app"), target: "/bin/app".into() }],
+            config: Config { cmd: vec!["/bin/app".into()], ..Config::default() },
+            ..BuildSpec::default()
+        });
+        let image = images.ensure("app:1", PullPolicy::IfNotPresent, &[]).await.unwrap();
+        let root = images.rootfs(&image, "c1").await.unwrap();
+
+        assert_eq!((image.id, image.command), (built.unwrap().id.to_string(), vec!["/bin/app".to_owned()]));
+        assert_eq!(fs::read_to_string(root.join("bin/app")).unwrap(), "program");
+        images.release("c1").await.unwrap();
+        images.release("c1").await.unwrap();
+        assert!(!root.exists());
+    }
+}

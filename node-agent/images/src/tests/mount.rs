@@ -1,7 +1,7 @@
 use std::{fs, os::unix::fs::MetadataExt};
 
 use super::{World, archive, gzip, write_layout_of};
-use crate::{BuildSpec, Config, Content, Digest, ImageError, Snapshots, Store};
+use crate::{BuildSpec, Config, Content, Digest, ImageError, Snapshots, Store, garbage::Lease};
 
 #[test]
 fn a_built_image_can_be_mounted() {
@@ -162,12 +162,17 @@ fn what_a_machine_left_when_it_went_down_is_cleaned_away() {
     let lost = world.containers.rootfs(&image.id, "lost").unwrap();
     fs::write(lost.join("b"), "written").unwrap();
     nix::mount::umount(&lost).unwrap();
+    let hidden = world.containers.rootfs(&image.id, "hidden").unwrap();
+    nix::mount::umount(&hidden).unwrap();
+    let lost = world.path("containers/lost");
+    let lease = Lease { boot: "an earlier one".into(), ..Lease::of(&world.store, &lost).unwrap().unwrap() };
+    lease.write(&world.store).unwrap();
 
     world.containers.clean().unwrap();
 
-    assert_eq!(world.containers.list().unwrap(), ["running"]);
+    assert_eq!(world.containers.list().unwrap(), ["hidden", "running"], "another mount namespace may have the former");
     assert_eq!(super::tree(&running), "a one");
-    assert_eq!(world.store.entries("leases").unwrap().len(), 1);
+    assert_eq!(world.store.entries("leases").unwrap().len(), 2);
     assert_eq!(world.seen(&image, "lost"), "a one");
 }
 
