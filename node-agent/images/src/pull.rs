@@ -286,7 +286,13 @@ impl Fetcher {
                     tracing::debug!(%digest, reason, received = partial.hasher.bytes, "a blob is taken up again");
                     tokio::time::sleep(ATTEMPT_PAUSE * 2_u32.pow(fruitless)).await;
                 }
-                Err(trouble) => return Err(trouble),
+                Err(trouble) => {
+                    // A full disk is not to be kept full by what was meant for it.
+                    if matches!(trouble, Trouble::Here(_)) {
+                        let _ = fs::remove_file(&path);
+                    }
+                    return Err(trouble);
+                }
             }
         }
         partial.file.sync_all().await.map_err(|error| Trouble::Here(partial_error(&path)(error)))?;

@@ -157,14 +157,15 @@ impl<'a> Registry<'a> {
         let url = format!("{}/v2/{}/{path}{namespace}", self.endpoint.base, self.reference.repository());
         let authorization = self.authorization.lock().unwrap_or_else(|lock| lock.into_inner()).clone();
         let response = self.follow(&url, from, authorization.as_ref()).await?;
-        if response.status() != StatusCode::UNAUTHORIZED || authorization.is_some() {
+        if response.status() != StatusCode::UNAUTHORIZED {
             return self.accepted(response).await;
         }
-        // Now we know how it wants to be asked.
+        // Now we know how it wants to be asked; or the token, which lives for minutes, has ended before the layers did.
         let challenges: Vec<HeaderValue> =
             response.headers().get_all(header::WWW_AUTHENTICATE).iter().cloned().collect();
         let refused = response;
-        let Some(authorization) = self.authorize(&challenges).await? else {
+        let again = self.authorize(&challenges).await?.filter(|again| authorization.as_ref() != Some(again));
+        let Some(authorization) = again else {
             return self.accepted(refused).await;
         };
         *self.authorization.lock().unwrap_or_else(|lock| lock.into_inner()) = Some(authorization.clone());

@@ -8,11 +8,11 @@
 //! Mounts outlive the agent, so nothing is remembered: whether a container has its root is asked of the kernel.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, OpenOptions, Permissions},
     io,
     os::{
         fd::AsRawFd,
-        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+        unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     },
     path::{Path, PathBuf},
 };
@@ -70,16 +70,17 @@ impl Snapshots {
         remove_tree(&dir)?;
         for name in ["", "rootfs", "upper", "work"] {
             let path = dir.join(name);
-            let mode = if name == "upper" { 0o755 } else { 0o700 };
-            fs::DirBuilder::new().mode(mode).create(&path).map_err(ImageError::io(path.display().to_string()))?;
+            fs::DirBuilder::new().mode(0o700).create(&path).map_err(ImageError::io(path.display().to_string()))?;
         }
         let layers = distinct(&image.layers);
         let lease = Lease { container: dir.clone(), layers: layers.clone(), boot: this_boot()? };
         lease.write(&self.store)?;
         // The root of the image, not the directory we made, says who may enter and whose it is.
         let lower: Vec<PathBuf> = layers.iter().map(|diff_id| self.store.layer_dir(diff_id).join("diff")).collect();
-        if let Some(top) = lower.first() {
-            copy_root_attributes(top, &dir.join("upper"))?;
+        match lower.first() {
+            Some(top) => copy_root_attributes(top, &dir.join("upper"))?,
+            None => fs::set_permissions(dir.join("upper"), Permissions::from_mode(0o755))
+                .map_err(ImageError::io(dir.display().to_string()))?,
         }
         mount_overlay(&lower, &dir)
             .map_err(ImageError::io(format!("mounting the root of container {container_id}")))?;

@@ -25,7 +25,9 @@ use nix::{
     errno::Errno,
     fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2},
     sys::{
-        stat::{FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmodat, fstatat, makedev, mkdirat, mknodat, utimensat},
+        stat::{
+            FchmodatFlags, Mode, SFlag, UtimensatFlags, fchmod, fchmodat, fstatat, makedev, mkdirat, mknodat, utimensat,
+        },
         time::TimeSpec,
     },
     unistd::{Gid, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat},
@@ -50,6 +52,7 @@ const AUFS_WHITEOUT: &[u8] = b".wh..wh.";
 pub(crate) fn unpack(archive: &mut dyn Read, root: &Path) -> Result<(), ImageError> {
     let io = |error: io::Error| ImageError::Io { what: root.display().to_string(), source: error };
     let root_fd = OwnedFd::from(File::open(root).map_err(io)?);
+    fchmod(&root_fd, Mode::from_bits_truncate(0o755)).map_err(|error| io(error.into()))?;
     let mut layer = Unpacking { root: root_fd, parent: None, modified: BTreeMap::new(), bytes: 0 };
     let mut archive = Archive::new(archive);
     for (n, entry) in archive.entries().map_err(damaged)?.enumerate() {
@@ -191,7 +194,11 @@ impl Unpacking {
                 Err(Errno::ENOENT) => {
                     mkdirat(&current, name.as_os_str(), Mode::from_bits_truncate(0o755))
                         .map_err(system("making the directory of"))?;
-                    self.open_directory(&prefix).map_err(system("opening the directory of"))?
+                    let made = self.open_directory(&prefix).map_err(system("opening the directory of"))?;
+                    // Whatever mask the process has.
+                    fchmod(&made, Mode::from_bits_truncate(0o755))
+                        .map_err(system("giving a mode to the directory of"))?;
+                    made
                 }
                 opened => opened.map_err(system("opening the directory of"))?,
             };

@@ -185,3 +185,16 @@ fn a_root_that_was_lost_without_notice_is_made_anew() {
     nix::mount::umount(&root).unwrap();
     assert_eq!(world.seen(&image, "c"), "a one");
 }
+
+#[test]
+fn a_mask_of_the_process_is_no_mask_of_the_image() {
+    let world = World::new();
+    let empty = world.image("empty:1", &[]);
+    let image = world.image("app:1", &["file a/b/c x"]);
+    let mask = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+    let roots = [&empty, &image].map(|image| world.containers.rootfs(&image.id, &image.id.hex()[..8]).unwrap());
+    nix::sys::stat::umask(mask);
+    let mode = |path: &std::path::Path| fs::metadata(path).unwrap().mode() & 0o777;
+    assert_eq!(roots.clone().map(|root| mode(&root)), [0o755, 0o755]);
+    assert_eq!((mode(&roots[1].join("a/b")), mode(&roots[1].join("a/b/c"))), (0o755, 0o644));
+}

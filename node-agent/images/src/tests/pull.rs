@@ -1,4 +1,12 @@
-use std::{fs, path::PathBuf, sync::atomic::Ordering};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use http::{Response, StatusCode, header};
 use http_body_util::Full;
@@ -290,4 +298,32 @@ async fn a_document_without_end_is_not_read_to_the_end() {
     let registry = Scripted::start(move |_| Response::new(Full::new(endless.clone()))).await;
     let reason = failure(world.puller(&[]).ensure(&format!("{}/app:1", registry.address), Always, &[]).await);
     assert!(reason.contains("more than a document"), "{reason}");
+}
+
+#[tokio::test]
+async fn a_token_that_ends_is_fetched_again() {
+    let world = World::new();
+    let content = Content::image(&archive("file a 1"));
+    let n_tokens = Arc::new(AtomicUsize::new(0));
+    let tokens = Scripted::start(move |_| {
+        let n = n_tokens.fetch_add(1, Ordering::Relaxed);
+        Response::new(Full::from(format!(r#"{{"access_token":"{n}"}}"#)))
+    })
+    .await;
+    let challenge = format!(r#"Bearer realm="http://{}/token""#, tokens.address);
+    // Each token is good for one answer.
+    let used = Mutex::new(BTreeSet::new());
+    let registry = Scripted::start(move |request| {
+        let token = request.headers().get(header::AUTHORIZATION).cloned();
+        if token.is_some_and(|token| used.lock().unwrap().insert(token.as_bytes().to_vec())) {
+            return content.answer(request);
+        }
+        let mut refusal = refuse(StatusCode::UNAUTHORIZED, "");
+        refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge.parse().unwrap());
+        refusal
+    })
+    .await;
+    let image = world.puller(&[]).ensure(&format!("{}/app:1", registry.address), Always, &[]).await.unwrap();
+    assert_eq!(world.seen(&image, "c"), "a 1");
+    assert_eq!(tokens.asked().len(), 3);
 }
