@@ -1,1 +1,141 @@
-fn main() {}
+//! `copepod`: the server, the node agent, local clusters, and the operator's verbs, in one binary.
+
+mod agent;
+mod client;
+mod failure;
+mod image;
+mod kubeconfig;
+mod lab;
+mod server;
+mod token;
+mod verbs;
+
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::{client::Client, failure::Outcome};
+
+#[derive(Parser)]
+#[command(name = "copepod", version, about = "A container orchestrator in one binary; speaks the Kubernetes API")]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Args)]
+struct Global {
+    /// Kubeconfig of the cluster to speak to [default: KUBECONFIG, the local cluster, this machine's server, ~/.kube/config]
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// Context of the kubeconfig
+    #[arg(long, global = true)]
+    context: Option<String>,
+    /// Namespace [default: that of the context, or "default"]
+    #[arg(long, short, global = true)]
+    namespace: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Brings up a cluster on this machine: every server and node in a network namespace of its own
+    Up(lab::Up),
+    /// Takes the local cluster away; leaves nothing behind
+    Down,
+    /// Prints the path of the local cluster's kubeconfig
+    Kubeconfig,
+    /// Stops, cuts off and brings back servers and nodes of the local cluster
+    #[command(subcommand)]
+    Lab(lab::Fault),
+    /// Runs a server of the control plane on this machine
+    Server(server::Server),
+    /// Makes this machine a node
+    Agent(agent::Agent),
+    /// Builds, imports and lists images of this machine
+    Image(image::Images),
+    /// Tokens that machines join with
+    #[command(subcommand)]
+    Token(token::Token),
+    #[command(flatten)]
+    Verb(verbs::Verb),
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    if arguments.get(1).is_some_and(|first| first == "shim") {
+        // Before any thread starts: the shim forks containers.
+        return ExitCode::from(copepod_runtime::shim::main(&arguments[2..]) as u8);
+    }
+    let cli = Cli::parse();
+    let mut runtime = match &cli.command {
+        Command::Server(_) => tokio::runtime::Builder::new_multi_thread(),
+        _ => tokio::runtime::Builder::new_current_thread(),
+    };
+    let runtime = match runtime.enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(run(cli)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Outcome {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Up(wanted) => lab::up(wanted).await,
+        Command::Down => lab::down(),
+        Command::Kubeconfig => lab::kubeconfig().await,
+        Command::Lab(fault) => lab::fault(fault).await,
+        Command::Server(server) => {
+            log_to_stderr();
+            server::run(server, stop_on_signal()).await
+        }
+        Command::Agent(agent) => {
+            log_to_stderr();
+            agent::run(agent, stop_on_signal()).await
+        }
+        Command::Image(images) => image::run(images),
+        Command::Token(token) => token::run(&connect(&global)?, token).await,
+        Command::Verb(verb) => verbs::run(verb, &connect(&global)?, global.namespace.as_deref()).await,
+    }
+}
+
+fn connect(global: &Global) -> Outcome<Client> {
+    let path = kubeconfig::find(global.kubeconfig.as_deref())?;
+    Client::new(kubeconfig::read(&path, global.context.as_deref())?)
+}
+
+/// Daemons tell their story on standard error; the journal adds the time.
+fn log_to_stderr() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("COPEPOD_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,raft=warn,libcontainer=warn,libcgroups=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    builder.with_ansi(std::io::stderr().is_terminal()).init();
+}
+
+/// Ends on SIGTERM and SIGINT.
+fn stop_on_signal() -> CancellationToken {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = CancellationToken::new();
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let stop = stop.clone();
+        if let Ok(mut signals) = signal(kind) {
+            tokio::spawn(async move {
+                signals.recv().await;
+                stop.cancel();
+            });
+        }
+    }
+    stop
+}

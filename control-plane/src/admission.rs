@@ -69,7 +69,11 @@ impl Admission {
 
     /// Tokens are kept as Secrets in kube-system that hold a hash of the secret part.
     fn verify(&self, view: &View, text: &str, role: Role) -> Result<(), Status> {
-        let refused = || Status::unauthenticated("the token is unknown, expired or of another cluster; make a new one with `copepod token create`");
+        let refused = || {
+            Status::unauthenticated(
+                "the token is unknown, expired or of another cluster; make a new one with `copepod token create`",
+            )
+        };
         let token = Tokens::parse(text).map_err(|error| Status::unauthenticated(error.to_string()))?;
         let key = Key::new(SECRETS, Tokens::NAMESPACE, token.secret_name().as_str());
         let secret = view.object(&key).ok_or_else(refused)?;

@@ -22,8 +22,5 @@ pub async fn pinned(address: &str, fingerprint: &str) -> Result<Channel, String>
         }
     });
     // TLS is the connector's business: tonic takes `https` only with a configuration of its own.
-    Endpoint::from_static("http://copepod")
-        .connect_with_connector(connect)
-        .await
-        .map_err(|error| crate::chain(&error))
+    Endpoint::from_static("http://copepod").connect_with_connector(connect).await.map_err(|error| crate::chain(&error))
 }

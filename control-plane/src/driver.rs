@@ -140,7 +140,9 @@ impl Agenda {
             return Duration::ZERO;
         }
         let next = self.timers.values().min();
-        next.map_or(Duration::from_secs(3600), |at| Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO))
+        next.map_or(Duration::from_secs(3600), |at| {
+            Duration::try_from(at.duration_since(now)).unwrap_or(Duration::ZERO)
+        })
     }
 }
 

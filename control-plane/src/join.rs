@@ -4,11 +4,14 @@ use std::{fs, path::Path, time::Duration};
 
 use copepod_api::Timestamp;
 use copepod_identity::{Authority, MASTERS_GROUP, Tokens};
-use copepod_replica::Member;
 use copepod_proto::peers::{PeerJoinReply, PeerJoinRequest, peers_client::PeersClient};
+use copepod_replica::Member;
 use serde::{Deserialize, Serialize};
 
-use crate::{JoinServer, ServerConfig, ServerError, dial, keys::{Keys, write_private}};
+use crate::{
+    JoinServer, ServerConfig, ServerError, dial,
+    keys::{Keys, write_private},
+};
 
 /// How long a join is tried again while the cluster has no leader.
 const JOIN_MAX: Duration = Duration::from_secs(60);
@@ -49,7 +52,8 @@ pub async fn place(config: &ServerConfig, keys: &Keys) -> Result<Place, ServerEr
     let place = match &config.join {
         None => {
             if keys.authority()?.is_none() {
-                let authority = Authority::create(Timestamp::now()).map_err(|error| ServerError::Identity(error.to_string()))?;
+                let authority =
+                    Authority::create(Timestamp::now()).map_err(|error| ServerError::Identity(error.to_string()))?;
                 let (certificate, key) = authority.to_pem();
                 keys.keep_authority(&certificate, &key)?;
             }
@@ -58,7 +62,8 @@ pub async fn place(config: &ServerConfig, keys: &Keys) -> Result<Place, ServerEr
         Some(join) => {
             let reply = ask(config, join).await?;
             keys.keep_shared(&reply.keys)?;
-            let contacts = reply.members.into_iter().map(|peer| Contact { id: peer.id, name: peer.name, address: peer.address });
+            let contacts =
+                reply.members.into_iter().map(|peer| Contact { id: peer.id, name: peer.name, address: peer.address });
             Place { id: reply.id, founds: false, contacts: contacts.collect() }
         }
     };
@@ -84,11 +89,8 @@ async fn ask(config: &ServerConfig, join: &JoinServer) -> Result<PeerJoinReply, 
     let deadline = tokio::time::Instant::now() + JOIN_MAX;
     let mut server = join.server.clone();
     loop {
-        let request = PeerJoinRequest {
-            token: join.token.clone(),
-            name: config.name.clone(),
-            address: config.advertise.clone(),
-        };
+        let request =
+            PeerJoinRequest { token: join.token.clone(), name: config.name.clone(), address: config.advertise.clone() };
         let channel = dial::pinned(&server, &token.fingerprint).await;
         let outcome = match channel {
             Ok(channel) => PeersClient::new(channel).join(request).await,
@@ -116,5 +118,11 @@ pub fn admin_kubeconfig(config: &ServerConfig, authority: &Authority) -> Result<
         .issue_client("admin", MASTERS_GROUP, Timestamp::now(), ADMIN_VALIDITY)
         .map_err(|error| identity(&error))?;
     let url = format!("https://{}", config.advertise);
-    Ok(copepod_identity::kubeconfig("copepod", &url, authority.certificate_pem(), &issued.certificate_pem, &issued.key_pem))
+    Ok(copepod_identity::kubeconfig(
+        "copepod",
+        &url,
+        authority.certificate_pem(),
+        &issued.certificate_pem,
+        &issued.key_pem,
+    ))
 }

@@ -58,16 +58,14 @@ impl Tunnels for NodeTunnels {
                 let _open = &keeper;
                 message.map(|message| message).map_err(lost)
             });
-            let lines = futures::stream::iter(first.map(Ok))
-                .chain(rest)
-                .filter_map(|message| async {
-                    match message {
-                        Ok(message) if message.channel == DATA => Some(Ok(message.data)),
-                        Ok(message) if message.channel == ERROR => Some(Err(refused(&message.data))),
-                        Ok(_) => None,
-                        Err(status) => Some(Err(status)),
-                    }
-                });
+            let lines = futures::stream::iter(first.map(Ok)).chain(rest).filter_map(|message| async {
+                match message {
+                    Ok(message) if message.channel == DATA => Some(Ok(message.data)),
+                    Ok(message) if message.channel == ERROR => Some(Err(refused(&message.data))),
+                    Ok(_) => None,
+                    Err(status) => Some(Err(status)),
+                }
+            });
             Ok(Box::pin(lines) as LogStream)
         })
     }

@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
-use copepod_api::Timestamp;
-use copepod_identity::Authority;
 use arc_swap::ArcSwap;
+use copepod_api::Timestamp;
 use copepod_apiserver::Forwarder;
+use copepod_identity::Authority;
 use copepod_nodes::{Hub, NodeFront};
 use copepod_proto::nodes::nodes_server::NodesServer;
 use copepod_replica::{Member, Replica};

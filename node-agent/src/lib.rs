@@ -36,3 +36,5 @@ mod tests;
 
 pub use assemble::run_with;
 pub use config::{AgentConfig, AgentError, RuntimeChoice};
+pub use embedded::run;
+pub use membership::has_joined;

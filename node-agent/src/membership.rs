@@ -49,6 +49,11 @@ struct Saved {
     servers: Vec<String>,
 }
 
+/// Whether a node with this data directory has joined a cluster before, and so needs no token.
+pub fn has_joined(data_dir: &std::path::Path) -> bool {
+    data_dir.join("identity").join(MEMBERSHIP).exists()
+}
+
 pub struct Membership {
     dir: PathBuf,
     name: String,

@@ -1,4 +1,6 @@
 //! Tests of several rooms together.
 
 #[cfg(test)]
+mod cluster;
+#[cfg(test)]
 mod loops;

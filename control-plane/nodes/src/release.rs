@@ -53,7 +53,6 @@ impl Leaving {
         }
     }
 
-
     /// The uids of pods that may be stopped now; each is named once.
     pub fn released(&mut self, view: &View, hub: &Hub) -> Vec<String> {
         let mut released = Vec::new();

@@ -1,1 +1,23 @@
-//! To be written.
+//! The pod network of one node: links, routes, services, names.
+//!
+//! A pod has one link with an address of its node's range; the node routes between its pods and to the ranges of other
+//! nodes. Services are elements of nftables maps: the rules are made once, and a change of a service's endpoints changes
+//! elements, all in one transaction of the kernel. Names are answered from memory.
+
+mod addresses;
+mod dns;
+mod link;
+mod nft;
+mod node;
+mod resolver;
+mod services;
+
+pub use node::{Config, Network, NetworkError, Peer, PodLink, upstream};
+pub use resolver::{DnsConfig, DnsPolicy, resolv_conf};
+pub use services::{Endpoint, HostPort, Protocol, Service, ServicePort};
+
+/// Where services have their addresses, and where names are answered.
+pub const SERVICE_RANGE: &str = "10.96.0.0/16";
+pub const POD_RANGE: &str = "10.244.0.0/16";
+pub const DNS_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 96, 0, 10);
+pub const CLUSTER_DOMAIN: &str = "cluster.local";

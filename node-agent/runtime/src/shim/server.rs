@@ -136,25 +136,30 @@ impl Shim<'_> {
     }
 
     fn reap(&mut self) {
-        loop {
-            let (pid, code, signal) = match waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::Exited(pid, code)) => (pid, code, None),
-                Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32, Some(signal as i32)),
-                Ok(WaitStatus::StillAlive) | Err(_) => return,
-                Ok(_) => continue,
-            };
-            let pid = pid.as_raw();
-            if let Some(child) = self.children.values_mut().find(|child| child.pid() == Some(pid)) {
-                let exit = child.ended(self.directory, code, signal);
-                for asker in child.waiting.drain(..) {
-                    say(asker, &Answer::Exited(exit.clone()));
-                }
-            } else if let Some(exec) = self.execs.iter_mut().find(|exec| exec.pid == pid) {
-                exec.exit = Some(code);
-                exec.read_rest();
+        while self.reap_one(Some(WaitPidFlag::WNOHANG)) {}
+    }
+
+    /// Takes note of the end of one child; false when there is none to take note of.
+    fn reap_one(&mut self, flags: Option<WaitPidFlag>) -> bool {
+        let (pid, code, signal) = match waitpid(None::<Pid>, flags) {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, code, None),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, 128 + signal as i32, Some(signal as i32)),
+            Ok(WaitStatus::StillAlive) => return false,
+            Err(error) => return error == Errno::EINTR,
+            Ok(_) => return true,
+        };
+        let pid = pid.as_raw();
+        if let Some(child) = self.children.values_mut().find(|child| child.pid() == Some(pid)) {
+            let exit = child.ended(self.directory, code, signal);
+            for asker in child.waiting.drain(..) {
+                say(asker, &Answer::Exited(exit.clone()));
             }
-            // Anything else was left behind by a container without a pid namespace of its own.
+        } else if let Some(exec) = self.execs.iter_mut().find(|exec| exec.pid == pid) {
+            exec.exit = Some(code);
+            exec.read_rest();
         }
+        // Anything else was left behind by a container without a pid namespace of its own.
+        true
     }
 
     fn finish_execs(&mut self) {
@@ -247,17 +252,13 @@ impl Shim<'_> {
     }
 
     fn remove(&mut self, id: &str) -> Answer {
-        let Some(child) = self.children.get_mut(id) else { return Answer::Done };
-        if let Some(pid) = child.pid() {
-            let pid = Pid::from_raw(pid);
-            let _ = kill(pid, Signal::SIGKILL);
-            if let Ok(WaitStatus::Signaled(_, signal, _)) = waitpid(pid, None) {
-                let exit = child.ended(self.directory, 128 + signal as i32, Some(signal as i32));
-                for asker in child.waiting.drain(..) {
-                    say(asker, &Answer::Exited(exit.clone()));
-                }
-            }
+        if let Some(pid) = self.children.get(id).and_then(Child::pid) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
+        // The first process of a pid namespace does not end before all others of it are reaped, and commands that were
+        // run in it are children of ours: so whatever ends is reaped until it has ended.
+        while self.children.get(id).and_then(Child::pid).is_some() && self.reap_one(None) {}
+        let Some(child) = self.children.get(id) else { return Answer::Done };
         match child.remove(self.directory) {
             Ok(()) => {
                 self.children.remove(id);

@@ -1,0 +1,202 @@
+//! The pod network of this machine, told of the cluster's objects.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+};
+
+use copepod_network::{
+    Config, DnsConfig, DnsPolicy, Endpoint, HostPort, Network as Node, NetworkError, Peer, PodLink, Protocol, Service,
+    ServicePort, resolv_conf, upstream,
+};
+use k8s_openapi::api::{
+    core::v1::{self, Pod},
+    discovery::v1::EndpointSlice,
+};
+
+use crate::{
+    AgentConfig, AgentError,
+    surface::{Cluster, Failure, Network, PodNetwork, PodRef},
+};
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// Which service a slice belongs to.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+
+pub struct PodsNetwork {
+    node: Node,
+    name: String,
+}
+
+impl PodsNetwork {
+    pub async fn open(config: &AgentConfig) -> Result<PodsNetwork, AgentError> {
+        let opened = Node::open(Config {
+            state_dir: config.data_dir.join("network"),
+            upstream: upstream(Path::new(RESOLV_CONF)),
+        });
+        let node = opened.await.map_err(|error| AgentError::Room { room: "network", reason: error.to_string() })?;
+        Ok(PodsNetwork { node, name: config.name.clone() })
+    }
+}
+
+#[tonic::async_trait]
+impl Network for PodsNetwork {
+    async fn attach(&self, pod: &PodNetwork) -> Result<Vec<IpAddr>, Failure> {
+        let host_ports = pod.host_ports.iter().map(|port| HostPort {
+            protocol: protocol(&port.protocol),
+            host_port: port.host_port,
+            address: Ipv4Addr::UNSPECIFIED,
+            container_port: port.container_port,
+        });
+        let link = PodLink { uid: pod.pod.uid.clone(), netns: pod.netns.clone(), host_ports: host_ports.collect() };
+        self.node.attach(&link).await.map(|address| vec![IpAddr::V4(address)]).map_err(failure)
+    }
+
+    async fn detach(&self, pod: &PodRef) -> Result<(), Failure> {
+        self.node.detach(&pod.uid).await.map_err(failure)
+    }
+
+    async fn adopt(&self, pod: &PodRef, addresses: &[IpAddr]) -> Result<(), Failure> {
+        match addresses.first() {
+            Some(IpAddr::V4(address)) => self.node.adopt(&pod.uid, *address).map_err(failure),
+            _ => Ok(()),
+        }
+    }
+
+    async fn apply(&self, cluster: &Cluster) -> Result<(), Failure> {
+        let own = cluster.nodes.get(&self.name).and_then(|node| range(node));
+        let peers: Vec<Peer> = cluster
+            .nodes
+            .iter()
+            .filter(|(name, _)| **name != self.name)
+            .filter_map(|(_, node)| Some(Peer { address: address(node)?, range: range(node)?.to_owned() }))
+            .collect();
+        // One node that cannot be reached must not keep the services of all others from being known.
+        let routed = self.node.set_nodes(own, &peers).await;
+        self.node.set_services(services(cluster, &self.name)).await.map_err(failure)?;
+        routed.map_err(failure)
+    }
+
+    fn resolv_conf(&self, pod: &Pod) -> String {
+        let spec = pod.spec.as_ref();
+        let on_host = spec.and_then(|spec| spec.host_network) == Some(true);
+        let policy = match spec.and_then(|spec| spec.dns_policy.as_deref()) {
+            Some("None") => DnsPolicy::None,
+            Some("Default") => DnsPolicy::Default,
+            Some("ClusterFirstWithHostNet") => DnsPolicy::ClusterFirst,
+            _ if on_host => DnsPolicy::Default,
+            _ => DnsPolicy::ClusterFirst,
+        };
+        let said = spec.and_then(|spec| spec.dns_config.as_ref());
+        let config = DnsConfig {
+            nameservers: said.and_then(|said| said.nameservers.clone()).unwrap_or_default(),
+            searches: said.and_then(|said| said.searches.clone()).unwrap_or_default(),
+            options: said
+                .and_then(|said| said.options.as_ref())
+                .into_iter()
+                .flatten()
+                .filter_map(|option| {
+                    let name = option.name.clone()?;
+                    Some(option.value.as_ref().map_or(name.clone(), |value| format!("{name}:{value}")))
+                })
+                .collect(),
+        };
+        let of_node = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+        resolv_conf(policy, pod.metadata.namespace.as_deref().unwrap_or("default"), &of_node, &config)
+    }
+}
+
+fn failure(error: NetworkError) -> Failure {
+    Failure(error.to_string())
+}
+
+fn protocol(name: &str) -> Protocol {
+    match name {
+        "UDP" => Protocol::Udp,
+        "SCTP" => Protocol::Sctp,
+        _ => Protocol::Tcp,
+    }
+}
+
+fn range(node: &v1::Node) -> Option<&str> {
+    node.spec.as_ref()?.pod_cidr.as_deref()
+}
+
+fn address(node: &v1::Node) -> Option<Ipv4Addr> {
+    let addresses = node.status.as_ref()?.addresses.as_ref()?;
+    addresses.iter().find(|address| address.type_ == "InternalIP")?.address.parse().ok()
+}
+
+/// Services with the endpoints of their slices.
+fn services(cluster: &Cluster, own_node: &str) -> Vec<Service> {
+    let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
+    for slice in cluster.slices.values() {
+        let labels = slice.metadata.labels.as_ref();
+        let service = labels.and_then(|labels| labels.get(SERVICE_NAME));
+        if let (Some(namespace), Some(service)) = (slice.metadata.namespace.as_deref(), service) {
+            slices.entry((namespace, service)).or_default().push(slice);
+        }
+    }
+    cluster
+        .services
+        .values()
+        .filter_map(|service| {
+            let (namespace, name) = (service.metadata.namespace.as_deref()?, service.metadata.name.as_deref()?);
+            let own = slices.get(&(namespace, name)).map(Vec::as_slice).unwrap_or_default();
+            known(service, namespace, name, own, own_node)
+        })
+        .collect()
+}
+
+fn known(
+    service: &v1::Service,
+    namespace: &str,
+    name: &str,
+    slices: &[&EndpointSlice],
+    own_node: &str,
+) -> Option<Service> {
+    let spec = service.spec.as_ref()?;
+    let ports = spec.ports.iter().flatten().map(|port| {
+        let named = port.name.as_deref().unwrap_or_default();
+        let wire = port.protocol.as_deref().unwrap_or("TCP");
+        ServicePort {
+            name: named.to_owned(),
+            protocol: protocol(wire),
+            port: u16::try_from(port.port).unwrap_or_default(),
+            node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0),
+            endpoints: slices.iter().flat_map(|slice| endpoints(slice, named, wire, own_node)).collect(),
+        }
+    });
+    Some(Service {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        address: spec.cluster_ip.as_deref().and_then(|address| address.parse().ok()),
+        ports: ports.collect(),
+        external_name: spec.external_name.clone().filter(|_| spec.type_.as_deref() == Some("ExternalName")),
+        local_only: spec.external_traffic_policy.as_deref() == Some("Local"),
+    })
+}
+
+/// A slice names its ports as the service does.
+fn endpoints(slice: &EndpointSlice, port_name: &str, wire: &str, own_node: &str) -> Vec<Endpoint> {
+    let port = slice.ports.iter().flatten().find(|port| {
+        port.name.as_deref().unwrap_or_default() == port_name && port.protocol.as_deref().unwrap_or("TCP") == wire
+    });
+    let Some(port) = port.and_then(|port| u16::try_from(port.port?).ok()) else { return Vec::new() };
+    let listed = slice.endpoints.iter().flatten();
+    listed
+        .flat_map(|endpoint| {
+            let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false);
+            let is_local = endpoint.node_name.as_deref() == Some(own_node);
+            endpoint.addresses.iter().filter_map(|address| address.parse().ok()).map(move |address| Endpoint {
+                address,
+                port,
+                is_local,
+                is_ready,
+                hostname: endpoint.hostname.clone(),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,12 @@
+//! Scenarios on real clusters: servers and nodes in network namespaces of this machine, run by the binary under test.
+//!
+//! Each test has a cluster of its own and takes it down; waiting is for conditions, never for time.
+
+mod api;
+mod failures;
+mod harness;
+mod kubectl;
+mod mistakes;
+mod pods;
+mod rollouts;
+mod traffic;
