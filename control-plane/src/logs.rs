@@ -56,7 +56,7 @@ impl Tunnels for NodeTunnels {
             let keeper = tunnel.to_node;
             let rest = tunnel.from_node.map(move |message| {
                 let _open = &keeper;
-                message.map(|message| message).map_err(lost)
+                message.map_err(lost)
             });
             let lines = futures::stream::iter(first.map(Ok)).chain(rest).filter_map(|message| async {
                 match message {

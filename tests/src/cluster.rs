@@ -8,5 +8,4 @@ mod harness;
 mod kubectl;
 mod mistakes;
 mod pods;
-mod rollouts;
 mod traffic;

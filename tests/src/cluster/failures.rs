@@ -29,7 +29,10 @@ fn the_leader_dies_during_a_rollout_and_the_rollout_goes_on() {
     cluster.ok(&["lab", "heal", &leader]);
     cluster.until("the server is back", || {
         let mut command = cluster.command(&["get", "nodes", "--kubeconfig"]);
-        command.arg(cluster.directory().join(&leader).join("admin.kubeconfig")).output().is_ok_and(|output| output.status.success())
+        command
+            .arg(cluster.directory().join(&leader).join("admin.kubeconfig"))
+            .output()
+            .is_ok_and(|output| output.status.success())
     });
 }
 

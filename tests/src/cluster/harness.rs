@@ -38,7 +38,13 @@ impl Cluster {
         cluster.run(&["down"]);
         cluster.build_hello(HELLO);
         cluster.ok(&[
-            "image", "build", BUSYBOX, "--directory", &busybox_root().display().to_string(), "--entrypoint", "/bin/sh",
+            "image",
+            "build",
+            BUSYBOX,
+            "--directory",
+            &busybox_root().display().to_string(),
+            "--entrypoint",
+            "/bin/sh",
         ]);
         cluster.ok(&["up", "--servers", &n_servers.to_string(), "--nodes", &n_nodes.to_string()]);
         cluster
@@ -235,8 +241,12 @@ impl Cluster {
 
     fn logs(&self) -> String {
         let mut all = String::new();
-        let mut files: Vec<PathBuf> =
-            fs::read_dir(self.directory().join("log")).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+        let mut files: Vec<PathBuf> = fs::read_dir(self.directory().join("log"))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path())
+            .collect();
         files.sort();
         for file in files {
             let log = fs::read_to_string(&file).unwrap_or_default();
@@ -271,7 +281,12 @@ pub fn leftovers() -> Vec<String> {
     let mut left = Vec::new();
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let marks = [format!("/{LAB}/"), format!("copepod-{LAB}-")];
-    left.extend(read("/proc/self/mountinfo").lines().filter(|line| marks.iter().any(|mark| line.contains(mark))).map(str::to_owned));
+    left.extend(
+        read("/proc/self/mountinfo")
+            .lines()
+            .filter(|line| marks.iter().any(|mark| line.contains(mark)))
+            .map(str::to_owned),
+    );
     for (directory, mark) in [("/run/netns", format!("copepod-{LAB}-")), ("/sys/class/net", format!("cpd{LAB}"))] {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
@@ -335,10 +350,13 @@ pub fn fetch(address: &str, path: &str) -> Result<String, String> {
     if head.starts_with("HTTP/1.1 200") { Ok(body.trim().to_owned()) } else { Err(head.to_owned()) }
 }
 
+/// How often each answer came, and every failure.
+type Served = (BTreeMap<String, usize>, Vec<String>);
+
 /// Requests without a pause until it is stopped; counts the answers and keeps the failures.
 pub struct Load {
     stop: Arc<AtomicBool>,
-    workers: Vec<JoinHandle<(BTreeMap<String, usize>, Vec<String>)>>,
+    workers: Vec<JoinHandle<Served>>,
 }
 
 impl Load {
@@ -367,7 +385,7 @@ impl Load {
     }
 
     /// The answers by text, and every failure.
-    pub fn end(self) -> (BTreeMap<String, usize>, Vec<String>) {
+    pub fn end(self) -> Served {
         self.stop.store(true, Ordering::Relaxed);
         let (mut answers, mut failures) = (BTreeMap::new(), Vec::new());
         for worker in self.workers {
@@ -422,7 +440,9 @@ fn busybox_root() -> PathBuf {
         fs::create_dir_all(root.join("bin")).expect("made");
         fs::create_dir_all(root.join("tmp")).expect("made");
         fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
-        for applet in ["cat", "chmod", "echo", "hostname", "id", "nslookup", "rm", "sleep", "test", "touch", "wget", "sh"] {
+        for applet in
+            ["cat", "chmod", "echo", "hostname", "id", "nslookup", "rm", "sleep", "test", "touch", "wget", "sh"]
+        {
             let link = root.join("bin").join(applet);
             if !link.exists() {
                 std::os::unix::fs::symlink("busybox", link).expect("linked");

@@ -25,7 +25,9 @@ fn shell(name: &str, script: &str) -> Value {
 #[test]
 fn configuration_reaches_containers() {
     let cluster = Cluster::up(1, 1);
-    cluster.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {colour: blue, file.txt: content}}");
+    cluster.apply(
+        "{apiVersion: v1, kind: ConfigMap, metadata: {name: settings}, data: {colour: blue, file.txt: content}}",
+    );
     cluster.apply("{apiVersion: v1, kind: Secret, metadata: {name: hidden}, stringData: {password: secret}}");
     let mut container = shell(
         "main",
@@ -102,9 +104,10 @@ fn probes_decide_who_gets_requests_and_who_is_restarted() {
     });
     cluster.until_ready("slow", 1);
     cluster.until("the dying one is restarted", || {
-        cluster.pods("dying").first().is_some_and(|pod| {
-            pod["status"]["containerStatuses"][0]["restartCount"].as_u64() >= Some(1)
-        })
+        cluster
+            .pods("dying")
+            .first()
+            .is_some_and(|pod| pod["status"]["containerStatuses"][0]["restartCount"].as_u64() >= Some(1))
     });
 }
 
