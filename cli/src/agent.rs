@@ -42,7 +42,7 @@ pub struct Agent {
     #[arg(long, env = "COPEPOD_RUNTIME_SOCKET", value_name = "PATH")]
     runtime_socket: Option<PathBuf>,
     /// Mirror of a registry: docker.io=http://10.0.0.5:5000; may be given several times
-    #[arg(long = "mirror", value_name = "REGISTRY=URL", value_parser = pair)]
+    #[arg(long = "mirror", value_name = "REGISTRY=URL", value_parser = mirror)]
     mirrors: Vec<(String, String)>,
 }
 
@@ -60,6 +60,14 @@ pub async fn run(agent: Agent, stop: CancellationToken) -> Outcome {
         mirrors: agent.mirrors,
     };
     copepod_node_agent::run(config, stop).await.map_err(|error| Failure::new(error.to_string()))
+}
+
+pub fn mirror(text: &str) -> Result<(String, String), String> {
+    let (registry, url) = pair(text)?;
+    if registry.is_empty() || !(url.starts_with("http://") || url.starts_with("https://")) {
+        return Err("a mirror is REGISTRY=http://HOST:PORT or REGISTRY=https://HOST:PORT".to_owned());
+    }
+    Ok((registry, url))
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {

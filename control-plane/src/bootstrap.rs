@@ -1,6 +1,6 @@
 //! What a cluster is born with: its namespaces, and the service under which pods reach the API.
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use copepod_api::{
     Action, Key, Patch, Request, User,
@@ -19,26 +19,35 @@ const NAMESPACES_AT_BIRTH: [&str; 4] = ["default", "kube-system", "kube-public",
 /// The first address of the service network: where `kubernetes.default` is.
 const API_ADDRESS: &str = "10.96.0.1";
 
-/// How often the servers' addresses are compared with what pods are told; a member that changes is otherwise noticed at
-/// the next change of leader.
-const LOOK: Duration = Duration::from_secs(10);
+/// After a refusal: something else is under way, such as a change of leader.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// Makes what is missing, and keeps the endpoints of `kubernetes` at the servers' addresses, while this server leads.
 pub async fn run(door: Arc<dyn Door>, replica: Replica) {
     let user = User::system("system:bootstrap");
+    let mut membership = replica.membership();
     loop {
-        let addresses: BTreeSet<(IpAddr, u16)> =
-            replica.members().iter().filter_map(|member| split(&member.address)).collect();
-        for request in missing(&door.view(), &user, &addresses) {
+        let servers: BTreeMap<(IpAddr, u16), bool> = membership
+            .borrow_and_update()
+            .iter()
+            .filter_map(|member| Some((split(&member.address)?, !member.learner)))
+            .collect();
+        let mut settled = true;
+        for request in missing(&door.view(), &user, &servers) {
             let target = request.target.key();
             if let Err(status) = door.submit(vec![request]).await {
+                settled = false;
                 if status.code() != 409 {
                     tracing::warn!(%target, %status, "could not make what a cluster is born with");
                 }
                 break;
             }
         }
-        tokio::time::sleep(LOOK).await;
+        if !settled {
+            tokio::time::sleep(RETRY).await;
+        } else if membership.changed().await.is_err() {
+            return;
+        }
     }
 }
 
@@ -47,7 +56,7 @@ fn split(address: &str) -> Option<(IpAddr, u16)> {
     Some((host.trim_matches(['[', ']']).parse().ok()?, port.parse().ok()?))
 }
 
-fn missing(view: &View, user: &User, servers: &BTreeSet<(IpAddr, u16)>) -> Vec<Request> {
+fn missing(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>) -> Vec<Request> {
     let mut requests = Vec::new();
     for name in NAMESPACES_AT_BIRTH {
         if view.object(&Key::new(NAMESPACES, "", name)).is_none() {
@@ -55,7 +64,7 @@ fn missing(view: &View, user: &User, servers: &BTreeSet<(IpAddr, u16)>) -> Vec<R
             requests.push(Request::of::<Namespace>(user, "", name, "", Action::Create { object: namespace }));
         }
     }
-    let port = servers.first().map_or(6443, |(_, port)| *port);
+    let port = servers.first_key_value().map_or(6443, |((_, port), _)| *port);
     if view.object(&Key::new(SERVICES, "default", "kubernetes")).is_none() {
         let service = json!({
             "apiVersion": "v1", "kind": "Service",
@@ -70,10 +79,11 @@ fn missing(view: &View, user: &User, servers: &BTreeSet<(IpAddr, u16)>) -> Vec<R
     requests
 }
 
-fn endpoints(view: &View, user: &User, servers: &BTreeSet<(IpAddr, u16)>, port: u16) -> Option<Request> {
+/// A server that does not vote yet is not offered: one that fails now would take the cluster with it.
+fn endpoints(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>, port: u16) -> Option<Request> {
     let endpoints: Vec<Value> = servers
         .iter()
-        .map(|(address, _)| json!({"addresses": [address.to_string()], "conditions": {"ready": true}}))
+        .map(|((address, _), votes)| json!({"addresses": [address.to_string()], "conditions": {"ready": votes}}))
         .collect();
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",

@@ -213,5 +213,5 @@ impl InFlight {
 }
 
 fn no_majority() -> Status {
-    Status::timeout("no majority of the servers answers; see `copepod get servers` on a server that is up")
+    Status::timeout("no majority of the servers answers; nothing can be read consistently or written until one does")
 }

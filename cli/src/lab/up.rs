@@ -27,6 +27,9 @@ pub async fn up(wanted: Up) -> Outcome {
     let began = Instant::now();
     let lab = Lab::checked()?;
     preflight(&lab)?;
+    for mirror in &wanted.mirrors {
+        crate::agent::mirror(mirror).map_err(|error| Failure::new(format!("--mirror {mirror}: {error}")))?;
+    }
     let mut ledger = Ledger::read(&lab)?.unwrap_or_else(Ledger::new);
     if wanted.servers < ledger.servers || wanted.nodes < ledger.nodes {
         return Err(Failure::new(format!(
@@ -68,6 +71,7 @@ pub async fn up(wanted: Up) -> Outcome {
     for server in &servers {
         ready(&ledger, server, || answers(server)).await?;
     }
+    all_vote(&ledger, &client, &servers).await?;
     all_nodes_ready(&ledger, &client, &nodes).await?;
     say.done(&lab, &ledger, &client);
     Ok(())
@@ -147,6 +151,28 @@ async fn ready<F: Future<Output = bool>>(ledger: &Ledger, member: &Member, check
         tokio::time::sleep(LOOK).await;
     }
     Ok(())
+}
+
+/// Until every server votes, one failure may be one too many.
+async fn all_vote(ledger: &Ledger, client: &Client, servers: &[Member]) -> Outcome {
+    let deadline = Instant::now() + READY_MAX;
+    let path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices/kubernetes";
+    loop {
+        let votes = |slice: &Value| {
+            let endpoints = slice["endpoints"].as_array();
+            endpoints.into_iter().flatten().filter(|endpoint| endpoint["conditions"]["ready"] == true).count()
+        };
+        if client.get(path).await?.is_ok_and(|slice| votes(&slice) == servers.len()) {
+            return Ok(());
+        }
+        for server in servers {
+            still_runs(ledger, server)?;
+        }
+        if Instant::now() > deadline {
+            return Err(late(&servers[servers.len() - 1]));
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 async fn all_nodes_ready(ledger: &Ledger, client: &Client, nodes: &[Member]) -> Outcome {

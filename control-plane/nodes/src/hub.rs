@@ -78,6 +78,8 @@ impl Hub {
     /// Ends all sessions: this server leads no more, and the agents find the one that does.
     pub fn close_all(&self) {
         self.sessions.clear();
+        // Whoever leads next has its own view of who lives; so has this server, should it lead again.
+        self.seen.clear();
         self.acknowledged.send_modify(|count| *count += 1);
     }
 
@@ -97,10 +99,11 @@ impl Hub {
         self.seen.get(node).map(|at| *at)
     }
 
-    /// Gives every node the benefit of the doubt: a new leader has heard nobody yet.
+    /// Gives every node the benefit of the doubt: a new leader has heard nobody yet. Until a node has been silent for
+    /// too long, what it routes counts.
     pub(crate) fn assume_alive<'a>(&self, nodes: impl Iterator<Item = &'a str>) {
         for node in nodes {
-            self.beat(node);
+            self.seen.entry(node.into()).or_insert_with(Instant::now);
         }
     }
 
@@ -113,12 +116,14 @@ impl Hub {
         self.acknowledged.subscribe()
     }
 
-    /// Whether the data path of every node that lives contains `revision`. Silent nodes do not count: what they route is
-    /// lost anyway, and one dead machine must not hold up the stop of a pod on another.
+    /// Whether the data path of every node that lives contains `revision`: of those that are connected, and of those that
+    /// have not come back yet since this server leads. Silent nodes do not count: what they route is lost anyway, and one
+    /// dead machine must not hold up the stop of a pod on another.
     pub(crate) fn all_contain(&self, revision: Revision) -> bool {
-        self.sessions.iter().all(|session| {
-            session.contains(revision) || self.last_seen(&session.node).is_none_or(|at| at.elapsed() > SILENCE_MAX)
-        })
+        self.seen
+            .iter()
+            .filter(|seen| seen.elapsed() <= SILENCE_MAX)
+            .all(|seen| self.sessions.get(seen.key()).is_some_and(|session| session.contains(revision)))
     }
 
     pub(crate) fn acknowledge(&self, session: &Session, revision: u64) {

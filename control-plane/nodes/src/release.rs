@@ -53,6 +53,10 @@ impl Leaving {
         }
     }
 
+    pub fn is_waiting(&self) -> bool {
+        !self.pods.is_empty()
+    }
+
     /// The uids of pods that may be stopped now; each is named once.
     pub fn released(&mut self, view: &View, hub: &Hub) -> Vec<String> {
         let mut released = Vec::new();

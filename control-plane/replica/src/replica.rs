@@ -226,6 +226,11 @@ impl Replica {
         Ok(())
     }
 
+    /// The members, and each change of them.
+    pub fn membership(&self) -> watch::Receiver<Arc<Vec<Member>>> {
+        self.members.clone()
+    }
+
     pub fn members(&self) -> Vec<Member> {
         self.members.borrow().to_vec()
     }
