@@ -1,7 +1,7 @@
 //! The key files of a server: made at the cluster's birth, or received when it joins.
 //!
-//! `authority.crt` and `authority.key` are the cluster's; `server.crt` and `server.key` are this server's own, issued from
-//! them and renewed well before they end. The key files are readable by their owner only.
+//! `authority.crt` and `authority.key` are the cluster's, the same on every server. A server's own certificate is issued
+//! from them at each start and kept in memory only. The files are readable by their owner only.
 
 use std::{
     collections::HashMap,

@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     fs, io,
     io::{Seek, SeekFrom, Write},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
@@ -32,6 +33,8 @@ pub struct Directory {
 impl Directory {
     pub fn open(path: &Path) -> io::Result<Directory> {
         fs::create_dir_all(path)?;
+        // Secrets are among what is written here.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
         Ok(Directory { path: path.to_owned(), open: HashMap::new() })
     }
 
@@ -97,5 +100,20 @@ impl Disk for Directory {
 
     fn place(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_else_on_the_machine_reads_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("raft");
+        fs::create_dir(&path).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        Directory::open(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
     }
 }

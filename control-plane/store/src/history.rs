@@ -4,7 +4,7 @@
 //! the log of events is kept once, per resource, and a watcher is a number: the revision it has seen. Reading is a range
 //! over the log; falling behind costs nothing until the log is compacted, and then the answer is 410 and a fresh list.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use copepod_api::{Resource, Revision};
 
@@ -19,7 +19,7 @@ pub const HISTORY_EVENTS_MAX: usize = 200_000;
 
 #[derive(Default)]
 pub struct History {
-    logs: HashMap<Resource, VecDeque<Event>>,
+    logs: BTreeMap<Resource, VecDeque<Event>>,
     /// The resources of all events in order, to drop the oldest first.
     order: VecDeque<(Resource, usize)>,
     bytes: usize,

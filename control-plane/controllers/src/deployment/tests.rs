@@ -1,3 +1,5 @@
+//! Plans of the deployment controller, world by world.
+
 use crate::world::World;
 use insta::assert_snapshot;
 

@@ -1,3 +1,5 @@
+//! What garbage collection keeps and what it takes.
+
 use super::World;
 
 #[test]

@@ -1,3 +1,5 @@
+//! Archives and layouts as other programs write them, and as they break.
+
 use std::{fs, path::Path, process::Command};
 
 use serde_json::json;

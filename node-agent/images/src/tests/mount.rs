@@ -1,3 +1,5 @@
+//! Roots of containers: mounted, mounted again, left behind, cleaned away.
+
 use std::{fs, os::unix::fs::MetadataExt};
 
 use super::{World, archive, gzip, write_layout_of};

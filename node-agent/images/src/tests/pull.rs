@@ -1,3 +1,5 @@
+//! Pulling from a registry that behaves, and from those that do not.
+
 use std::{
     collections::BTreeSet,
     fs,

@@ -1,3 +1,5 @@
+//! Layers unpacked: what archives may say, and what they may not do.
+
 use std::fs;
 
 use super::{archive, tree};
