@@ -3,4 +3,6 @@
 #[cfg(test)]
 mod cluster;
 #[cfg(test)]
+mod house;
+#[cfg(test)]
 mod loops;
