@@ -1,6 +1,9 @@
 //! `copepod rollout`: says what a rollout waits for, and gives up at once where waiting is hopeless.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
@@ -12,6 +15,9 @@ use crate::{
 };
 
 const LOOK: Duration = Duration::from_millis(200);
+
+/// What a pod says in turns while its image cannot be fetched.
+const PULL_FAILURES: [&str; 2] = ["ErrImagePull", "ImagePullBackOff"];
 
 /// Crashes of one new container after which a rollout is hopeless.
 const CRASHES_MAX: u64 = 3;
@@ -133,7 +139,7 @@ impl Deployment<'_> {
                 Some(waits) => waits,
             };
             let (pods, hopeless) = self.new_pods(&deployment).await?;
-            let text = if pods.is_empty() { waits } else { format!("{waits}; {}", pods.join("; ")) };
+            let text = std::iter::once(waits).chain(pods).collect::<Vec<_>>().join("; ");
             if text != told {
                 eprintln!("{text}");
                 told = text.clone();
@@ -158,19 +164,23 @@ impl Deployment<'_> {
         let hash = newest["metadata"]["labels"]["pod-template-hash"].as_str().unwrap_or_default();
         let selector = encode(&format!("pod-template-hash={hash}"));
         let path = format!("/api/v1/namespaces/{}/pods?labelSelector={selector}", self.namespace);
-        let mut reasons = Vec::new();
+        // Pods by what they wait for: one line for an eye, however many there are.
+        let mut reasons: BTreeMap<String, Vec<String>> = BTreeMap::new();
         let mut hopeless = None;
         for pod in items(self.client, &path).await? {
             let Some((reason, is_hopeless)) = pod_waits(&pod) else { continue };
-            let text = format!("pod {} {reason}", pod["metadata"]["name"].as_str().unwrap_or_default());
+            let name = pod["metadata"]["name"].as_str().unwrap_or_default().to_owned();
             if is_hopeless {
-                hopeless = Some(text.clone());
+                hopeless = Some(format!("pod {name} {reason}"));
             }
-            reasons.push(text);
+            reasons.entry(reason).or_default().push(name);
         }
-        // One reason of each sort is enough for an eye.
-        reasons.truncate(3);
-        Ok((reasons, hopeless))
+        let reasons = reasons.into_iter().map(|(reason, pods)| match pods.as_slice() {
+            [one] => format!("pod {one} {reason}"),
+            [one, rest @ ..] => format!("pod {one} and {} more: {reason}", rest.len()),
+            [] => reason,
+        });
+        Ok((reasons.collect(), hopeless))
     }
 
     async fn restart(&self) -> Outcome {
@@ -282,6 +292,11 @@ fn pod_waits(pod: &Value) -> Option<(String, bool)> {
             let message = waiting["message"].as_str().unwrap_or_default();
             let last = container["lastState"]["terminated"]["message"].as_str().unwrap_or_default();
             let hopeless = HOPELESS.contains(&reason) || restarts >= CRASHES_MAX;
+            // Both are said of the same failure, in turns; an eye wants it once.
+            let (reason, message) = match PULL_FAILURES.contains(&reason) {
+                true => ("ErrImagePull", message.split_once("ErrImagePull: ").map_or(message, |(_, cause)| cause)),
+                false => (reason, message),
+            };
             let words = [message, last].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(": ");
             return Some((format!("waits: {reason} {words}").trim_end().to_owned(), hopeless));
         }
