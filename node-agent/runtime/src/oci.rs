@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::{ContainerSpec, Propagation, SandboxSpec, Seccomp, StartError, capabilities, seccomp};
 
-const MASKED: [&str; 11] = [
+pub const MASKED: [&str; 11] = [
     "/proc/asound",
     "/proc/acpi",
     "/proc/kcore",
@@ -20,10 +20,10 @@ const MASKED: [&str; 11] = [
     "/sys/devices/virtual/powercap",
 ];
 
-const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// The period that CPU quotas are counted over, in microseconds.
-const CPU_PERIOD: u64 = 100_000;
+pub const CPU_PERIOD: u64 = 100_000;
 
 /// Where the pod's shared files and pinned namespaces are.
 pub struct Pinned<'a> {

@@ -1,6 +1,6 @@
 //! What is asked of a runtime, and what it says.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use copepod_api::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -26,6 +26,24 @@ pub struct SandboxSpec {
     pub host_pid: bool,
     pub host_ipc: bool,
     pub share_pid: bool,
+    /// Some container of the pod is privileged: a CRI runtime wants to know that beforehand.
+    #[serde(default)]
+    pub privileged: bool,
+    /// Logs of all containers are below it.
+    #[serde(default)]
+    pub log_dir: PathBuf,
+    /// Ports of the machine that lead to the pod, for runtimes that bring their own network.
+    #[serde(default)]
+    pub host_ports: Vec<HostPort>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostPort {
+    /// `TCP`, `UDP` or `SCTP`.
+    pub protocol: String,
+    pub host_ip: Option<IpAddr>,
+    pub host_port: u16,
+    pub container_port: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,6 +82,24 @@ pub struct ContainerSpec {
     pub log_path: PathBuf,
     /// `SIGTERM` where nothing else is said.
     pub stop_signal: Option<String>,
+    #[serde(default)]
+    pub stdin: bool,
+    #[serde(default)]
+    pub stdin_once: bool,
+    #[serde(default)]
+    pub tty: bool,
+    /// Set where the image's files are the runtime's alone, which then looks up what is not said; `user` has no meaning.
+    #[serde(default)]
+    pub user_asked: Option<UserAsked>,
+}
+
+/// Who runs a container, as far as it was said.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserAsked {
+    /// A number or a name; the image's user where there is none.
+    pub user: Option<String>,
+    pub group: Option<u32>,
+    pub groups: Vec<u32>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -55,6 +55,8 @@ impl Runtime for Containers {
             host_pid: spec.host_pid,
             host_ipc: spec.host_ipc,
             share_pid: spec.share_pid,
+            log_dir: spec.log_dir.clone(),
+            ..copepod_runtime::SandboxSpec::default()
         };
         self.0.create_sandbox(&own).await.map_err(failure)
     }
@@ -189,6 +191,10 @@ fn container(spec: &ContainerSpec) -> Result<copepod_runtime::ContainerSpec, Str
         cgroup_parent: spec.cgroup_parent.clone(),
         log_path: spec.log_path.clone(),
         stop_signal: spec.stop_signal.clone(),
+        stdin: spec.stdin,
+        stdin_once: spec.stdin_once,
+        tty: spec.tty,
+        user_asked: None,
     })
 }
 

@@ -1,0 +1,174 @@
+//! Noticing that containers end. The interface has no call that waits for one.
+//!
+//! Newer runtimes stream events, and an event means: look. The others are looked at again and again, sooner when
+//! something has just happened and seldom when nothing does. One listing serves everybody who waits, and when nobody
+//! waits nothing is asked.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+};
+use tonic::{Code, Streaming, transport::Channel};
+
+use super::{
+    config::NODE,
+    proto::{self, runtime_service_client::RuntimeServiceClient},
+    within,
+};
+
+/// The first look after something happened. Containers that do little end about so soon.
+const LOOK_SOON: Duration = Duration::from_millis(50);
+
+/// The longest pause between two looks; kubelets look as often.
+const LOOK_SELDOM: Duration = Duration::from_secs(1);
+
+/// The pause between looks where events say when to look. Events may be lost: one runtime gives each to one listener.
+const LOOK_WITH_EVENTS: Duration = Duration::from_secs(5);
+
+/// How long a look may take.
+const LOOK_MAX: Duration = Duration::from_secs(30);
+
+pub struct Watch {
+    seen: watch::Receiver<Seen>,
+    wanted: Arc<Notify>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[derive(Clone, Default)]
+struct Seen {
+    /// How many looks there were.
+    looks: u64,
+    running: Arc<BTreeSet<String>>,
+}
+
+/// Somebody's interest in what happens from now on.
+pub struct News<'a> {
+    watch: &'a Watch,
+    seen: watch::Receiver<Seen>,
+    looks: u64,
+}
+
+impl Watch {
+    pub fn new(runtime: RuntimeServiceClient<Channel>, node: &str) -> Watch {
+        let (sender, seen) = watch::channel(Seen::default());
+        let wanted = Arc::new(Notify::new());
+        let looker = Looker { runtime, node: node.to_owned(), wanted: wanted.clone(), sender };
+        Watch { seen, wanted, task: tokio::spawn(looker.look_forever()) }
+    }
+
+    pub fn begin(&self) -> News<'_> {
+        let seen = self.seen.clone();
+        let looks = seen.borrow().looks;
+        News { watch: self, seen, looks }
+    }
+
+    /// Something has probably changed.
+    pub fn look(&self) {
+        self.wanted.notify_one();
+    }
+}
+
+impl News<'_> {
+    /// Returns when a look that began after this was made did not find the container running.
+    pub async fn until_not_running(&mut self, id: &str) {
+        self.watch.look();
+        // A look that was under way may have begun before; the one after it did not.
+        let enough = self.looks + 2;
+        // The looker lives as long as the watch that is borrowed here.
+        let _ = self.seen.wait_for(|seen| seen.looks >= enough && !seen.running.contains(id)).await;
+    }
+}
+
+struct Looker {
+    runtime: RuntimeServiceClient<Channel>,
+    node: String,
+    wanted: Arc<Notify>,
+    sender: watch::Sender<Seen>,
+}
+
+impl Looker {
+    async fn look_forever(mut self) {
+        let mut events = self.events().await;
+        let mut pause = LOOK_SOON;
+        loop {
+            // The watch itself holds one receiver.
+            if self.sender.receiver_count() <= 1 {
+                self.wanted.notified().await;
+                pause = LOOK_SOON;
+            }
+            match self.look().await {
+                Ok(running) => {
+                    let same = *self.sender.borrow().running == running;
+                    pause = if same { (pause * 2).min(LOOK_SELDOM) } else { LOOK_SOON };
+                    self.sender.send_modify(|seen| {
+                        seen.looks += 1;
+                        if !same {
+                            seen.running = running.into();
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(error, "the runtime does not say what runs");
+                    pause = LOOK_SELDOM;
+                }
+            }
+            let longest = if events.is_some() && pause == LOOK_SELDOM { LOOK_WITH_EVENTS } else { pause };
+            tokio::select! {
+                () = tokio::time::sleep(longest) => (),
+                () = self.wanted.notified() => pause = LOOK_SOON,
+                lives = next(&mut events) => {
+                    pause = LOOK_SOON;
+                    if !lives {
+                        events = self.events().await;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<BTreeSet<String>, String> {
+        let filter = proto::ContainerFilter {
+            state: Some(proto::ContainerStateValue { state: proto::ContainerState::ContainerRunning.into() }),
+            label_selector: HashMap::from([(NODE.into(), self.node.clone())]),
+            ..proto::ContainerFilter::default()
+        };
+        let asked = proto::ListContainersRequest { filter: Some(filter) };
+        let answer = within(LOOK_MAX, asked, |request| self.runtime.list_containers(request)).await;
+        let containers = answer.map_err(|refusal| refusal.text)?.containers;
+        Ok(containers.into_iter().map(|container| container.id).collect())
+    }
+
+    /// The stream of events; nothing where the runtime has none, or does not answer now.
+    async fn events(&mut self) -> Option<Streaming<proto::ContainerEventResponse>> {
+        // The beginning of the answer may come with the first event only.
+        match tokio::time::timeout(LOOK_SELDOM, self.runtime.get_container_events(proto::GetEventsRequest {})).await {
+            Ok(Ok(answer)) => Some(answer.into_inner()),
+            Ok(Err(status)) if status.code() == Code::Unimplemented => None,
+            Ok(Err(status)) => {
+                tracing::debug!(error = status.message(), "the runtime's events cannot be had");
+                None
+            }
+            Err(_) => None,
+        }
+    }
+}
+
+/// Waits for an event; false if there will be no more of them, never an answer where there are none.
+async fn next(events: &mut Option<Streaming<proto::ContainerEventResponse>>) -> bool {
+    match events {
+        None => std::future::pending().await,
+        Some(stream) => matches!(stream.message().await, Ok(Some(_))),
+    }
+}

@@ -1,0 +1,107 @@
+//! The embedded runtime, with the shim that is built with this crate.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use copepod_api::Timestamp;
+use copepod_runtime::{
+    ContainerSpec, Embedded, ExecOutput, Exit, RuntimeError, SandboxSpec, SandboxState, StartError, Usage,
+};
+
+use crate::{
+    contract,
+    world::{Runtime, World},
+};
+
+pub struct Subject {
+    directory: PathBuf,
+    runtime: Embedded,
+}
+
+impl Runtime for Subject {
+    async fn new(directory: &Path, _: &str, _: &Path) -> Subject {
+        let program = PathBuf::from(env!("CARGO_BIN_EXE_copepod-shim"));
+        let runtime = Embedded::open(&directory.join("run"), program).unwrap();
+        Subject { directory: directory.into(), runtime }
+    }
+
+    async fn again(&self) -> Subject {
+        Subject::new(&self.directory, "", Path::new("")).await
+    }
+
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<(), RuntimeError> {
+        let netns = self.runtime.create_sandbox(spec).await?;
+        assert_eq!(netns.is_some_and(|netns| netns.exists()), !spec.host_network);
+        Ok(())
+    }
+
+    async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
+        self.runtime.remove_sandbox(id).await
+    }
+
+    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
+        self.runtime.start(spec).await
+    }
+
+    async fn wait(&self, id: &str) -> Result<Exit, RuntimeError> {
+        self.runtime.wait(id).await
+    }
+
+    async fn stop(&self, id: &str, grace: Duration) -> Result<(), RuntimeError> {
+        self.runtime.stop(id, grace).await
+    }
+
+    async fn remove_container(&self, id: &str) -> Result<(), RuntimeError> {
+        self.runtime.remove_container(id).await
+    }
+
+    async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, RuntimeError> {
+        self.runtime.exec(id, command, timeout).await
+    }
+
+    async fn list(&self) -> Result<Vec<SandboxState>, RuntimeError> {
+        self.runtime.list().await
+    }
+
+    async fn usage(&self) -> Vec<Usage> {
+        self.runtime.usage()
+    }
+
+    fn end(self, directory: &Path) {
+        assert_eq!(fs::read_dir(directory.join("run/sandboxes")).unwrap().count(), 0);
+    }
+}
+
+contract::suite!(Subject);
+
+#[tokio::test]
+async fn its_network_is_empty_and_signals_are_told() {
+    let world = World::<Subject>::with_sandbox().await;
+    let (_, said) = world.run(|spec| spec.args = crate::world::words("grep -c : /proc/net/dev")).await;
+    assert_eq!(said, "1", "only the loopback");
+    world.runtime.start(&world.container("main", "sleep 600")).await.unwrap();
+    world.runtime.stop("main", Duration::ZERO).await.unwrap();
+    let exit = world.runtime.wait("main").await.unwrap();
+    assert_eq!((exit.code, exit.signal), (137, Some(9)));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_sandbox_whose_shim_died_is_cleaned_up() {
+    let world = World::<Subject>::with_sandbox().await;
+    world.runtime.start(&world.container("main", "sleep 600")).await.unwrap();
+    let pid = fs::read_to_string(world.directory.path().join("run/sandboxes/pod-0/shim.pid")).unwrap();
+    Command::new("kill").args(["-9", pid.trim()]).status().unwrap();
+    let dead = async {
+        while world.runtime.list().await.unwrap()[0].ready {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), dead).await.expect("the shim has ended");
+    assert!(world.runtime.wait("main").await.unwrap().code == 137);
+    world.end().await;
+}
