@@ -43,7 +43,8 @@ struct Manifest {
 struct Source {
     file: String,
     text: std::rc::Rc<str>,
-    /// The first line of the document, from 1.
+    /// Which document of the file, from 0, and its first line, from 1.
+    document: usize,
     line: usize,
 }
 
@@ -119,8 +120,8 @@ fn read(files: &[PathBuf], namespace: Option<&str>, usual: &str) -> Outcome<Vec<
                 continue;
             }
         };
-        for document in documents {
-            let source = || Source { file: file.clone(), text: text.clone(), line: document.line };
+        for (place, document) in documents.into_iter().enumerate() {
+            let source = || Source { file: file.clone(), text: text.clone(), document: place, line: document.line };
             if document.value.is_null() {
                 continue;
             }
@@ -205,65 +206,21 @@ impl Manifest {
 }
 
 impl Source {
-    /// `file:line` of a field, or of the deepest part of its path that is written.
+    /// `file:line:column` of a field, or of the nearest part of its path that is written, and the line itself.
     fn place(&self, path: &str) -> String {
-        let line = locate(&self.text, self.line, path);
-        let shown = self.text.lines().nth(line - 1).map(str::trim).unwrap_or_default();
-        if path.is_empty() || shown.is_empty() {
-            return format!("{}:{line}", self.file);
-        }
-        format!("{}:{line} ({shown})", self.file)
-    }
-}
-
-/// The line of a path such as `spec.containers[1].image` in a document that starts at `first`. Reads indentation only,
-/// which is enough for block style; in flow style it stays at the line where the value begins.
-fn locate(text: &str, first: usize, path: &str) -> usize {
-    let lines: Vec<&str> = text.lines().collect();
-    let mut found = first;
-    let mut at = first - 1;
-    let mut least: usize = 0;
-    for segment in path.split('.') {
-        let (name, indices) = segment.split_once('[').map_or((segment, ""), |(name, rest)| (name, rest));
-        if !name.is_empty() {
-            let Some(line) = (at..lines.len()).find(|line| key_at(lines[*line], least).is_some_and(|key| key == name))
-            else {
-                return found;
-            };
-            found = line + 1;
-            least =
-                indent(lines[line]) + usize::from(!indices.is_empty() || !lines[line].trim_start().starts_with("- "));
-            at = line + 1;
-        }
-        for index in indices.split('[').filter_map(|index| index.trim_end_matches(']').parse::<usize>().ok()) {
-            let mut items = (at..lines.len()).filter(|line| lines[*line].trim_start().starts_with("- "));
-            let Some(start) = items.next() else { return found };
-            let depth = lines[start].len() - lines[start].trim_start().len();
-            let Some(line) = (start..lines.len())
-                .filter(|line| {
-                    let text = lines[*line];
-                    text.trim_start().starts_with("- ") && text.len() - text.trim_start().len() == depth
-                })
-                .nth(index)
-            else {
-                return found;
-            };
-            found = line + 1;
-            at = line;
-            least = depth + 1;
+        let limits = decode::Limits::default();
+        let mut path = path;
+        loop {
+            if path.is_empty() {
+                return format!("{}:{}", self.file, self.line);
+            }
+            if let Some((line, column)) = decode::yaml_place(self.text.as_bytes(), &limits, self.document, path) {
+                let shown = self.text.lines().nth(line - 1).map(str::trim).unwrap_or_default();
+                return format!("{}:{line}:{column} ({shown})", self.file);
+            }
+            path = path.rfind(['.', '[']).map_or("", |end| &path[..end]);
         }
     }
-    found
-}
-
-/// Where the key of a line begins, past dashes.
-fn indent(line: &str) -> usize {
-    line.len() - line.trim_start_matches([' ', '-']).len()
-}
-
-fn key_at(line: &str, least: usize) -> Option<&str> {
-    let key = line.trim_start_matches([' ', '-']);
-    (indent(line) >= least).then(|| key.split(':').next().unwrap_or_default().trim_matches(['"', '\'', ' ']))
 }
 
 fn texts(files: &[PathBuf]) -> Outcome<Vec<(String, String)>> {
@@ -306,29 +263,33 @@ mod tests {
     use super::*;
 
     const TEXT: &str = "\
+apiVersion: v1
+kind: ConfigMap
+---
 apiVersion: apps/v1
 kind: Deployment
-metadata:
-  name: web
 spec:
   template:
     spec:
       containers:
         - name: a
-          image: one
         - name: b
           imgae: two
 ";
 
+    fn place(path: &str) -> String {
+        Source { file: "web.yaml".into(), text: TEXT.into(), document: 1, line: 4 }.place(path)
+    }
+
     #[test]
-    fn a_field_is_found_at_its_line() {
-        assert_eq!(locate(TEXT, 1, "metadata.name"), 4);
-        assert_eq!(locate(TEXT, 1, "spec.template.spec.containers[1].imgae"), 12);
-        assert_eq!(locate(TEXT, 1, "spec.template.spec.containers[0].image"), 10);
+    fn a_field_is_found_at_its_place() {
+        assert_eq!(place("spec.template.spec.containers[1].imgae"), "web.yaml:12:11 (imgae: two)");
+        assert_eq!(place("kind"), "web.yaml:5:1 (kind: Deployment)");
     }
 
     #[test]
     fn a_field_that_is_missing_is_found_where_it_should_be() {
-        assert_eq!(locate(TEXT, 1, "spec.selector"), 5);
+        assert_eq!(place("spec.selector"), "web.yaml:6:1 (spec:)");
+        assert_eq!(place("metadata.name"), "web.yaml:4");
     }
 }

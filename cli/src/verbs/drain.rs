@@ -67,10 +67,10 @@ async fn empty(drain: &Drain, client: &Client, node: &str) -> Outcome {
             };
             let why = why.unwrap_or_else(|| "is evicted".to_owned());
             if told.get(&name) != Some(&why) {
-                eprintln!("pod/{name} {why}");
+                eprintln!("pod {name} {why}");
                 told.insert(name.clone(), why.clone());
             }
-            waits.push(format!("pod/{name} {why}"));
+            waits.push(format!("pod {name} {why}"));
         }
         if drain.timeout > 0 && began.elapsed() > Duration::from_secs(drain.timeout) {
             return Err(Failure::new(format!(
