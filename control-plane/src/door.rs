@@ -184,13 +184,18 @@ impl Decider {
             return;
         }
         let next = (transaction.view.clone(), transaction.events);
-        let committed = self.replica.propose(term, transaction.txn, now, next);
+        let (committed, expected) =
+            (self.replica.propose(term, transaction.txn, now, &view, next), transaction.view.revision());
         self.ahead = Some((term, transaction.view));
         self.in_flight.count.fetch_add(1, Ordering::AcqRel);
         let in_flight = self.in_flight.clone();
         tokio::spawn(async move {
             let outcome = match committed.await {
-                Ok(Ok(_)) => Ok(transaction.replies),
+                Ok(Ok(revision)) if revision == expected => Ok(transaction.replies),
+                // It was applied to another state than it was decided on, so the replies tell of revisions that are not.
+                Ok(Ok(revision)) => Err(Status::unavailable(format!(
+                    "the write took place, at revision {revision}, and what it answers to is lost; read again"
+                ))),
                 Ok(Err(error)) => Err(Status::unavailable(error.to_string())),
                 Err(_) => Err(Status::unavailable("this server is stopping; whether the write took place is unknown")),
             };

@@ -58,6 +58,7 @@ pub enum Input {
     Propose {
         term: u64,
         data: Vec<u8>,
+        base: View,
         next: (View, Vec<Event>),
         answer: Answer,
     },
@@ -123,6 +124,9 @@ pub struct Core<D: Disk> {
     cluster_id: watch::Sender<String>,
 
     proposals: VecDeque<Proposal>,
+    /// Up to this index of this term the log may hold proposals that were refused and are committed in the end. Until
+    /// they are applied, nothing new can be decided.
+    refused_to: (u64, u64),
     reads: Reads,
     member_change: Option<(u64, Member, MemberAnswer)>,
     /// The state of a snapshot that Raft has been told of and has not accepted yet.
@@ -136,6 +140,8 @@ pub struct Core<D: Disk> {
 struct Proposal {
     index: u64,
     term: u64,
+    /// What `next` was computed from.
+    base: View,
     next: (View, Vec<Event>),
     answer: Answer,
 }
@@ -210,6 +216,7 @@ impl<D: Disk> Core<D> {
             cluster_id: watch::Sender::new(cluster.clone()),
             cluster,
             proposals: VecDeque::new(),
+            refused_to: (0, 0),
             reads: Reads::default(),
             member_change: None,
             incoming: None,
@@ -269,7 +276,9 @@ impl<D: Disk> Core<D> {
 
     fn take(&mut self, input: Input) {
         match input {
-            Input::Propose { term, data, next, answer } => self.propose(term, data, next, answer),
+            Input::Propose { term, data, base, next, answer } => {
+                self.propose(data, Proposal { index: 0, term, base, next, answer });
+            }
             Input::Read { answer } => self.reads.waiting.push(answer),
             Input::Messages(messages) => {
                 for bytes in messages {
@@ -304,19 +313,19 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    fn propose(&mut self, term: u64, data: Vec<u8>, next: (View, Vec<Event>), answer: Answer) {
-        let refuse = |answer: Answer, error| drop(answer.send(Err(error)));
-        if self.raw.raft.state != StateRole::Leader || self.raw.raft.term != term {
-            return refuse(answer, ProposeError::NotLeader);
+    fn propose(&mut self, data: Vec<u8>, proposal: Proposal) {
+        let refuse = |proposal: Proposal, error| drop(proposal.answer.send(Err(error)));
+        if self.raw.raft.state != StateRole::Leader || self.raw.raft.term != proposal.term {
+            return refuse(proposal, ProposeError::NotLeader);
         }
         match self.raw.propose(Vec::new(), data) {
             Ok(()) => {
                 let index = self.raw.raft.raft_log.last_index();
-                self.proposals.push_back(Proposal { index, term, next, answer });
+                self.proposals.push_back(Proposal { index, ..proposal });
             }
             // Dropped while leadership is handed over, or because too much is uncommitted.
-            Err(_) if self.raw.raft.lead_transferee.is_some() => refuse(answer, ProposeError::NotLeader),
-            Err(_) => refuse(answer, ProposeError::Full),
+            Err(_) if self.raw.raft.lead_transferee.is_some() => refuse(proposal, ProposeError::NotLeader),
+            Err(_) => refuse(proposal, ProposeError::Full),
         }
     }
 
@@ -425,10 +434,10 @@ impl<D: Disk> Core<D> {
         if entry.data.is_empty() {
             return;
         }
-        if let Some(Proposal { next: (view, events), answer, .. }) = proposal {
-            // What the proposer computed counts when it was computed from this very state.
-            let follows = events.first().is_some_and(|first| first.revision == self.view.revision().next());
-            if follows {
+        if let Some(Proposal { base, next: (view, events), answer, .. }) = proposal {
+            // What the proposer computed counts when it was computed from this very state. That the revisions agree is
+            // not enough: where one transaction was lost and another refused they agree, and the states do not.
+            if base.is(&self.view) {
                 self.publish(view, events);
                 return drop(answer.send(Ok(self.view.revision())));
             }
@@ -533,7 +542,10 @@ impl<D: Disk> Core<D> {
         let leads = raft.state == StateRole::Leader;
         let role = Role {
             term: raft.term,
-            leading: leads && self.applied.1 == raft.term && raft.lead_transferee.is_none(),
+            leading: leads
+                && self.applied.1 == raft.term
+                && (self.refused_to.1 != raft.term || self.applied.0 >= self.refused_to.0)
+                && raft.lead_transferee.is_none(),
             leader: self.member(raft.leader_id).cloned(),
         };
         self.role.send_if_modified(|shown| {
@@ -718,6 +730,9 @@ impl<D: Disk> Core<D> {
     }
 
     fn refuse_proposals(&mut self, error: &LogError) {
+        // First the role: whoever hears a refusal must not find this server leading still.
+        self.role.send_replace(Role::default());
+        self.refused_to = (self.raw.raft.raft_log.last_index(), self.raw.raft.term);
         let refusal = ProposeError::Disk(error.to_string());
         for proposal in self.proposals.drain(..) {
             let _ = proposal.answer.send(Err(refusal.clone()));
@@ -728,7 +743,6 @@ impl<D: Disk> Core<D> {
                 let _ = answer.send(Err(refusal.clone()));
             }
         }
-        self.role.send_replace(Role::default());
     }
 }
 

@@ -178,18 +178,20 @@ impl Replica {
         self.role.clone()
     }
 
-    /// Proposes a transaction in `term`. `next` is the view and the events that the proposer has computed; it is adopted
-    /// at commit when the state is still the one it was computed from, which saves computing it again.
+    /// Proposes a transaction in `term`. `next` is the view and the events that the proposer has computed from `base`; it
+    /// is adopted at commit when the state is that very view, which saves computing it again. Otherwise the transaction
+    /// is applied to the state there is, and the answer may be another revision than that of `next`.
     pub fn propose(
         &self,
         term: u64,
         txn: Txn,
         at: Timestamp,
+        base: &View,
         next: (View, Vec<Event>),
     ) -> oneshot::Receiver<Result<Revision, ProposeError>> {
         let (answer, receiver) = oneshot::channel();
         let data = codec::write_txn(&txn, at);
-        let _ = self.inputs.send(Input::Propose { term, data, next, answer });
+        let _ = self.inputs.send(Input::Propose { term, data, base: base.clone(), next, answer });
         receiver
     }
 

@@ -237,8 +237,9 @@ async fn write(replica: &Replica, name: &str) -> Revision {
 async fn write_data(replica: &Replica, name: &str, data: &str) -> Result<Revision, crate::ProposeError> {
     let term = replica.role().borrow().term;
     let (txn, at) = (put(name, data), Timestamp::UNIX_EPOCH);
-    let next = replica.view().apply(&txn, at).unwrap();
-    replica.propose(term, txn, at, next).await.unwrap()
+    let base = replica.view();
+    let next = base.apply(&txn, at).unwrap();
+    replica.propose(term, txn, at, &base, next).await.unwrap()
 }
 
 fn has(replica: &Replica, name: &str) -> bool {
@@ -294,8 +295,9 @@ async fn a_write_without_a_majority_is_not_acknowledged() {
     (1..=3).filter(|other| *other != id).for_each(|other| cluster.cut(other));
     assert!(write_data(&leader, "a", "").await.is_err());
     let term = leader.role().borrow().term;
-    let next = leader.view().apply(&put("b", ""), Timestamp::UNIX_EPOCH).unwrap();
-    let refused = leader.propose(term, put("b", ""), Timestamp::UNIX_EPOCH, next).await.unwrap();
+    let base = leader.view();
+    let next = base.apply(&put("b", ""), Timestamp::UNIX_EPOCH).unwrap();
+    let refused = leader.propose(term, put("b", ""), Timestamp::UNIX_EPOCH, &base, next).await.unwrap();
     assert_eq!(refused, Err(crate::ProposeError::NotLeader));
 }
 
@@ -376,6 +378,47 @@ async fn leadership_can_be_handed_over() {
     leader.transfer_leadership().await;
     until(|| !leader.role().borrow().leading).await;
     assert_ne!(cluster.leader_id().await, first);
+}
+
+#[tokio::test]
+async fn what_the_proposer_computed_is_adopted() {
+    let cluster = Cluster::of(1).await;
+    let leader = cluster.leader().await;
+    let (term, at) = (leader.role().borrow().term, Timestamp::UNIX_EPOCH);
+    let mut view = leader.view();
+    let mut committed = Vec::new();
+    for name in ["a", "b", "c"] {
+        let next = view.apply(&put(name, ""), at).unwrap();
+        let ahead = next.0.clone();
+        committed.push(leader.propose(term, put(name, ""), at, &view, next));
+        view = ahead;
+    }
+    for outcome in committed {
+        outcome.await.unwrap().unwrap();
+    }
+    assert!(leader.view().is(&view));
+}
+
+/// What is computed ahead may rest on a transaction that is refused in the end. The revisions can agree all the same.
+#[tokio::test]
+async fn a_state_that_was_computed_from_another_one_is_not_adopted() {
+    let cluster = Cluster::of(1).await;
+    let leader = cluster.leader().await;
+    let before = leader.view();
+    write(&leader, "a").await;
+
+    let term = leader.role().borrow().term;
+    let at = Timestamp::UNIX_EPOCH;
+    let mut refused = put("b", "");
+    refused.ops.push(Op::Check { key: key("a"), expect: Expect::Absent });
+    let next = before.apply(&refused, at).unwrap();
+    let with_b = next.0.clone();
+    let outcome = leader.propose(term, refused, at, &before, next).await.unwrap();
+    assert!(matches!(outcome, Err(crate::ProposeError::Refused(_))), "{outcome:?}");
+
+    let next = with_b.apply(&put("c", ""), at).unwrap();
+    leader.propose(term, put("c", ""), at, &with_b, next).await.unwrap().unwrap();
+    assert!(has(&leader, "a") && !has(&leader, "b") && has(&leader, "c"));
 }
 
 #[tokio::test]

@@ -37,6 +37,12 @@ impl View {
         self.inner.collections.get(&key.resource)?.objects.get(&key.name)
     }
 
+    /// Whether the other is this very view, and not merely one of the same revision: two states that were computed from
+    /// different transactions may have come to the same number.
+    pub fn is(&self, other: &View) -> bool {
+        Arc::ptr_eq(&self.inner, &other.inner)
+    }
+
     /// The objects of a resource in one namespace, or in all, ordered by namespace and name.
     pub fn objects<'a>(
         &'a self,
