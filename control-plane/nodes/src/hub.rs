@@ -99,12 +99,10 @@ impl Hub {
         self.seen.get(node).map(|at| *at)
     }
 
-    /// Gives every node the benefit of the doubt: a new leader has heard nobody yet. Until a node has been silent for
-    /// too long, what it routes counts.
-    pub(crate) fn assume_alive<'a>(&self, nodes: impl Iterator<Item = &'a str>) {
-        for node in nodes {
-            self.seen.entry(node.into()).or_insert_with(Instant::now);
-        }
+    /// Gives a node the benefit of the doubt: a new leader has heard nobody yet. Until it has been silent for too long,
+    /// what it routes counts.
+    pub(crate) fn assume_alive(&self, node: &str) {
+        self.seen.entry(node.into()).or_insert_with(Instant::now);
     }
 
     pub(crate) fn forget(&self, node: &str) {

@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use copepod_api::{Revision, Timestamp, User, resource::NODES, time::rfc3339};
+use copepod_api::{Revision, Timestamp, User, time::rfc3339};
 use copepod_proto::nodes::{
     FromNode, JoinReply, JoinRequest, Redirect, Released, RenewRequest, ToNode, TunnelData, Welcome, from_node,
     nodes_server::Nodes, to_node,
@@ -20,6 +20,7 @@ use crate::{
     hub::{HEARTBEAT, SESSION_QUEUE, Session},
     join,
     release::Leaving,
+    silence,
     status::{self, Readiness},
 };
 
@@ -86,8 +87,7 @@ impl Nodes for NodeFront {
             .map_err(|error| Status::invalid_argument(format!("hello.node is no JSON: {error}")))?;
         self.introduce(&node, &told).await?;
 
-        let view = self.door.view();
-        self.hub.assume_alive(view.objects(&NODES, None).map(|node| node.key.name()));
+        silence::assume_alive(&self.hub, &self.door.view());
         let (outbox, outbound) = mpsc::channel(SESSION_QUEUE);
         let session = self.hub.open(&node, outbox);
         tracing::info!(node, "session begins");

@@ -27,7 +27,6 @@ pub const NODE_PORTS: (u32, u32) = (30_000, 32_767);
 
 /// Pods' addresses: every node has one /24 of 10.244.0.0/16.
 const POD_RANGE: u32 = 0x0af4_0000;
-pub const POD_RANGE_TEXT: &str = "10.244.0.0/16";
 const NODE_RANGE_BITS: u32 = 8;
 const NODE_RANGES: u32 = 256;
 
