@@ -16,8 +16,9 @@ use crate::{
     spec,
 };
 
-/// How long a leaving pod waits to be released. The control plane bounds its own waiting for slow nodes well below this,
-/// so this bound is for a node that is cut off while a pod of it leaves: it may then stop without anybody's consent.
+/// How long a leaving pod waits to be released. The control plane does not wait for silent nodes, so this bound is for a
+/// node that is cut off while a pod of it leaves, or whose neighbours live and cannot change their data paths: it may then
+/// stop without anybody's consent.
 pub const RELEASE_WAIT: SignedDuration = SignedDuration::from_secs(10);
 
 /// What a container still gets when its preStop hook has used up all of the grace, as in Kubernetes.

@@ -7,8 +7,9 @@ use crate::json::{default, each, items, number, object, set, text};
 /// How long a pod stays on a node that is silent or not ready, in seconds, where it does not say itself.
 ///
 /// Elsewhere this is 300: the control plane cannot know whether a silent node still runs its pods, so it waits long
-/// enough to be probably right, and users wait with it. Here an agent that loses its lease stops its pods by a known
-/// time, so a replacement is safe as soon as the lease has run out. Two seconds absorb a flapping condition.
+/// enough to be probably right, and users wait with it. Most silent nodes are dead, and two seconds absorb a flapping
+/// condition. The price is paid where a node is only cut off: it runs its pods until it hears again, beside their
+/// replacements. What may never run twice has to say a longer toleration.
 const NODE_LOSS_SECONDS: i64 = 2;
 
 const MODE: i64 = 0o644;
