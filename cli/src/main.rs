@@ -1,6 +1,7 @@
 //! `copepod`: the server, the node agent, local clusters, and the operator's verbs, in one binary.
 
 mod agent;
+mod bench;
 mod client;
 mod failure;
 mod image;
@@ -56,6 +57,8 @@ enum Command {
     Agent(agent::Agent),
     /// Builds, imports and lists images of this machine
     Image(image::Images),
+    /// Measures this machine and this build: clusters of its own are brought up and taken down
+    Bench(bench::Bench),
     /// Tokens that machines join with
     #[command(subcommand)]
     Token(token::Token),
@@ -105,6 +108,7 @@ async fn run(cli: Cli) -> Outcome {
             log_to_stderr();
             agent::run(agent, stop_on_signal()).await
         }
+        Command::Bench(bench) => bench::run(bench).await,
         Command::Image(images) => image::run(images),
         Command::Token(token) => token::run(&connect(&global)?, token).await,
         Command::Verb(verb) => verbs::run(verb, &connect(&global)?, global.namespace.as_deref()).await,

@@ -13,6 +13,8 @@ mod scale;
 
 use clap::Subcommand;
 
+pub use resource::items;
+
 use crate::{client::Client, failure::Outcome};
 
 #[derive(Subcommand)]
