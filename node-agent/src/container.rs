@@ -23,7 +23,7 @@ use crate::{
     files,
     machine::{Machine, PodSources},
     node,
-    surface::{ContainerSpec, Exit, Image, Mount, PodRef, Propagation, Resources, UserIds},
+    surface::{ContainerSpec, Exit, Image, Mount, PodRef, Propagation, Resources, User, UserAsked, UserIds},
     worker::pod_ref,
 };
 
@@ -79,10 +79,15 @@ pub fn spec(world: &World, wanted: &Container, mut env: Env) -> Result<Container
     let pod_none = PodSecurityContext::default();
     let pod_security = pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()).unwrap_or(&pod_none);
 
-    let (user, home) = user(rootfs, image, security, pod_security)?;
-    if env.get("HOME").is_none() {
-        env.set("HOME", home);
-    }
+    let user = if rootfs.as_os_str().is_empty() {
+        User::Asked(user_asked(image, security, pod_security)?)
+    } else {
+        let (user, home) = user(rootfs, image, security, pod_security)?;
+        if env.get("HOME").is_none() {
+            env.set("HOME", home);
+        }
+        User::Known(user)
+    };
     let args = command(wanted, image, &env);
     if args.is_empty() {
         return Err("no command specified: neither the container nor its image names one".into());
@@ -206,9 +211,6 @@ fn user(
     security: &SecurityContext,
     pod_security: &PodSecurityContext,
 ) -> Result<(UserIds, String), String> {
-    let number = |name: &str, value: i64| {
-        u32::try_from(value).map_err(|_| format!("{name} {value} is not a user or group: it must be 0 to {}", u32::MAX))
-    };
     let said = security.run_as_user.or(pod_security.run_as_user);
     let (name, group) =
         image.user.split_once(':').map_or((image.user.as_str(), None), |(user, group)| (user, Some(group)));
@@ -239,7 +241,7 @@ fn user(
         _ => field(3).unwrap_or(0),
     };
     if security.run_as_non_root.or(pod_security.run_as_non_root) == Some(true) && uid == 0 {
-        return Err("container has runAsNonRoot and image will run as root: set runAsUser, or use another image".into());
+        return Err(RUNS_AS_ROOT.into());
     }
     let mut groups = Vec::new();
     if pod_security.supplemental_groups_policy.as_deref() != Some("Strict")
@@ -248,14 +250,67 @@ fn user(
         let member = |entry: &Vec<&str>| entry.get(3).is_some_and(|members| members.split(',').any(|m| m == known[0]));
         groups.extend(entries(&groups_file).filter(member).filter_map(|entry| entry.get(2)?.parse::<u32>().ok()));
     }
-    for group in pod_security.supplemental_groups.iter().flatten().chain(&pod_security.fs_group) {
-        groups.push(number("supplementalGroups", *group)?);
-    }
+    groups.extend(groups_said(pod_security)?);
     groups.retain(|group| *group != gid);
     groups.sort_unstable();
     groups.dedup();
     let home = known.as_ref().and_then(|entry| entry.get(5)).filter(|home| !home.is_empty()).unwrap_or(&"/");
     Ok((UserIds { uid, gid, groups }, (*home).to_owned()))
+}
+
+/// What is said of the user where the image's files cannot be read here.
+fn user_asked(
+    image: &Image,
+    security: &SecurityContext,
+    pod_security: &PodSecurityContext,
+) -> Result<UserAsked, String> {
+    let said = security.run_as_user.or(pod_security.run_as_user);
+    let of_image = image.user.split(':').next().unwrap_or_default();
+    if security.run_as_non_root.or(pod_security.run_as_non_root) == Some(true) {
+        let is_root = match said {
+            Some(user) => user == 0,
+            None => ["", "root"].contains(&of_image) || of_image.parse() == Ok(0),
+        };
+        if is_root {
+            return Err(RUNS_AS_ROOT.into());
+        }
+        if said.is_none() && of_image.parse::<u32>().is_err() {
+            return Err(format!(
+                "container has runAsNonRoot and image has non-numeric user ({of_image}), cannot verify user is non-root: set runAsUser"
+            ));
+        }
+    }
+    let group = match security.run_as_group.or(pod_security.run_as_group) {
+        Some(group) => Some(number("runAsGroup", group)?),
+        None => None,
+    };
+    let user = match said {
+        Some(user) => Some(number("runAsUser", user)?.to_string()),
+        // A group is never asked for alone.
+        None if group.is_some() => Some(if of_image.is_empty() { "0" } else { of_image }.to_owned()),
+        None => None,
+    };
+    Ok(UserAsked {
+        user,
+        group,
+        groups: groups_said(pod_security)?,
+        is_strict: pod_security.supplemental_groups_policy.as_deref() == Some("Strict"),
+    })
+}
+
+const RUNS_AS_ROOT: &str = "container has runAsNonRoot and image will run as root: set runAsUser, or use another image";
+
+fn number(name: &str, value: i64) -> Result<u32, String> {
+    u32::try_from(value).map_err(|_| format!("{name} {value} is not a user or group: it must be 0 to {}", u32::MAX))
+}
+
+fn groups_said(pod_security: &PodSecurityContext) -> Result<Vec<u32>, String> {
+    let said = pod_security.supplemental_groups.iter().flatten().chain(&pod_security.fs_group);
+    said.map(|group| number("supplementalGroups", *group)).collect()
+}
+
+pub fn is_privileged(wanted: &Container) -> bool {
+    wanted.security_context.as_ref().and_then(|security| security.privileged) == Some(true)
 }
 
 fn entries(text: &str) -> impl Iterator<Item = Vec<&str>> {
@@ -406,6 +461,24 @@ mod tests {
                 (Err(told), Err(expected)) => assert!(told.contains(expected), "{told}"),
                 (told, _) => panic!("{image} {security}: {told:?}"),
             }
+        }
+    }
+
+    #[test]
+    fn users_of_images_out_of_sight_are_passed_on_as_they_were_said() {
+        let asked = |image_user: &str, security: serde_json::Value| {
+            let image = Image { user: image_user.into(), ..Image::default() };
+            let security = serde_json::from_value(security).unwrap();
+            user_asked(&image, &security, &PodSecurityContext::default())
+                .map(|asked| (asked.user.unwrap_or_default(), asked.group.unwrap_or_default()))
+        };
+        assert_eq!(asked("web:www", json!({})), Ok(("".into(), 0)));
+        assert_eq!(asked("web:www", json!({"runAsGroup": 8})), Ok(("web".into(), 8)));
+        assert_eq!(asked("", json!({"runAsGroup": 8})), Ok(("0".into(), 8)));
+        assert_eq!(asked("web", json!({"runAsUser": 7, "runAsNonRoot": true})), Ok(("7".into(), 0)));
+        assert_eq!(asked("33", json!({"runAsNonRoot": true})), Ok(("".into(), 0)));
+        for (image, told) in [("", "run as root"), ("0:5", "run as root"), ("web", "non-numeric user (web)")] {
+            assert!(asked(image, json!({"runAsNonRoot": true})).unwrap_err().contains(told));
         }
     }
 

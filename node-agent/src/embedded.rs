@@ -8,20 +8,17 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{AgentConfig, AgentError, RuntimeChoice, run_with, surface::Rooms};
+use crate::{AgentConfig, AgentError, RuntimeChoice, cri, run_with, surface::Rooms};
 
 /// Runs a node on this machine until `stop`.
 pub async fn run(config: AgentConfig, stop: CancellationToken) -> Result<(), AgentError> {
-    if let RuntimeChoice::Cri(socket) = &config.runtime {
-        return Err(AgentError::Room {
-            room: "runtime",
-            reason: format!("CRI sockets such as {} cannot be used yet; leave --runtime-socket out", socket.display()),
-        });
-    }
-    let rooms = Rooms {
-        runtime: Arc::new(runtime::Containers::open(&config)?),
-        network: Arc::new(network::PodsNetwork::open(&config).await?),
-        images: Arc::new(images::Images::open(&config)?),
+    let rooms = match &config.runtime {
+        RuntimeChoice::Embedded => Rooms {
+            runtime: Arc::new(runtime::Containers::open(&config)?),
+            network: Arc::new(network::PodsNetwork::open(&config).await?),
+            images: Arc::new(images::Images::open(&config)?),
+        },
+        RuntimeChoice::Cri(socket) => cri::rooms(&config, socket).await?,
     };
     run_with(config, rooms, stop).await
 }

@@ -10,7 +10,9 @@ use k8s_openapi::api::core::v1::{Container, Pod};
 use crate::{
     adopt, container, credentials, files,
     machine::{Machine, PodSources},
-    surface::{Exit, HostPort, Image, PodNetwork, PodRef, PullError, PullPolicy, SandboxSpec, StartError},
+    surface::{
+        Exit, HostPort, Image, PodNetwork, PodRef, PullError, PullPolicy, SandboxNetwork, SandboxSpec, StartError,
+    },
     worker::{NotStarted, pod_ref},
 };
 
@@ -73,15 +75,18 @@ async fn make_sandbox(
         share_pid: spec.share_process_namespace == Some(true),
         log_dir,
         resources: container::pod_resources(pod),
+        privileged: spec::all_containers(pod).any(container::is_privileged),
+        host_ports: host_ports(pod),
     };
-    let netns = machine.rooms.runtime.create_sandbox(&sandbox).await.map_err(|error| error.0)?;
-    let ips = match netns {
-        Some(netns) => {
+    let network = machine.rooms.runtime.create_sandbox(&sandbox).await.map_err(|error| error.0)?;
+    let ips = match network {
+        SandboxNetwork::Namespace(netns) => {
             let network = PodNetwork { pod: reference.clone(), netns, host_ports: host_ports(pod), hostname };
             let addresses = machine.rooms.network.attach(&network).await.map_err(|error| error.0)?;
             addresses.iter().map(ToString::to_string).collect()
         }
-        None => machine.host_ips.clone(),
+        SandboxNetwork::Given(addresses) => addresses.iter().map(ToString::to_string).collect(),
+        SandboxNetwork::Machine => machine.host_ips.clone(),
     };
     adopt::save_sandbox(machine, reference, attempt, &ips).map_err(|error| error.to_string())?;
     let resolv_conf = machine.rooms.network.resolv_conf(pod);

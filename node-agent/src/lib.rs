@@ -16,6 +16,7 @@ mod config;
 mod connect;
 mod container;
 mod credentials;
+mod cri;
 pub mod embedded;
 mod events;
 mod executor;

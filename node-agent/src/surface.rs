@@ -51,6 +51,21 @@ pub struct SandboxSpec {
     pub log_dir: PathBuf,
     /// Bounds of the pod as a whole, where every container has one.
     pub resources: Resources,
+    /// Some container of the pod is privileged.
+    pub privileged: bool,
+    /// For a runtime that brings its own network; others leave them to the agent's.
+    pub host_ports: Vec<HostPort>,
+}
+
+/// How the pod of a sandbox is reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SandboxNetwork {
+    /// At the machine's own addresses.
+    Machine,
+    /// Not yet: this is its namespace, and the agent's network gives it addresses.
+    Namespace(PathBuf),
+    /// By the runtime's network, which gave it these.
+    Given(Vec<IpAddr>),
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,12 +86,13 @@ pub struct ContainerSpec {
     pub attempt: u32,
     pub image: String,
     pub image_id: String,
+    /// Empty where the images, and so the roots, are the runtime's own.
     pub rootfs: PathBuf,
     pub read_only_rootfs: bool,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
     pub working_dir: String,
-    pub user: UserIds,
+    pub user: User,
     pub mounts: Vec<Mount>,
     pub privileged: bool,
     pub no_new_privileges: bool,
@@ -90,6 +106,23 @@ pub struct ContainerSpec {
     pub stdin: bool,
     pub stdin_once: bool,
     pub tty: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum User {
+    Known(UserIds),
+    /// The image's files are the runtime's alone: it looks up what is not said.
+    Asked(UserAsked),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserAsked {
+    /// A number or a name; the image's user where there is none.
+    pub user: Option<String>,
+    pub group: Option<u32>,
+    pub groups: Vec<u32>,
+    /// Groups that the image says the user is in do not count.
+    pub is_strict: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -178,8 +211,7 @@ pub struct Usage {
 #[tonic::async_trait]
 pub trait Runtime: Send + Sync + 'static {
     async fn list(&self) -> Result<Vec<FoundSandbox>, Failure>;
-    /// Makes the namespaces; returns the path of the network namespace, if the pod has one of its own.
-    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Option<PathBuf>, Failure>;
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxNetwork, Failure>;
     /// Ends every process of the sandbox, and removes it with its containers.
     async fn remove_sandbox(&self, id: &str) -> Result<(), Failure>;
     async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError>;
@@ -280,7 +312,7 @@ pub enum PullError {
 pub trait ImageStore: Send + Sync + 'static {
     async fn ensure(&self, reference: &str, policy: PullPolicy, credentials: &[Credential])
     -> Result<Image, PullError>;
-    /// Mounts a file system of the image for a container, and returns where.
+    /// Mounts a file system of the image for a container, and returns where; an empty path if the runtime does that.
     async fn rootfs(&self, image: &Image, container_id: &str) -> Result<PathBuf, Failure>;
     async fn release(&self, container_id: &str) -> Result<(), Failure>;
 }

@@ -38,7 +38,7 @@ pub use digest::Digest;
 pub use document::Platform;
 pub use error::ImageError;
 pub use garbage::Collected;
-pub use login::Credential;
+pub use login::{Credential, matching};
 pub use pull::{EnsureError, PullPolicy, Puller};
 pub use reference::Reference;
 pub use snapshot::Snapshots;

@@ -20,7 +20,7 @@ impl fmt::Debug for Credential {
 }
 
 /// The logins for an image, the most particular first.
-pub(crate) fn matching<'a>(credentials: &'a [Credential], reference: &Reference) -> Vec<&'a Credential> {
+pub fn matching<'a>(credentials: &'a [Credential], reference: &Reference) -> Vec<&'a Credential> {
     let mut matching: Vec<(usize, &Credential)> = credentials
         .iter()
         .filter_map(|credential| Some((specificity(&credential.registry, reference)?, credential)))

@@ -15,7 +15,7 @@ pub mod shim;
 mod spec;
 mod wire;
 
-pub use cri::Cri;
+pub use cri::{Cri, ImageConfig, Login};
 pub use embedded::Embedded;
 pub use spec::{
     Capabilities, ContainerSpec, ContainerState, ExecOutput, Exit, HostPort, Mount, Pod, Propagation, Resources,

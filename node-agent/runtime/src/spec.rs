@@ -100,6 +100,8 @@ pub struct UserAsked {
     pub user: Option<String>,
     pub group: Option<u32>,
     pub groups: Vec<u32>,
+    /// Groups that the image says the user is in do not count.
+    pub is_strict: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

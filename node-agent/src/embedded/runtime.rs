@@ -9,7 +9,7 @@ use crate::{
     AgentConfig, AgentError,
     surface::{
         ContainerSpec, ExecOutput, Exit, Failure, FoundContainer, FoundSandbox, FoundState, PodRef, Propagation,
-        Resources, Runtime, SandboxSpec, StartError, Usage,
+        Resources, Runtime, SandboxNetwork, SandboxSpec, StartError, Usage, User, UserAsked, UserIds,
     },
 };
 
@@ -27,38 +27,12 @@ impl Containers {
 impl Runtime for Containers {
     async fn list(&self) -> Result<Vec<FoundSandbox>, Failure> {
         let sandboxes = self.0.list().await.map_err(failure)?;
-        Ok(sandboxes
-            .into_iter()
-            .map(|sandbox| FoundSandbox {
-                id: sandbox.spec.id,
-                pod: PodRef {
-                    namespace: sandbox.spec.pod.namespace,
-                    name: sandbox.spec.pod.name,
-                    uid: sandbox.spec.pod.uid,
-                },
-                attempt: sandbox.spec.attempt,
-                ready: sandbox.ready,
-                containers: sandbox.containers.into_iter().map(found).collect(),
-            })
-            .collect())
+        Ok(sandboxes.into_iter().map(found).collect())
     }
 
-    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Option<PathBuf>, Failure> {
-        let own = copepod_runtime::SandboxSpec {
-            id: spec.id.clone(),
-            pod: pod(&spec.pod),
-            attempt: spec.attempt,
-            hostname: spec.hostname.clone(),
-            cgroup_parent: spec.cgroup_parent.clone(),
-            sysctls: spec.sysctls.clone(),
-            host_network: spec.host_network,
-            host_pid: spec.host_pid,
-            host_ipc: spec.host_ipc,
-            share_pid: spec.share_pid,
-            log_dir: spec.log_dir.clone(),
-            ..copepod_runtime::SandboxSpec::default()
-        };
-        self.0.create_sandbox(&own).await.map_err(failure)
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxNetwork, Failure> {
+        let netns = self.0.create_sandbox(&sandbox(spec)).await.map_err(failure)?;
+        Ok(netns.map_or(SandboxNetwork::Machine, SandboxNetwork::Namespace))
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<(), Failure> {
@@ -66,11 +40,14 @@ impl Runtime for Containers {
     }
 
     async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
+        if spec.tty || spec.stdin {
+            tracing::warn!(
+                container = spec.id,
+                "a terminal or standard input was asked for; the container has neither"
+            );
+        }
         let own = container(spec).map_err(StartError::Create)?;
-        self.0.start(&own).await.map_err(|error| match error {
-            copepod_runtime::StartError::Create(text) => StartError::Create(text),
-            copepod_runtime::StartError::Run(text) => StartError::Run(text),
-        })
+        self.0.start(&own).await.map_err(start_error)
     }
 
     async fn wait(&self, id: &str) -> Result<Exit, Failure> {
@@ -91,13 +68,7 @@ impl Runtime for Containers {
     }
 
     async fn usage(&self) -> Vec<Usage> {
-        let usage = self.0.usage().into_iter().map(|usage| Usage {
-            pod_uid: usage.pod_uid,
-            container: usage.container,
-            memory_bytes: usage.memory_bytes,
-            cpu_nanoseconds: usage.cpu_nanoseconds,
-        });
-        usage.collect()
+        self.0.usage().into_iter().map(usage).collect()
     }
 
     fn version(&self) -> String {
@@ -105,7 +76,7 @@ impl Runtime for Containers {
     }
 }
 
-fn failure(error: RuntimeError) -> Failure {
+pub(crate) fn failure(error: RuntimeError) -> Failure {
     Failure(error.0)
 }
 
@@ -113,7 +84,58 @@ fn pod(pod: &PodRef) -> copepod_runtime::Pod {
     copepod_runtime::Pod { namespace: pod.namespace.clone(), name: pod.name.clone(), uid: pod.uid.clone() }
 }
 
-fn exit(exit: copepod_runtime::Exit) -> Exit {
+pub(crate) fn start_error(error: copepod_runtime::StartError) -> StartError {
+    match error {
+        copepod_runtime::StartError::Create(text) => StartError::Create(text),
+        copepod_runtime::StartError::Run(text) => StartError::Run(text),
+    }
+}
+
+pub(crate) fn usage(usage: copepod_runtime::Usage) -> Usage {
+    Usage {
+        pod_uid: usage.pod_uid,
+        container: usage.container,
+        memory_bytes: usage.memory_bytes,
+        cpu_nanoseconds: usage.cpu_nanoseconds,
+    }
+}
+
+pub(crate) fn sandbox(spec: &SandboxSpec) -> copepod_runtime::SandboxSpec {
+    let host_ports = spec.host_ports.iter().map(|port| copepod_runtime::HostPort {
+        protocol: port.protocol.clone(),
+        host_ip: port.host_ip,
+        host_port: port.host_port,
+        container_port: port.container_port,
+    });
+    copepod_runtime::SandboxSpec {
+        id: spec.id.clone(),
+        pod: pod(&spec.pod),
+        attempt: spec.attempt,
+        hostname: spec.hostname.clone(),
+        cgroup_parent: spec.cgroup_parent.clone(),
+        sysctls: spec.sysctls.clone(),
+        host_network: spec.host_network,
+        host_pid: spec.host_pid,
+        host_ipc: spec.host_ipc,
+        share_pid: spec.share_pid,
+        privileged: spec.privileged,
+        log_dir: spec.log_dir.clone(),
+        host_ports: host_ports.collect(),
+    }
+}
+
+pub(crate) fn found(sandbox: copepod_runtime::SandboxState) -> FoundSandbox {
+    let pod = sandbox.spec.pod;
+    FoundSandbox {
+        id: sandbox.spec.id,
+        pod: PodRef { namespace: pod.namespace, name: pod.name, uid: pod.uid },
+        attempt: sandbox.spec.attempt,
+        ready: sandbox.ready,
+        containers: sandbox.containers.into_iter().map(found_container).collect(),
+    }
+}
+
+pub(crate) fn exit(exit: copepod_runtime::Exit) -> Exit {
     Exit {
         code: exit.code,
         signal: exit.signal,
@@ -123,7 +145,7 @@ fn exit(exit: copepod_runtime::Exit) -> Exit {
     }
 }
 
-fn found(container: copepod_runtime::ContainerState) -> FoundContainer {
+fn found_container(container: copepod_runtime::ContainerState) -> FoundContainer {
     FoundContainer {
         id: container.id,
         name: container.name,
@@ -146,10 +168,7 @@ fn resources(resources: &Resources) -> copepod_runtime::Resources {
     }
 }
 
-fn container(spec: &ContainerSpec) -> Result<copepod_runtime::ContainerSpec, String> {
-    if spec.tty || spec.stdin {
-        tracing::warn!(container = spec.id, "a terminal or standard input was asked for; the container has neither");
-    }
+pub(crate) fn container(spec: &ContainerSpec) -> Result<copepod_runtime::ContainerSpec, String> {
     let capabilities = spec.capabilities.as_ref();
     Ok(copepod_runtime::ContainerSpec {
         id: spec.id.clone(),
@@ -164,7 +183,21 @@ fn container(spec: &ContainerSpec) -> Result<copepod_runtime::ContainerSpec, Str
         args: spec.args.clone(),
         env: spec.env.clone(),
         working_dir: spec.working_dir.clone(),
-        user: copepod_runtime::UserIds { uid: spec.user.uid, gid: spec.user.gid, groups: spec.user.groups.clone() },
+        user: match &spec.user {
+            User::Known(UserIds { uid, gid, groups }) => {
+                copepod_runtime::UserIds { uid: *uid, gid: *gid, groups: groups.clone() }
+            }
+            User::Asked(_) => copepod_runtime::UserIds::default(),
+        },
+        user_asked: match &spec.user {
+            User::Known(_) => None,
+            User::Asked(UserAsked { user, group, groups, is_strict }) => Some(copepod_runtime::UserAsked {
+                user: user.clone(),
+                group: *group,
+                groups: groups.clone(),
+                is_strict: *is_strict,
+            }),
+        },
         mounts: spec
             .mounts
             .iter()
@@ -194,7 +227,6 @@ fn container(spec: &ContainerSpec) -> Result<copepod_runtime::ContainerSpec, Str
         stdin: spec.stdin,
         stdin_once: spec.stdin_once,
         tty: spec.tty,
-        user_asked: None,
     })
 }
 

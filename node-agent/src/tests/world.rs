@@ -477,7 +477,7 @@ impl Runtime for FakeRuntime {
         Ok(self.state.lock().unwrap().sandboxes.values().cloned().collect())
     }
 
-    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<Option<PathBuf>, Failure> {
+    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxNetwork, Failure> {
         let sandbox = FoundSandbox {
             id: spec.id.clone(),
             pod: spec.pod.clone(),
@@ -487,7 +487,7 @@ impl Runtime for FakeRuntime {
         };
         self.state.lock().unwrap().sandboxes.insert(spec.id.clone(), sandbox);
         self.note(format!("create sandbox {}", spec.id));
-        Ok(Some("/run/netns".into()))
+        Ok(SandboxNetwork::Namespace("/run/netns".into()))
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<(), Failure> {

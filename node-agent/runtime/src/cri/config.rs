@@ -190,7 +190,10 @@ fn security(sandbox: &SandboxSpec, spec: &ContainerSpec) -> proto::LinuxContaine
             context.run_as_group = number(spec.user.gid);
             &spec.user.groups
         }
-        Some(UserAsked { user, group, groups }) => {
+        Some(UserAsked { user, group, groups, is_strict }) => {
+            if *is_strict {
+                context.set_supplemental_groups_policy(proto::SupplementalGroupsPolicy::Strict);
+            }
             match user.as_deref().map(|user| (user, user.parse())) {
                 Some((_, Ok(uid))) => context.run_as_user = number(uid),
                 Some((name, Err(_))) => context.run_as_username = name.into(),
@@ -315,7 +318,7 @@ mod tests {
             (number(context.run_as_user), number(context.run_as_group), context.run_as_username)
         };
         assert_eq!(who(&|spec| spec.user = UserIds { uid: 7, gid: 8, groups: vec![] }), (Some(7), Some(8), "".into()));
-        let asked = |user: Option<&str>, group| UserAsked { user: user.map(Into::into), group, groups: vec![] };
+        let asked = |user: Option<&str>, group| UserAsked { user: user.map(Into::into), group, ..UserAsked::default() };
         assert_eq!(who(&|spec| spec.user_asked = Some(asked(None, None))), (None, None, "".into()));
         assert_eq!(who(&|spec| spec.user_asked = Some(asked(Some("7"), None))), (Some(7), None, "".into()));
         assert_eq!(who(&|spec| spec.user_asked = Some(asked(Some("web"), Some(5)))), (None, Some(5), "web".into()));

@@ -293,7 +293,7 @@ async fn images_are_asked_for_and_missing_ones_told() {
 async fn users_are_looked_up_in_the_image() {
     let world = World::<Subject>::with_sandbox().await;
     let who = async |user: Option<&str>, group| {
-        let asked = UserAsked { user: user.map(Into::into), group, groups: vec![] };
+        let asked = UserAsked { user: user.map(Into::into), group, ..UserAsked::default() };
         let (_, said) = world
             .run(|spec| {
                 spec.user_asked = Some(asked);
