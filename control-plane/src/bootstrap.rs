@@ -32,17 +32,16 @@ pub async fn run(door: Arc<dyn Door>, replica: Replica) {
             .iter()
             .filter_map(|member| Some((split(&member.address)?, !member.learner)))
             .collect();
-        let mut settled = true;
-        for request in missing(&door.view(), &user, &servers) {
-            let target = request.target.key();
-            if let Err(status) = door.submit(vec![request]).await {
-                settled = false;
-                if status.code() != 409 {
-                    tracing::warn!(%target, %status, "could not make what a cluster is born with");
+        // In one transaction: nobody sees a cluster that is half born.
+        let requests = missing(&door.view(), &user, &servers);
+        let settled = requests.is_empty()
+            || match door.submit(requests).await {
+                Ok(_) => true,
+                Err(status) => {
+                    tracing::debug!(%status, "what a cluster is born with could not be made yet");
+                    false
                 }
-                break;
-            }
-        }
+            };
         if !settled {
             tokio::time::sleep(RETRY).await;
         } else if membership.changed().await.is_err() {

@@ -8,8 +8,8 @@ use tonic::transport::{Channel, Endpoint};
 const CONNECT_MAX: Duration = Duration::from_secs(2);
 
 /// A server that is gone without a word (a cut cable) is noticed after these two together.
-const PING_EVERY: Duration = Duration::from_secs(2);
-const PONG_MAX: Duration = Duration::from_secs(3);
+const PING_EVERY: Duration = Duration::from_secs(1);
+const PONG_MAX: Duration = Duration::from_millis(1500);
 
 /// Reaches servers. The agent's is mutual TLS; tests bring one without.
 #[tonic::async_trait]

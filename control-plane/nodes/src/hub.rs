@@ -23,6 +23,10 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 pub const SILENCE_MAX: Duration = Duration::from_secs(4);
 const _: () = assert!(SILENCE_MAX.as_millis() > 3 * HEARTBEAT.as_millis());
 
+/// How long agents may take, after a change of leader, to notice that the old one is gone and to find the new one. A
+/// machine that loses its power says nothing to those who listen to it, so this is the time of their keep-alives.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(4);
+
 /// How many messages may wait for a slow agent before its session is ended; it comes back and starts from a reset.
 pub const SESSION_QUEUE: usize = 256;
 
@@ -102,7 +106,7 @@ impl Hub {
     /// Gives a node the benefit of the doubt: a new leader has heard nobody yet. Until it has been silent for too long,
     /// what it routes counts.
     pub(crate) fn assume_alive(&self, node: &str) {
-        self.seen.entry(node.into()).or_insert_with(Instant::now);
+        self.seen.entry(node.into()).or_insert_with(|| Instant::now() + RECONNECT_MAX);
     }
 
     pub(crate) fn forget(&self, node: &str) {
