@@ -110,14 +110,29 @@ async fn run(cli: Cli) -> Outcome {
         }
         Command::Bench(bench) => bench::run(bench).await,
         Command::Image(images) => image::run(images),
-        Command::Token(token) => token::run(&connect(&global)?, token).await,
-        Command::Verb(verb) => verbs::run(verb, &connect(&global)?, global.namespace.as_deref()).await,
+        Command::Token(token) => token::run(&connect(&global).await?, token).await,
+        Command::Verb(verb) => verbs::run(verb, &connect(&global).await?, global.namespace.as_deref()).await,
     }
 }
 
-fn connect(global: &Global) -> Outcome<Client> {
+/// How long a server of the local cluster may take to accept a connection before another one is looked for.
+const LOCAL_CONNECT_MAX: std::time::Duration = std::time::Duration::from_millis(300);
+
+async fn connect(global: &Global) -> Outcome<Client> {
     let path = kubeconfig::find(global.kubeconfig.as_deref())?;
-    Client::new(kubeconfig::read(&path, global.context.as_deref())?)
+    let access = kubeconfig::read(&path, global.context.as_deref())?;
+    if path != lab::kubeconfig_path() {
+        return Client::new(access);
+    }
+    // A kubeconfig names one server; of the local cluster the others are known as well.
+    let reached = tokio::net::TcpStream::connect(&access.address);
+    match tokio::time::timeout(LOCAL_CONNECT_MAX, reached).await {
+        Ok(Ok(_)) => Client::new(access),
+        _ => {
+            lab::choose_server().await?;
+            Client::new(kubeconfig::read(&path, global.context.as_deref())?)
+        }
+    }
 }
 
 /// Daemons tell their story on standard error; the journal adds the time.

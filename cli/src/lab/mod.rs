@@ -178,8 +178,15 @@ pub fn kubeconfig_path() -> PathBuf {
     Lab::current().directory().join("kubeconfig")
 }
 
-/// `copepod kubeconfig`: a kubeconfig of a server that answers.
+/// `copepod kubeconfig`: prints the path of a kubeconfig of a server that answers.
 pub async fn kubeconfig() -> Outcome {
+    choose_server().await?;
+    println!("{}", kubeconfig_path().display());
+    Ok(())
+}
+
+/// Makes the local cluster's kubeconfig that of a server that answers.
+pub async fn choose_server() -> Outcome {
     let lab = Lab::checked()?;
     let ledger = Ledger::read(&lab)?
         .ok_or_else(|| Failure::new("there is no local cluster").hint("start one with `copepod up`"))?;
@@ -189,7 +196,6 @@ pub async fn kubeconfig() -> Outcome {
             let path = kubeconfig_path();
             let text = std::fs::read(server.kubeconfig()).doing(server.kubeconfig().display())?;
             process::write_private(&path, &text)?;
-            println!("{}", path.display());
             return Ok(());
         }
     }

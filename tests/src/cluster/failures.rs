@@ -20,7 +20,6 @@ fn the_leader_dies_during_a_rollout_and_the_rollout_goes_on() {
     cluster.apply(&hello_manifest(6, "two"));
     let leader = cluster.leader();
     cluster.ok(&["lab", "stop", &leader]);
-    cluster.ok(&["kubeconfig"]);
     cluster.ok(&["rollout", "status", "deployment/hello"]);
     cluster.until_ready("hello", 6);
     let (answers, failures) = load.end();
