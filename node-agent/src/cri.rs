@@ -19,6 +19,7 @@ pub async fn rooms(config: &AgentConfig, socket: &Path) -> Result<Rooms, AgentEr
     for complaint in cri.complaints().await.map_err(failed)? {
         tracing::warn!(runtime = cri.version(), complaint, "the runtime is not ready for pods");
     }
+    tokio::spawn(copepod_runtime::cri::keep_logs_short(Arc::downgrade(&cri)));
     Ok(Rooms {
         runtime: Arc::new(runtime::Containers(cri.clone())),
         network: Arc::new(network::GivenNetwork(PodsNetwork::open(config).await?)),

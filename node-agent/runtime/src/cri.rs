@@ -11,6 +11,7 @@
 mod cgroups;
 mod config;
 mod images;
+mod logs;
 mod watch;
 
 mod proto {
@@ -57,6 +58,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(120);
 /// How long a runtime may take beyond what a container or a command was given.
 const MARGIN: Duration = Duration::from_secs(30);
 
+/// How often the lengths of logs are looked at; kubelets look as often.
+const LOGS_PAUSE: Duration = Duration::from_secs(10);
+
 /// The pause before a runtime that is away is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -81,9 +85,16 @@ pub struct Cri {
 /// What this agent has met, so that it need not ask each time.
 #[derive(Default)]
 struct Known {
-    /// The runtime's ids of the agent's.
-    containers: HashMap<String, String>,
+    containers: HashMap<String, Met>,
     sandboxes: HashMap<String, (String, SandboxSpec)>,
+}
+
+#[derive(Clone)]
+struct Met {
+    /// The runtime's id.
+    own: String,
+    /// Empty where it has no log, or one that cannot be moved away.
+    log: PathBuf,
 }
 
 /// A runtime's refusal. What it is called matters in a few places; to people only what it says.
@@ -247,7 +258,7 @@ impl Cri {
                 _ => StartError::Run(refusal.text),
             });
         }
-        self.known().containers.insert(spec.id.clone(), id.clone());
+        self.known().containers.insert(spec.id.clone(), Met { own: id.clone(), log: spec.log_path.clone() });
         self.started_at(&id).await.map_err(create)
     }
 
@@ -360,7 +371,7 @@ impl Cri {
             (None, Some(since)) => State::Running { pid: 0, since },
             (None, None) => return Ok(None),
         };
-        self.known().containers.insert(id.clone(), container.id.clone());
+        self.known().containers.insert(id.clone(), Met { own: container.id.clone(), log: status.log_path.into() });
         let metadata = container.metadata.clone().unwrap_or_default();
         let named = container.image.as_ref().map(|image| image.image.clone());
         let image_id = if container.image_ref.is_empty() { named.clone() } else { Some(container.image_ref.clone()) };
@@ -398,14 +409,44 @@ impl Cri {
         Ok(answer.stats.into_iter().filter_map(of).collect())
     }
 
+    /// Moves logs away that have grown long, and lets the runtime begin new ones.
+    pub async fn rotate_logs(&self) {
+        let all: Vec<(String, Met)> =
+            self.known().containers.iter().map(|(id, met)| (id.clone(), met.clone())).collect();
+        for (id, Met { own, log }) in all.into_iter().filter(|(_, met)| logs::is_long(&met.log)) {
+            if let Err(error) = self.rotate(&own, &log).await {
+                tracing::warn!(container = id, error = error.0, "the log cannot be moved away; it stays one file");
+                if let Some(met) = self.known().containers.get_mut(&id) {
+                    met.log = PathBuf::new();
+                }
+            }
+        }
+    }
+
+    async fn rotate(&self, own: &str, log: &Path) -> Result<(), RuntimeError> {
+        let failed = |error: std::io::Error| RuntimeError(format!("{}: {error}", log.display()));
+        if exit(&self.status(own).await?).is_some() {
+            return Err("the container has ended".into());
+        }
+        let aside = logs::set_aside(log, Timestamp::now()).map_err(failed)?;
+        let mut runtime = self.runtime.clone();
+        let asked = proto::ReopenContainerLogRequest { container_id: own.to_owned() };
+        if let Err(refusal) = within(ANSWER_MAX, asked, |request| runtime.reopen_container_log(request)).await {
+            // It goes on writing to the file, which must have the name that it knows.
+            if !log.exists() {
+                std::fs::rename(&aside, log).map_err(failed)?;
+            }
+            return Err(refusal.into());
+        }
+        logs::forget_oldest(log).map_err(failed)
+    }
+
     /// The runtime's id of a container; nothing where it has none.
     async fn container(&self, id: &str) -> Result<Option<String>, RuntimeError> {
-        if let Some(own) = self.known().containers.get(id) {
-            return Ok(Some(own.clone()));
+        if let Some(met) = self.known().containers.get(id) {
+            return Ok(Some(met.own.clone()));
         }
-        let Some(there) = self.find_container(id).await? else { return Ok(None) };
-        self.known().containers.insert(id.to_owned(), there.id.clone());
-        Ok(Some(there.id))
+        Ok(self.find_container(id).await?.map(|there| there.id))
     }
 
     async fn sandbox(&self, id: &str) -> Result<Option<(String, SandboxSpec)>, RuntimeError> {
@@ -466,6 +507,15 @@ impl Cri {
 impl std::fmt::Debug for Cri {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} at {}", self.version, self.socket.display())
+    }
+}
+
+/// Keeps the logs of a runtime short for as long as anybody else uses it.
+pub async fn keep_logs_short(cri: std::sync::Weak<Cri>) {
+    loop {
+        tokio::time::sleep(LOGS_PAUSE).await;
+        let Some(cri) = cri.upgrade() else { return };
+        cri.rotate_logs().await;
     }
 }
 

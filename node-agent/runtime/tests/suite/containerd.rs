@@ -33,7 +33,10 @@ pub struct Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.process.kill();
+        // The first process of a process namespace takes all others with it, and its parent ends when they are gone.
+        let own = self.process.id();
+        let first = fs::read_to_string(format!("/proc/{own}/task/{own}/children")).unwrap_or_default();
+        let _ = Command::new("kill").arg("-9").args(first.split_whitespace()).status();
         let _ = self.process.wait();
     }
 }
@@ -322,6 +325,28 @@ async fn what_stands_in_the_way_is_removed() {
     assert_eq!(found[0].containers.len(), 1);
     assert!(matches!(found[0].containers[0].state, State::Running { .. }));
     assert_eq!((found[0].containers[0].image.as_str(), found[0].spec.hostname.as_str()), (IMAGE, "web-1"));
+    world.end().await;
+}
+
+#[tokio::test]
+async fn long_logs_are_moved_away() {
+    let world = World::<Subject>::with_sandbox().await;
+    let script = "seq 1 300000; touch /tmp/half; while ! test -e /tmp/go; do sleep 0.05; done; echo end";
+    world.runtime.start(&world.container("main", script)).await.unwrap();
+    let ask =
+        async |text: &str| world.runtime.exec("main", &words(text), Duration::from_secs(5)).await.unwrap().exit_code;
+    let half = async {
+        while ask("test -e /tmp/half").await != 0 || !world.said("main").contains("\n300000") {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), half).await.expect("it writes");
+    world.runtime.cri.rotate_logs().await;
+    assert_eq!(ask("touch /tmp/go").await, 0);
+    assert_eq!(world.runtime.wait("main").await.unwrap().code, 0);
+    assert_eq!(world.said("main"), "end");
+    let names = fs::read_dir(world.directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(names.filter(|name| name.to_string_lossy().starts_with("main.log.")).count(), 1);
     world.end().await;
 }
 
