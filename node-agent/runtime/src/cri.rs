@@ -21,6 +21,9 @@ mod proto {
     tonic::include_proto!("runtime.v1");
 }
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::HashMap,
     future::Future,

@@ -6,7 +6,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -14,7 +17,7 @@ use tokio::{
     sync::{Notify, watch},
     task::JoinHandle,
 };
-use tonic::{Code, Streaming, transport::Channel};
+use tonic::{Code, transport::Channel};
 
 use super::{
     config::NODE,
@@ -37,12 +40,12 @@ const LOOK_MAX: Duration = Duration::from_secs(30);
 pub struct Watch {
     seen: watch::Receiver<Seen>,
     wanted: Arc<Notify>,
-    task: JoinHandle<()>,
+    tasks: [JoinHandle<()>; 2],
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        self.task.abort();
+        self.tasks.iter().for_each(JoinHandle::abort);
     }
 }
 
@@ -64,8 +67,10 @@ impl Watch {
     pub fn new(runtime: RuntimeServiceClient<Channel>, node: &str) -> Watch {
         let (sender, seen) = watch::channel(Seen::default());
         let wanted = Arc::new(Notify::new());
-        let looker = Looker { runtime, node: node.to_owned(), wanted: wanted.clone(), sender };
-        Watch { seen, wanted, task: tokio::spawn(looker.look_forever()) }
+        let events = Arc::new(AtomicBool::new(false));
+        let follower = follow_events(runtime.clone(), wanted.clone(), events.clone());
+        let looker = Looker { runtime, node: node.to_owned(), wanted: wanted.clone(), events, sender };
+        Watch { seen, wanted, tasks: [tokio::spawn(looker.look_forever()), tokio::spawn(follower)] }
     }
 
     pub fn begin(&self) -> News<'_> {
@@ -95,12 +100,13 @@ struct Looker {
     runtime: RuntimeServiceClient<Channel>,
     node: String,
     wanted: Arc<Notify>,
+    /// Events come, and with them the looks that are needed.
+    events: Arc<AtomicBool>,
     sender: watch::Sender<Seen>,
 }
 
 impl Looker {
     async fn look_forever(mut self) {
-        let mut events = self.events().await;
         let mut pause = LOOK_SOON;
         loop {
             // The watch itself holds one receiver.
@@ -124,16 +130,10 @@ impl Looker {
                     pause = LOOK_SELDOM;
                 }
             }
-            let longest = if events.is_some() && pause == LOOK_SELDOM { LOOK_WITH_EVENTS } else { pause };
+            let is_told = self.events.load(Ordering::Relaxed) && pause == LOOK_SELDOM;
             tokio::select! {
-                () = tokio::time::sleep(longest) => (),
+                () = tokio::time::sleep(if is_told { LOOK_WITH_EVENTS } else { pause }) => (),
                 () = self.wanted.notified() => pause = LOOK_SOON,
-                lives = next(&mut events) => {
-                    pause = LOOK_SOON;
-                    if !lives {
-                        events = self.events().await;
-                    }
-                }
             }
         }
     }
@@ -149,26 +149,25 @@ impl Looker {
         let containers = answer.map_err(|refusal| refusal.text)?.containers;
         Ok(containers.into_iter().map(|container| container.id).collect())
     }
-
-    /// The stream of events; nothing where the runtime has none, or does not answer now.
-    async fn events(&mut self) -> Option<Streaming<proto::ContainerEventResponse>> {
-        // The beginning of the answer may come with the first event only.
-        match tokio::time::timeout(LOOK_SELDOM, self.runtime.get_container_events(proto::GetEventsRequest {})).await {
-            Ok(Ok(answer)) => Some(answer.into_inner()),
-            Ok(Err(status)) if status.code() == Code::Unimplemented => None,
-            Ok(Err(status)) => {
-                tracing::debug!(error = status.message(), "the runtime's events cannot be had");
-                None
-            }
-            Err(_) => None,
-        }
-    }
 }
 
-/// Waits for an event; false if there will be no more of them, never an answer where there are none.
-async fn next(events: &mut Option<Streaming<proto::ContainerEventResponse>>) -> bool {
-    match events {
-        None => std::future::pending().await,
-        Some(stream) => matches!(stream.message().await, Ok(Some(_))),
+/// Turns events into looks, for as long as the runtime has any.
+async fn follow_events(mut runtime: RuntimeServiceClient<Channel>, wanted: Arc<Notify>, are_there: Arc<AtomicBool>) {
+    loop {
+        // Runtimes answer with the first event and not before: until then there is nothing to see here.
+        match runtime.get_container_events(proto::GetEventsRequest {}).await {
+            Ok(answer) => {
+                are_there.store(true, Ordering::Relaxed);
+                let mut events = answer.into_inner();
+                while let Ok(Some(_)) = events.message().await {
+                    wanted.notify_one();
+                }
+                are_there.store(false, Ordering::Relaxed);
+                wanted.notify_one();
+            }
+            Err(status) if status.code() == Code::Unimplemented => return,
+            Err(status) => tracing::debug!(error = status.message(), "the runtime's events cannot be had"),
+        }
+        tokio::time::sleep(LOOK_SELDOM).await;
     }
 }
