@@ -67,6 +67,13 @@ const LOGS_PAUSE: Duration = Duration::from_secs(10);
 /// The pause before a runtime that is away is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// The exit code of what was ended by SIGKILL, by the kernel for want of memory among others.
+const KILLED: i32 = 137;
+
+/// How long after the end of a container a runtime may hear that it ended for want of memory: the kernel tells both at
+/// the same moment and in no order.
+const REASON_LATE: Duration = Duration::from_millis(200);
+
 /// The longest message: runtimes bound the output of a command to 16 MiB a stream.
 const MESSAGE_BYTES_MAX: usize = 40 << 20;
 
@@ -285,7 +292,12 @@ impl Cri {
             let mut news = self.watch.begin();
             match self.status(&own).await {
                 Ok(status) => match exit(&status) {
-                    Some(exit) => return Ok(exit),
+                    Some(ended) if ended.code == KILLED && !ended.oom_killed => {
+                        tokio::time::sleep(REASON_LATE).await;
+                        let later = self.status(&own).await.ok().and_then(|status| exit(&status));
+                        return Ok(later.unwrap_or(ended));
+                    }
+                    Some(ended) => return Ok(ended),
                     None => news.until_not_running(&own).await,
                 },
                 Err(refusal) if matches!(refusal.code, Code::Unavailable | Code::DeadlineExceeded) => {

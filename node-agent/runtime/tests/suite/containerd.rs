@@ -52,6 +52,7 @@ impl Daemon {
             .args(["--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", SUPERVISE])
             .args([&config, &of("containerd.log")])
             .stdin(Stdio::null())
+            .stderr(Stdio::null())
             .spawn()
             .expect("unshare and containerd are installed");
         let daemon = Daemon { directory: directory.into(), process };
