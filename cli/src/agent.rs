@@ -32,6 +32,9 @@ pub struct Agent {
     /// Where images are kept; may be shared by several agents of one machine
     #[arg(long, env = "COPEPOD_IMAGES_DIR", default_value = "/var/lib/copepod/images")]
     images_dir: PathBuf,
+    /// Name of the cgroup of its containers [default: the node's name]
+    #[arg(long, hide = true)]
+    cgroup: Option<String>,
     /// Address of this node on the network between nodes [default: the address of the way out]
     #[arg(long, env = "COPEPOD_ADDRESS")]
     address: Option<IpAddr>,
@@ -47,8 +50,10 @@ pub struct Agent {
 }
 
 pub async fn run(agent: Agent, stop: CancellationToken) -> Outcome {
+    let name = agent.name.map_or_else(host_name, Ok)?;
     let config = AgentConfig {
-        name: agent.name.map_or_else(host_name, Ok)?,
+        cgroup: agent.cgroup.unwrap_or_else(|| name.clone()),
+        name,
         data_dir: agent.data_dir,
         run_dir: agent.run_dir,
         images_dir: agent.images_dir,

@@ -71,6 +71,7 @@ pub(crate) async fn drive(
     let version = rooms.runtime.version();
     let machine = Arc::new(Machine {
         name: config.name.clone(),
+        cgroup: config.cgroup.clone(),
         data_dir: config.data_dir.clone(),
         rooms,
         host_ips: vec![address.to_string()],

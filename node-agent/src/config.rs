@@ -10,6 +10,8 @@ use std::{
 pub struct AgentConfig {
     /// The name of the node.
     pub name: String,
+    /// The cgroup of its containers, below `copepod/`: of its own, so that several nodes can be on one machine.
+    pub cgroup: String,
     pub data_dir: PathBuf,
     pub run_dir: PathBuf,
     /// Content of images; may be shared by the nodes of one machine.

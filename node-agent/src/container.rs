@@ -121,7 +121,7 @@ pub fn spec(world: &World, wanted: &Container, mut env: Env) -> Result<Container
             .or_else(default_seccomp),
         unmasked_proc: security.proc_mount.as_deref() == Some("Unmasked"),
         resources: resources(machine, pod, wanted),
-        cgroup_parent: cgroup_parent(&machine.name, pod),
+        cgroup_parent: cgroup_parent(&machine.cgroup, pod),
         log_path: log_path(machine, &reference, wanted, world.attempt)?,
         stop_signal: stop_signal(wanted).or_else(|| image.stop_signal.clone()),
         stdin: wanted.stdin == Some(true),

@@ -67,7 +67,7 @@ async fn make_sandbox(
         pod: reference.clone(),
         attempt,
         hostname: hostname.clone(),
-        cgroup_parent: container::cgroup_parent(&machine.name, pod),
+        cgroup_parent: container::cgroup_parent(&machine.cgroup, pod),
         sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
         host_network: spec::is_host_network(pod),
         host_pid: spec.host_pid == Some(true),

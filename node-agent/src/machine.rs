@@ -20,6 +20,7 @@ use crate::{
 
 pub struct Machine {
     pub name: String,
+    pub cgroup: String,
     pub data_dir: PathBuf,
     pub rooms: Rooms,
     pub host_ips: Vec<String>,

@@ -135,6 +135,7 @@ impl Lab {
             address: Ipv4Addr::new(198, 18, self.network_byte(), base + number),
             namespace: format!("copepod-{}-{name}", self.name),
             link: format!("cpd{}-{name}", self.name),
+            cgroup: format!("{}-{name}", self.name),
             directory: self.directory().join(&name),
             run_directory: self.run_directory().join(&name),
             log: self.directory().join("log").join(format!("{name}.log")),
@@ -159,6 +160,8 @@ pub struct Member {
     pub namespace: String,
     /// The bridge's end of its link.
     pub link: String,
+    /// Its cgroup below `copepod/`: other local clusters have nodes of the same names.
+    pub cgroup: String,
     pub directory: PathBuf,
     pub run_directory: PathBuf,
     pub log: PathBuf,

@@ -47,7 +47,7 @@ pub fn start(lab: &Lab, ledger: &mut Ledger, member: &Member, ticket: Option<&Ti
         Role::Node => {
             command.args(["agent", "--name", &member.name, "--data-dir"]).arg(&member.directory);
             command.arg("--run-dir").arg(&member.run_directory).arg("--images-dir").arg(lab.images());
-            command.args(["--address", &member.address.to_string()]);
+            command.args(["--address", &member.address.to_string(), "--cgroup", &member.cgroup]);
             command.args(ledger.mirrors.iter().flat_map(|mirror| ["--mirror", mirror.as_str()]));
             if let Some(ticket) = ticket {
                 command.args(["--server", &ticket.server]);

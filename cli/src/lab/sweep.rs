@@ -59,14 +59,10 @@ fn shims(run_directory: &Path) -> Vec<i32> {
 
 /// The node's directory in each hierarchy: one with cgroup v2, one a controller with v1.
 fn cgroups(member: &Member) -> Vec<PathBuf> {
-    let own = Path::new("copepod").join(cgroup_name(member));
+    let own = Path::new("copepod").join(&member.cgroup);
     let mut roots = vec![PathBuf::from(CGROUPS)];
     roots.extend(fs::read_dir(CGROUPS).into_iter().flatten().flatten().map(|entry| entry.path()));
     roots.into_iter().map(|root| root.join(&own)).filter(|directory| directory.is_dir()).collect()
-}
-
-fn cgroup_name(member: &Member) -> String {
-    member.name.clone()
 }
 
 fn processes_below(directory: &Path) -> Vec<i32> {

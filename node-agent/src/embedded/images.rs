@@ -103,6 +103,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let config = AgentConfig {
             name: "n1".into(),
+            cgroup: "n1".into(),
             data_dir: dir.path().join("data"),
             run_dir: dir.path().join("run"),
             images_dir: dir.path().join("images"),

@@ -91,6 +91,7 @@ async fn serve(authority: Arc<Authority>) -> String {
 fn config(dir: &std::path::Path, server: Option<String>, token: Option<String>) -> AgentConfig {
     AgentConfig {
         name: "n1".into(),
+        cgroup: "n1".into(),
         data_dir: dir.into(),
         run_dir: dir.into(),
         images_dir: dir.into(),

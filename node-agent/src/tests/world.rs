@@ -103,6 +103,7 @@ impl World {
     pub async fn start_agent(&mut self) {
         let config = AgentConfig {
             name: "n1".into(),
+            cgroup: "n1".into(),
             data_dir: self.dir.path().into(),
             run_dir: self.dir.path().join("run"),
             images_dir: self.dir.path().join("images"),

@@ -186,7 +186,7 @@ impl Cluster {
         for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
             let read = |file: &str| fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-            if read("comm").trim() == "hello" && read("cgroup").contains(&format!("/{node}/")) {
+            if read("comm").trim() == "hello" && read("cgroup").contains(&format!("/copepod/{LAB}-{node}/")) {
                 found.insert(pid);
             }
         }
@@ -302,7 +302,7 @@ pub fn leftovers() -> Vec<String> {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         let line = String::from_utf8_lossy(&line).replace('\0', " ");
         let cgroup = read(&format!("/proc/{pid}/cgroup"));
-        let of_lab = line.contains(&format!("/copepod/{LAB}/")) || cgroup.contains("/copepod/");
+        let of_lab = line.contains(&format!("/copepod/{LAB}/")) || cgroup.contains(&format!("/copepod/{LAB}-"));
         if of_lab && pid != std::process::id() {
             left.push(format!("process {pid}: {line}"));
         }
