@@ -139,8 +139,11 @@ impl Scheduler {
             if event.kind != EventKind::Deleted {
                 let same = event.previous.as_deref().is_some_and(|previous| same_wish(previous, object));
                 is_placed = self.learn_pod(object);
-                if let (Some(minds_others), true) = (was_parked, same && self.waiting.remove(&object.key.name)) {
-                    // Only its status changed, probably by our own note.
+                // Only its status changed, probably by our own note: it stays parked. One that waits goes on waiting, for
+                // something has happened since that may help it.
+                if let Some(minds_others) = was_parked.filter(|_| same)
+                    && self.waiting.remove(&object.key.name)
+                {
                     self.parked.insert(object.key.name.clone(), minds_others);
                 }
             }

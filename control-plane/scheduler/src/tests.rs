@@ -315,6 +315,16 @@ fn a_parked_pod_is_tried_again_when_room_is_made() {
 }
 
 #[test]
+fn a_note_that_comes_late_does_not_park_a_pod_again() {
+    let mut world = World::read("pods web 1");
+    assert_eq!(world.schedule(), "web-0: no nodes available to schedule pods");
+    let note = std::mem::take(&mut world.events);
+    world.add("node n1");
+    world.events.extend(note);
+    assert_eq!(world.schedule(), "n1: web-0");
+}
+
+#[test]
 fn a_refused_binding_is_decided_again() {
     let mut world = World::read("node n1 | pods web 1");
     let first = world.plans();

@@ -16,7 +16,7 @@ const LINE_BYTES_MAX: usize = 16 * 1024;
 
 /// A log file is set aside when it has grown so large, and the oldest of those set aside goes.
 const FILE_BYTES_MAX: u64 = 10 * 1024 * 1024;
-const FILES_MAX: u32 = 5;
+const FILES_MAX: usize = 5;
 
 pub struct Log {
     path: PathBuf,
@@ -35,14 +35,33 @@ impl Log {
         self.file.write_all(entries)?;
         self.bytes += entries.len() as u64;
         if self.bytes >= FILE_BYTES_MAX {
-            let aside = |number: u32| PathBuf::from(format!("{}.{number}", self.path.display()));
-            for number in (1..FILES_MAX - 1).rev() {
-                let _ = rename(aside(number), aside(number + 1));
-            }
-            rename(&self.path, aside(1))?;
+            // Named by the time, so that the order of names is the order of what they hold.
+            let aside = format!("{}.{}", self.path.display(), Timestamp::now().strftime("%Y%m%d-%H%M%S%.9f"));
+            rename(&self.path, aside)?;
+            self.forget_oldest();
             *self = Log::open(&self.path)?;
         }
         Ok(())
+    }
+}
+
+impl Log {
+    fn forget_oldest(&self) {
+        let Some((directory, name)) = self.path.parent().zip(self.path.file_name().and_then(|name| name.to_str()))
+        else {
+            return;
+        };
+        let prefix = format!("{name}.");
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut aside: Vec<PathBuf> = entries
+            .filter(|entry| entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)))
+            .map(|entry| entry.path())
+            .collect();
+        aside.sort();
+        let surplus = (aside.len() + 1).saturating_sub(FILES_MAX);
+        for path in aside.into_iter().take(surplus) {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -138,6 +157,6 @@ mod tests {
         for _ in 0..(6 * FILE_BYTES_MAX / 10_000) {
             stream.take(line.as_bytes(), Timestamp::UNIX_EPOCH, &mut log).unwrap();
         }
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count() as u32, FILES_MAX);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), FILES_MAX);
     }
 }
