@@ -3,9 +3,13 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    io::Write,
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
+
+/// How a file is called while it is written.
+const NEW: &str = ".new";
 
 /// A range of addresses, such as 10.244.3.0/24.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +56,8 @@ impl Addresses {
         let mut taken = BTreeMap::new();
         for entry in fs::read_dir(directory)?.flatten() {
             let address = fs::read_to_string(entry.path()).ok().and_then(|text| text.trim().parse().ok());
-            if let (Some(address), Ok(pod)) = (address, entry.file_name().into_string()) {
+            let pod = entry.file_name().into_string().ok().filter(|pod| !pod.ends_with(NEW));
+            if let (Some(address), Some(pod)) = (address, pod) {
                 taken.insert(pod, address);
             }
         }
@@ -84,7 +89,12 @@ impl Addresses {
     }
 
     pub fn keep(&mut self, pod: &str, address: Ipv4Addr) -> io::Result<()> {
-        fs::write(self.directory.join(pod), address.to_string())?;
+        // A file is there with its address, or it is not there: half of one would free an address that is in use.
+        let beside = self.directory.join(format!("{pod}{NEW}"));
+        let mut file = fs::File::create(&beside)?;
+        file.write_all(address.to_string().as_bytes())?;
+        file.sync_all()?;
+        fs::rename(beside, self.directory.join(pod))?;
         self.taken.insert(pod.to_owned(), address);
         Ok(())
     }

@@ -159,13 +159,16 @@ impl Network {
             given.routes.remove(&(range, address));
         }
         let added: Vec<(String, Ipv4Addr)> = wanted.difference(&given.routes).cloned().collect();
+        let mut failed = None;
         for (range, address) in added {
-            if let Some(parsed) = Range::parse(&range) {
-                link::route_to(&self.handle, parsed, address).await?;
-                given.routes.insert((range, address));
+            let Some(parsed) = Range::parse(&range) else { continue };
+            match link::route_to(&self.handle, parsed, address).await {
+                Ok(()) => drop(given.routes.insert((range, address))),
+                // The others are reached all the same.
+                Err(error) => drop(failed.get_or_insert(NetworkError::Other(format!("{range} at {address}: {error}")))),
             }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// All services. When it returns, every new connection on this node sees them.
