@@ -140,7 +140,9 @@ async fn carry(
             told = inbound.message() => match told {
                 Ok(Some(ToNode { message: Some(told) })) => match told {
                     to_node::Message::Welcome(told) => {
-                        tracing::info!(server, "session begins");
+                        if !welcome {
+                            tracing::info!(server, "session begins");
+                        }
                         if told.heartbeat_milliseconds > 0 {
                             heartbeat = tokio::time::interval(Duration::from_millis(told.heartbeat_milliseconds.into()));
                             heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

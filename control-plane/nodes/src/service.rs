@@ -2,12 +2,12 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use copepod_api::{Revision, Timestamp, User, time::rfc3339};
+use copepod_api::{Revision, Timestamp, User, resource::ENDPOINT_SLICES, time::rfc3339};
 use copepod_proto::nodes::{
     FromNode, JoinReply, JoinRequest, Redirect, Released, RenewRequest, ToNode, TunnelData, Welcome, from_node,
     nodes_server::Nodes, to_node,
 };
-use copepod_store::{Cursor, Door, Leader};
+use copepod_store::{Cursor, Door, Event, Leader};
 use futures::{Stream, StreamExt};
 use serde_json::Value;
 use tokio::sync::mpsc;
@@ -184,8 +184,7 @@ impl NodeFront {
     }
 
     async fn feed(&self, session: &Session, from: u64) -> Option<()> {
-        let welcome = Welcome { heartbeat_milliseconds: HEARTBEAT.as_millis() as u32, servers: self.issue.servers() };
-        session.send(to_node::Message::Welcome(welcome)).await.ok()?;
+        self.welcome(session).await?;
         let mut acknowledgements = self.hub.acknowledgements();
         let (mut feed, mut cursor) = self.begin(session, Revision(from)).await?;
         let mut leaving = Leaving::of(&session.node, &self.door.view());
@@ -199,6 +198,9 @@ impl NodeFront {
                         let position = cursor.position();
                         let view = self.door.view();
                         leaving.after(&session.node, &events);
+                        if events.iter().any(is_about_servers) {
+                            self.welcome(session).await?;
+                        }
                         if let Some(fed) = feed.after(&events, &view, position) {
                             send(session, fed).await?;
                         }
@@ -215,6 +217,14 @@ impl NodeFront {
             }
         }
         None
+    }
+
+    /// Tells the agent which servers there are: at first, and whenever that has changed, so that it knows where to go when
+    /// this one is gone.
+    async fn welcome(&self, session: &Session) -> Option<()> {
+        let heartbeat_milliseconds = HEARTBEAT.as_millis() as u32;
+        let welcome = Welcome { heartbeat_milliseconds, servers: self.issue.servers() };
+        session.send(to_node::Message::Welcome(welcome)).await.ok()
     }
 
     /// From where the node is, when the log still reaches back to there and the node is not ahead of this cluster.
@@ -252,6 +262,12 @@ impl NodeFront {
         self.hub.looked_at(session, view.revision());
         Some((feed, self.door.watch(None, view.revision())))
     }
+}
+
+/// The servers stand as the endpoints of `kubernetes`, which change with every change of the members.
+fn is_about_servers(event: &Event) -> bool {
+    let key = &event.object.key;
+    key.resource == ENDPOINT_SLICES && key.namespace() == "default" && key.name() == "kubernetes"
 }
 
 /// The data path's debt is noted before the delta leaves, so that nobody believes the node is up to date meanwhile.
