@@ -1,4 +1,4 @@
-//! TLS as both sides speak it: version 1.3, one provider, the cluster's authority and nothing else.
+//! TLS as both sides speak it: rustls' safe versions, one provider, the cluster's authority and nothing else.
 
 use std::sync::Arc;
 
