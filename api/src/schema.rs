@@ -234,11 +234,6 @@ pub(crate) mod testing {
         typed::<k8s_openapi::api::core::v1::Pod>("", "Pod", "pods")
     }
 
-    #[allow(dead_code)]
-    pub fn service() -> Kind {
-        typed::<k8s_openapi::api::core::v1::Service>("", "Service", "services")
-    }
-
     /// A custom kind with one of everything.
     pub fn custom() -> Kind {
         let schema = serde_json::json!({"type": "object", "required": ["spec"], "properties": {

@@ -60,7 +60,7 @@ pub async fn run(bench: Bench) -> Outcome {
     run_copepod(&["up", "--servers", "3", "--nodes", "3"])?;
     report.line("up: 3 servers + 3 nodes, all ready", seconds(began.elapsed()));
     let client = connect()?;
-    deployment(&client, "first", 3, None).await?;
+    deployment(&client, "first", 3).await?;
     ready(&client, "first", 3).await?;
     report.line("… with a Deployment of 3 Ready", seconds(began.elapsed()));
     report.line("agent RSS, one pod", memory(rss("agent")));
@@ -75,7 +75,7 @@ pub async fn run(bench: Bench) -> Outcome {
     for replicas in [30, 60] {
         let name = format!("many{replicas}");
         let began = Instant::now();
-        deployment(&client, &name, replicas, None).await?;
+        deployment(&client, &name, replicas).await?;
         ready(&client, &name, replicas).await?;
         report.line(&format!("Deployment of {replicas} on one node, all Ready"), seconds(began.elapsed()));
         if replicas == 30 {
@@ -176,13 +176,12 @@ async fn start(client: &Client, name: &str) -> Outcome<Duration> {
     Err(Failure::new(format!("the watch of {name} ended early")))
 }
 
-async fn deployment(client: &Client, name: &str, replicas: usize, node: Option<&str>) -> Outcome {
+async fn deployment(client: &Client, name: &str, replicas: usize) -> Outcome {
     let object = json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
         "spec": {
             "replicas": replicas, "selector": {"matchLabels": {"app": name}},
             "template": {"metadata": {"labels": {"app": name}}, "spec": {
-                "nodeName": node,
                 "containers": [{"name": "hello", "image": IMAGE, "readinessProbe": {
                     "httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1,
                 }}],
