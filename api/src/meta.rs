@@ -6,6 +6,9 @@ use serde::Deserialize;
 
 use crate::Timestamp;
 
+/// The annotation, with the value `true`, of a pod that another is to replace before it goes.
+pub const REPLACE: &str = "copepod.io/replace";
+
 /// Decoded once when an object enters the store; the rest of the object is decoded when somebody asks.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]

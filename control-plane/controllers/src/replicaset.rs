@@ -1,6 +1,7 @@
 //! Keeps `spec.replicas` pods of a template alive.
 
 mod rank;
+mod replace;
 
 use std::cmp::Ordering;
 
@@ -89,6 +90,8 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
             Ordering::Greater => delete_surplus(&mut plan, view, &user, &set, &pods, wanted, now),
             Ordering::Equal => {}
         }
+        let gone = replace::replaced(&pods.replaced, pods.kept_available, wanted);
+        plan.requests.extend(gone.iter().map(|pod| write::delete(&user, pod.object(), DeleteOptions::default())));
         if pods.available < wanted {
             plan.because(format!("{} of {wanted} pods are available", pods.available));
         }
@@ -113,8 +116,11 @@ fn replicas(set: &ReplicaSet) -> usize {
 
 /// The pods of a set, classified and counted.
 struct Pods<'a> {
-    /// Those that count: neither leaving nor ended.
+    /// Those that count: neither leaving nor ended, and not to be replaced.
     kept: Vec<&'a Of<Pod>>,
+    kept_available: usize,
+    /// Those that stay until others have taken their place.
+    replaced: Vec<&'a Of<Pod>>,
     fully_labeled: usize,
     ready: usize,
     available: usize,
@@ -132,10 +138,19 @@ impl<'a> Pods<'a> {
             .and_then(|template| template.metadata.as_ref())
             .and_then(|meta| meta.labels.clone())
             .unwrap_or_default();
-        let mut pods =
-            Pods { kept: Vec::new(), fully_labeled: 0, ready: 0, available: 0, leaving: 0, next_change: None };
+        let mut pods = Pods {
+            kept: Vec::new(),
+            kept_available: 0,
+            replaced: Vec::new(),
+            fully_labeled: 0,
+            ready: 0,
+            available: 0,
+            leaving: 0,
+            next_change: None,
+        };
         for pod in own {
-            match pods::fate(pod, pod.meta(), min_ready, now) {
+            let fate = pods::fate(pod, pod.meta(), min_ready, now);
+            match fate {
                 Fate::Ended => continue,
                 Fate::Leaving => {
                     pods.leaving += 1;
@@ -153,7 +168,12 @@ impl<'a> Pods<'a> {
             if template_labels.iter().all(|(key, value)| labels.get(key) == Some(value)) {
                 pods.fully_labeled += 1;
             }
-            pods.kept.push(pod);
+            if replace::is_wanted(pod.meta()) {
+                pods.replaced.push(pod);
+            } else {
+                pods.kept_available += usize::from(fate == Fate::Available);
+                pods.kept.push(pod);
+            }
         }
         pods
     }
@@ -162,7 +182,7 @@ impl<'a> Pods<'a> {
         let number = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         let some = |n: usize| (n > 0).then(|| number(n));
         ReplicaSetStatus {
-            replicas: number(self.kept.len()),
+            replicas: number(self.kept.len() + self.replaced.len()),
             fully_labeled_replicas: some(self.fully_labeled),
             ready_replicas: some(self.ready),
             available_replicas: some(self.available),
@@ -320,6 +340,32 @@ mod tests {
             patch pod stray {metadata:{ownerReferences:[{apiVersion:apps/v1,blockOwnerDeletion:true,controller:true,kind:ReplicaSet,name:web,uid:u2}]}}
             patch pod web-a {metadata:{ownerReferences:[]}}
             status replicaset web {availableReplicas:1,conditions:null,fullyLabeledReplicas:1,observedGeneration:1,readyReplicas:1,replicas:1,terminatingReplicas:0}
+        ");
+    }
+
+    #[test]
+    fn a_pod_to_be_replaced_stays_until_another_is_available() {
+        let world = "replicaset web 2 | pod web-a web ready | pod web-b web ready replace";
+        assert_snapshot!(plan(world), @r"
+            create pod web-g54v4
+            event SuccessfulCreate: Created pod: web-g54v4
+            status replicaset web {availableReplicas:2,conditions:null,fullyLabeledReplicas:2,observedGeneration:1,readyReplicas:2,replicas:2,terminatingReplicas:0}
+        ");
+        assert_snapshot!(plan(&format!("{world} | pod web-c web")), @r"
+            status replicaset web {availableReplicas:2,conditions:null,fullyLabeledReplicas:3,observedGeneration:1,readyReplicas:2,replicas:3,terminatingReplicas:0}
+        ");
+        assert_snapshot!(plan(&format!("{world} | pod web-c web ready")), @r"
+            delete pod web-b
+            status replicaset web {availableReplicas:3,conditions:null,fullyLabeledReplicas:3,observedGeneration:1,readyReplicas:3,replicas:3,terminatingReplicas:0}
+        ");
+    }
+
+    #[test]
+    fn a_pod_to_be_replaced_that_serves_nobody_goes_at_once() {
+        assert_snapshot!(plan("replicaset web 2 | pod web-a web ready | pod web-b web replace | pod web-c web"), @r"
+            delete pod web-b
+            status replicaset web {availableReplicas:1,conditions:null,fullyLabeledReplicas:3,observedGeneration:1,readyReplicas:1,replicas:3,terminatingReplicas:0}
+            because 1 of 2 pods are available
         ");
     }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use copepod_api::{
     Action, Body, Expect, Key, Name, Op, Patch, Plan, Request, Resource, Revision, Timestamp, Txn,
-    k8s_openapi::api::core::v1::Pod, resource, time as api_time,
+    k8s_openapi::api::core::v1::Pod, meta::REPLACE, resource, time as api_time,
 };
 use copepod_store::{Event, View};
 use serde_json::{Value, json};
@@ -213,6 +213,9 @@ impl World {
         }
         if has("leaving") {
             object["metadata"]["deletionTimestamp"] = json!(since);
+        }
+        if has("replace") {
+            object["metadata"]["annotations"] = json!({REPLACE: "true"});
         }
         self.create("", "pods", "Pod", "default", name, object);
     }

@@ -1,6 +1,6 @@
 //! Machines fail, networks are cut, processes are killed.
 
-use std::{collections::BTreeSet, fs, process::Command};
+use std::{collections::BTreeSet, fs, process::Command, thread};
 
 use nix::{
     sys::signal::{Signal, kill},
@@ -134,6 +134,32 @@ fn a_drain_respects_the_disruption_budget() {
     let node = string(&cluster.pods("hello")[0]["spec"]["nodeName"]);
     let failure = cluster.fails(&["drain", &node, "--timeout", "2"]);
     assert!(failure.contains("hello") && failure.contains("budget"), "{failure}");
+    assert_eq!(cluster.ready_pods("hello").len(), 3);
+
+    // With replacements started first, even that budget lets the node go, and nobody notices.
+    let load = Load::on(vec![format!("{}:30080", cluster.node_address("n1"))], "/", 3);
+    let mut least = usize::MAX;
+    thread::scope(|scope| {
+        let drain = scope.spawn(|| cluster.ok(&["drain", &node, "--surge"]));
+        while !drain.is_finished() {
+            least = least.min(cluster.ready_pods("hello").len());
+        }
+    });
+    assert!((3..=6).contains(&least), "{least} pods were ready at one time");
+    assert!(cluster.pods("hello").iter().all(|pod| string(&pod["spec"]["nodeName"]) != node));
+    cluster.until_ready("hello", 3);
+    let (_, failures) = load.end();
+    assert!(failures.is_empty(), "{failures:?}");
+
+    // The last node that takes pods cannot be emptied under such a budget, and there is no use in waiting.
+    for other in ["n1", "n2", "n3"] {
+        cluster.ok(&["cordon", other]);
+    }
+    let last = string(&cluster.pods("hello")[0]["spec"]["nodeName"]);
+    for surge in [&["drain", &last][..], &["drain", &last, "--surge"]] {
+        let failure = cluster.fails(surge);
+        assert!(failure.contains(&format!("no node besides {last} takes pods")), "{failure}");
+    }
     assert_eq!(cluster.ready_pods("hello").len(), 3);
 }
 
