@@ -87,17 +87,14 @@ impl Client {
     pub async fn stream(&self, path: &str, accept: &str) -> Outcome<Result<Stream, Status>> {
         let response = self.request(Method::GET, path, accept, "application/json", Bytes::new()).await?;
         if response.status().is_success() {
+            print_warnings(&response);
             return Ok(Ok(Stream { body: response.into_body(), held: Vec::new() }));
         }
         Ok(Err(self.answer(response).await?.err().unwrap_or_else(|| Status::internal("an answer without a reason"))))
     }
 
     async fn answer(&self, response: http::Response<hyper::body::Incoming>) -> Outcome<Answer> {
-        for warning in response.headers().get_all(header::WARNING) {
-            let text = warning.to_str().unwrap_or_default();
-            let text = text.strip_prefix("299 - ").unwrap_or(text).trim_matches('"');
-            eprintln!("warning: {text}");
-        }
+        print_warnings(&response);
         let code = response.status();
         let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
         let bytes = body.collect().await.map_err(|error| self.broken(&error))?.to_bytes();
@@ -153,6 +150,14 @@ impl Client {
 
     fn broken(&self, error: &dyn std::fmt::Display) -> Failure {
         Failure::new(format!("the connection to {} broke: {error}", self.access.address))
+    }
+}
+
+fn print_warnings(response: &http::Response<hyper::body::Incoming>) {
+    for warning in response.headers().get_all(header::WARNING) {
+        let text = warning.to_str().unwrap_or_default();
+        let text = text.strip_prefix("299 - ").unwrap_or(text).trim_matches('"');
+        eprintln!("warning: {text}");
     }
 }
 

@@ -78,7 +78,7 @@ impl Agent {
     }
 
     pub fn worker(&self, uid: &str) -> Option<Handle> {
-        self.workers().get(uid).cloned()
+        self.workers().get(uid).filter(|handle| !handle.notes.is_closed()).cloned()
     }
 
     /// The worker of a pod asked for by name, where the asker knows no uid.

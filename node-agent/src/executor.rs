@@ -8,7 +8,7 @@ use copepod_volumes::{VolumeError, Volumes};
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use crate::{
-    adopt, container, credentials, files,
+    adopt, container, credentials, files, kept,
     machine::{Machine, PodSources},
     surface::{
         Exit, HostPort, Image, PodNetwork, PodRef, PullError, PullPolicy, SandboxNetwork, SandboxSpec, StartError,
@@ -124,21 +124,20 @@ pub async fn remove_sandboxes(
     machine.rooms.network.detach(pod).await.map_err(|error| format!("network: {error}"))
 }
 
-/// Leaves nothing of the pod on this machine.
+/// Leaves nothing of the pod on this machine but what it wrote.
 pub async fn tear_down(
     machine: &Machine,
+    object: Arc<Pod>,
     pod: &PodRef,
     ids: &BTreeSet<String>,
     containers: &[String],
 ) -> Result<(), String> {
     remove_sandboxes(machine, pod, ids, containers).await?;
     let (pod_dir, log_dir) = (machine.pod_dir(&pod.uid), machine.log_dir(pod));
+    let data_dir = machine.data_dir.clone();
     let work = move || -> io::Result<()> {
         copepod_volumes::tear_down(&pod_dir)?;
-        match fs::remove_dir_all(&log_dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        kept::keep(&data_dir, &object, &log_dir, Timestamp::now())
     };
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
     done.map_err(|error| format!("directories: {error}"))

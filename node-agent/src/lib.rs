@@ -22,6 +22,7 @@ mod events;
 mod executor;
 mod files;
 mod handlers;
+mod kept;
 mod logs;
 mod machine;
 mod membership;

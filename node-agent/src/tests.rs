@@ -36,6 +36,27 @@ async fn a_pod_is_assigned_runs_is_released_and_leaves() {
 }
 
 #[tokio::test]
+async fn what_a_pod_wrote_outlives_it() {
+    let mut world = World::new().await;
+    let mut cluster = world.session().await;
+    let pod = world.pod("web", "u1", json!({"containers": [{"name": "a", "image": "x:1"}]}));
+    cluster.tell(7, true, std::slice::from_ref(&pod)).await;
+    cluster.until("u1", world::is_ready).await;
+    world.write_log("logs/d_web_u1/a/0.log", "last will");
+    let mut leaving = pod;
+    leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    leaving["metadata"]["deletionGracePeriodSeconds"] = json!(0);
+    leaving["metadata"]["resourceVersion"] = json!("8");
+    cluster.tell(8, false, &[leaving]).await;
+    cluster.release("u1").await;
+    cluster.until_gone("u1").await;
+    assert_eq!(cluster.logs("u1", |_| ()).await, "last will\n");
+    assert_eq!(cluster.logs("u1", |asked| asked.container.clear()).await, "last will\n");
+    let refused = cluster.logs("u2", |_| ()).await;
+    assert!(refused.contains("keeps no logs"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_restart_without_control_plane_touches_nothing() {
     let mut world = World::new().await;
     let mut cluster = world.session().await;

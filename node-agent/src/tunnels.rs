@@ -17,6 +17,7 @@ use tonic::{Streaming, transport::Channel};
 
 use crate::{
     agent::Agent,
+    kept,
     logs::{FOLLOW, Reader},
     worker::Handle,
 };
@@ -82,7 +83,11 @@ async fn send(up: &Up, data: Vec<u8>) -> bool {
 
 /// Shows the log of a container, and goes on while it runs if asked to.
 async fn logs(agent: &Agent, asked: &LogRequest, up: &Up, down: &mut Streaming<TunnelData>) -> Result<(), Status> {
-    let handle = find(agent, &asked.namespace, &asked.pod, &asked.uid)?;
+    let handle = match find(agent, &asked.namespace, &asked.pod, &asked.uid) {
+        Ok(handle) => handle,
+        Err(_) if !asked.uid.is_empty() => return kept_logs(agent, asked, up).await,
+        Err(refusal) => return Err(refusal),
+    };
     let view = handle.view.borrow().clone();
     let container = &asked.container;
     let Some(run) = view.runs.get(container) else {
@@ -97,6 +102,10 @@ async fn logs(agent: &Agent, asked: &LogRequest, up: &Up, down: &mut Streaming<T
             return Err(Status::bad_request(&text));
         }
     };
+    if !agent.machine.log_dir(&view.pod).exists() {
+        // Its last step is done, and only its worker is not quite gone.
+        return kept_logs(agent, asked, up).await;
+    }
     let path = agent.machine.log_path(&view.pod, container, attempt);
     let failed = |error: std::io::Error| Status::internal(format!("the log cannot be read: {error}"));
     let mut reader = Reader::open(&path, asked, Timestamp::now()).map_err(failed)?;
@@ -117,6 +126,20 @@ async fn logs(agent: &Agent, asked: &LogRequest, up: &Up, down: &mut Streaming<T
             () = tokio::time::sleep(FOLLOW) => (),
             // Nothing is ever said down this tunnel; its end is the end of interest.
             _ = down.message() => return Ok(()),
+        }
+    }
+}
+
+/// Shows what a pod wrote that is gone.
+async fn kept_logs(agent: &Agent, asked: &LogRequest, up: &Up) -> Result<(), Status> {
+    let failed = |error: std::io::Error| Status::internal(format!("the log cannot be read: {error}"));
+    let found = kept::find(&agent.machine.data_dir, asked).map_err(failed)?;
+    let path = found.map_err(|why| Status::new(404, "NotFound", why))?;
+    let mut reader = Reader::open(&path, asked, Timestamp::now()).map_err(failed)?;
+    loop {
+        let data = reader.read().map_err(failed)?;
+        if data.is_empty() || !send(up, data).await {
+            return Ok(());
         }
     }
 }

@@ -260,7 +260,7 @@ impl Worker {
                 let (ids, containers) = (self.sandboxes.clone(), self.container_ids());
                 let pod_ref = self.pod_ref.clone();
                 self.spawn(job, async move {
-                    Outcome::TornDown(executor::tear_down(&machine, &pod_ref, &ids, &containers).await)
+                    Outcome::TornDown(executor::tear_down(&machine, pod, &pod_ref, &ids, &containers).await)
                 });
             }
             Action::EnsureImage { container, attempt } => {

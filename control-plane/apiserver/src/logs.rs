@@ -1,11 +1,15 @@
-//! `pods/log`: what a container wrote, from the node that runs it.
+//! `pods/log`: what a container wrote, from the node that runs it, or that ran it: nodes keep the logs of pods that are
+//! gone for a while, and which node it was the pod's events tell.
 
 use std::pin::Pin;
 
 use axum::{body::Body, extract::Request, response::Response};
 use bytes::Bytes;
-use copepod_api::{Key, Object, Status, StatusResult, User, resource::PODS};
-use copepod_store::door::Async;
+use copepod_api::{
+    Key, Object, Status, StatusResult, User,
+    resource::{EVENTS, PODS},
+};
+use copepod_store::{View, door::Async};
 use futures::{Stream, StreamExt};
 use serde_json::Value;
 
@@ -58,8 +62,14 @@ pub async fn answer(
 ) -> StatusResult<Response> {
     let key = Key::new(PODS, asked.namespace.as_str(), asked.name.as_str());
     let view = read::view(&*front.door, None).await?;
-    let pod = view.object(&key).ok_or_else(|| Status::not_found(&key.resource, &asked.name))?;
-    let wish = wish(pod, query)?;
+    let (wish, gone) = match view.object(&key) {
+        Some(pod) => (wish(pod, query)?, None),
+        None => {
+            let place = last_place(&view, &key).ok_or_else(|| Status::not_found(&key.resource, &asked.name))?;
+            let words = format!("pod {} is gone; this is what node {} has kept of its logs", asked.name, place.node);
+            (wish_for(&key, place, query.text("container").unwrap_or_default().to_owned(), query)?, Some(words))
+        }
+    };
 
     // The nodes hold their sessions to the leader.
     let for_leader = ForLeader {
@@ -78,11 +88,40 @@ pub async fn answer(
     let lines = front.tunnels.logs(wish).await?;
     // The answer has begun when something breaks, so the end of the stream is all that can tell.
     let lines = lines.map(|piece| piece.map_err(std::io::Error::other));
-    Ok(answer::typed(200, "text/plain", Body::from_stream(lines)))
+    let mut response = answer::typed(200, "text/plain", Body::from_stream(lines));
+    answer::warn(&mut response, gone.iter().map(String::as_str));
+    Ok(response)
+}
+
+/// Where a pod runs or ran.
+struct Place {
+    node: String,
+    uid: String,
+}
+
+/// Where the last pod of this name ran, by the events that its node reported.
+fn last_place(view: &View, key: &Key) -> Option<Place> {
+    let told = view.objects(&EVENTS, Some(key.namespace())).filter_map(|event| {
+        // Decoded for this request only.
+        let event: Value = serde_json::from_slice(event.bytes()).ok()?;
+        let (about, text) = (&event["involvedObject"], |value: &Value| value.as_str().map(str::to_owned));
+        let is_its = about["kind"] == "Pod" && about["name"] == key.name();
+        let node = text(&event["source"]["host"]).filter(|node| is_its && !node.is_empty())?;
+        Some((text(&event["lastTimestamp"])?, Place { node, uid: text(&about["uid"])? }))
+    });
+    told.max_by(|(left, _), (right, _)| left.cmp(right)).map(|(_, place)| place)
 }
 
 fn wish(pod: &Object, query: &Query) -> StatusResult<LogQuery> {
-    let name = pod.key.name();
+    let node = pod.node.as_deref().ok_or_else(|| {
+        let name = pod.key.name();
+        Status::bad_request(format!("pod {name} does not have a host assigned: it has not been scheduled yet"))
+    })?;
+    let place = Place { node: node.to_owned(), uid: pod.meta.uid.clone() };
+    wish_for(&pod.key, place, container(pod, query.text("container"))?, query)
+}
+
+fn wish_for(pod: &Key, place: Place, container: String, query: &Query) -> StatusResult<LogQuery> {
     let not_negative = |field: &str, least: i64| match query.number(field)? {
         Some(number) if number < least => {
             Err(Status::bad_request(format!("{field}: Invalid value: {number}: must be at least {least}")))
@@ -98,15 +137,12 @@ fn wish(pod: &Object, query: &Query) -> StatusResult<LogQuery> {
     {
         return Err(Status::bad_request(format!("sinceTime: must be a time like 2026-11-23T10:00:00Z, not {text:?}")));
     }
-    let node = pod.node.as_deref().ok_or_else(|| {
-        Status::bad_request(format!("pod {name} does not have a host assigned: it has not been scheduled yet"))
-    })?;
     Ok(LogQuery {
-        namespace: pod.key.namespace().to_owned(),
-        pod: name.to_owned(),
-        uid: pod.meta.uid.clone(),
-        node: node.to_owned(),
-        container: container(pod, query.text("container"))?,
+        namespace: pod.namespace().to_owned(),
+        pod: pod.name().to_owned(),
+        uid: place.uid,
+        node: place.node,
+        container,
         follow: query.flag("follow")?,
         previous: query.flag("previous")?,
         timestamps: query.flag("timestamps")?,

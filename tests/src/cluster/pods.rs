@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::harness::Cluster;
+use super::harness::{Cluster, text};
 
 fn logs(cluster: &Cluster, words: &[&str]) -> String {
     let mut arguments = vec!["logs"];
@@ -86,6 +86,15 @@ fn a_pod_that_is_done_is_done() {
     cluster.until("it has succeeded", || cluster.get(&["pod", "once"])["status"]["phase"] == "Succeeded");
     assert_eq!(logs(&cluster, &["once"]), "done\n");
     assert!(cluster.ok(&["get", "pods"]).contains("Completed"));
+
+    // It can be read when the pod is gone, and says so.
+    cluster.ok(&["delete", "pod", "once"]);
+    cluster.until("it is gone", || cluster.pods("once").is_empty());
+    let output = cluster.try_run(&["logs", "once"]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n");
+    assert!(text(&output).contains("pod once is gone; this is what node n1 has kept"), "{}", text(&output));
+    let failure = cluster.fails(&["logs", "never"]);
+    assert!(failure.contains("pods \"never\" not found"), "{failure}");
 }
 
 #[test]
