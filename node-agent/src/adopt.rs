@@ -68,7 +68,7 @@ pub async fn observed(machine: &Machine, pod: &Pod, said: Option<&PodStatus>, fo
         Some(saved) => {
             let addresses: Vec<_> = saved.ips.iter().filter_map(|ip| ip.parse().ok()).collect();
             if !spec::is_host_network(pod)
-                && let Err(error) = machine.rooms.network.adopt(&reference, &addresses).await
+                && let Err(error) = machine.rooms.network.adopt(&executor::pod_network(machine, pod), &addresses).await
             {
                 tracing::warn!(pod = reference.name, %error, "the pod's addresses could not be taken over");
             }

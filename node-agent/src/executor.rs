@@ -60,13 +60,13 @@ async fn make_sandbox(
     let spec = pod.spec.as_ref().ok_or("the pod has no spec")?;
     let log_dir = machine.log_dir(reference);
     fs::create_dir_all(&log_dir).map_err(|error| format!("{}: {error}", log_dir.display()))?;
-    let hostname = files::hostname(pod, &machine.name);
+    let wanted = pod_network(machine, pod);
     let sysctls = spec.security_context.iter().flat_map(|context| context.sysctls.iter().flatten());
     let sandbox = SandboxSpec {
         id: id.into(),
         pod: reference.clone(),
         attempt,
-        hostname: hostname.clone(),
+        hostname: wanted.hostname.clone(),
         cgroup_parent: container::cgroup_parent(&machine.cgroup, pod),
         sysctls: sysctls.map(|sysctl| (sysctl.name.clone(), sysctl.value.clone())).collect(),
         host_network: spec::is_host_network(pod),
@@ -76,22 +76,30 @@ async fn make_sandbox(
         log_dir,
         resources: container::pod_resources(pod),
         privileged: spec::all_containers(pod).any(container::is_privileged),
-        host_ports: host_ports(pod),
+        host_ports: wanted.host_ports.clone(),
     };
     let network = machine.rooms.runtime.create_sandbox(&sandbox).await.map_err(|error| error.0)?;
     let ips = match network {
         SandboxNetwork::Namespace(netns) => {
-            let network = PodNetwork { pod: reference.clone(), netns, host_ports: host_ports(pod), hostname };
-            let addresses = machine.rooms.network.attach(&network).await.map_err(|error| error.0)?;
+            let addresses = machine.rooms.network.attach(&wanted, &netns).await.map_err(|error| error.0)?;
             addresses.iter().map(ToString::to_string).collect()
         }
         SandboxNetwork::Given(addresses) => addresses.iter().map(ToString::to_string).collect(),
         SandboxNetwork::Machine => machine.host_ips.clone(),
     };
     adopt::save_sandbox(machine, reference, attempt, &ips).map_err(|error| error.to_string())?;
-    let resolv_conf = machine.rooms.network.resolv_conf(pod);
-    files::write(machine, pod, &ips, &resolv_conf).map_err(|error| format!("the pod's files: {error}"))?;
+    files::write(machine, pod, &ips, &wanted.resolv_conf).map_err(|error| format!("the pod's files: {error}"))?;
     Ok(ips)
+}
+
+/// What a pod asks of the network.
+pub fn pod_network(machine: &Machine, pod: &Pod) -> PodNetwork {
+    PodNetwork {
+        pod: pod_ref(pod),
+        host_ports: host_ports(pod),
+        hostname: files::hostname(pod, &machine.name),
+        resolv_conf: machine.rooms.network.resolv_conf(pod),
+    }
 }
 
 fn host_ports(pod: &Pod) -> Vec<HostPort> {

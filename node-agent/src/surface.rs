@@ -230,9 +230,10 @@ pub trait Runtime: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct PodNetwork {
     pub pod: PodRef,
-    pub netns: PathBuf,
     pub host_ports: Vec<HostPort>,
     pub hostname: String,
+    /// What its containers find in `/etc/resolv.conf`.
+    pub resolv_conf: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -254,10 +255,10 @@ pub struct Cluster {
 #[tonic::async_trait]
 pub trait Network: Send + Sync + 'static {
     /// Gives the pod its addresses. Asked again for a pod that has some, returns those.
-    async fn attach(&self, pod: &PodNetwork) -> Result<Vec<IpAddr>, Failure>;
+    async fn attach(&self, pod: &PodNetwork, netns: &Path) -> Result<Vec<IpAddr>, Failure>;
     async fn detach(&self, pod: &PodRef) -> Result<(), Failure>;
-    /// A pod that runs since before the agent did keeps its addresses.
-    async fn adopt(&self, pod: &PodRef, addresses: &[IpAddr]) -> Result<(), Failure>;
+    /// A pod that runs since before the agent did keeps its addresses and its ports of the node.
+    async fn adopt(&self, pod: &PodNetwork, addresses: &[IpAddr]) -> Result<(), Failure>;
     /// Makes the data path say this. When it returns, every new connection on this node sees it.
     async fn apply(&self, cluster: &Cluster) -> Result<(), Failure>;
     fn resolv_conf(&self, pod: &Pod) -> String;

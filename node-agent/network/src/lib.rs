@@ -12,9 +12,10 @@ mod node;
 mod resolver;
 mod services;
 
+pub use dns::Search;
 pub use node::{Config, Network, NetworkError, Peer, PodLink, upstream};
 pub use resolver::{DnsConfig, DnsPolicy, resolv_conf};
-pub use services::{Endpoint, HostPort, Protocol, Service, ServicePort};
+pub use services::{Endpoint, Host, HostPort, Protocol, Service, ServicePort};
 
 /// Where services have their addresses, and where names are answered.
 pub const SERVICE_RANGE: &str = "10.96.0.0/16";

@@ -13,7 +13,7 @@ use rtnetlink::Handle;
 use crate::{
     DNS_ADDRESS,
     addresses::{Addresses, Range},
-    dns::{Names, Server},
+    dns::{Names, Search, Server},
     link,
     nft::{self, Table},
     services::{self, HostPort, Service},
@@ -37,9 +37,10 @@ pub struct Peer {
 #[derive(Clone, Debug)]
 pub struct PodLink {
     pub uid: String,
-    pub netns: PathBuf,
     /// The container's side of ports of the node; their address is filled in.
     pub host_ports: Vec<HostPort>,
+    /// Which names the pod tries for one that is not complete.
+    pub search: Search,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -93,7 +94,7 @@ impl Network {
         let handle = link::connect()?;
         link::own(&handle, DNS_ADDRESS).await?;
         nft::run(&nft::rules()).await?;
-        let dns = Server::start(DNS_ADDRESS, config.upstream).await?;
+        let dns = Server::start((DNS_ADDRESS, 53).into(), config.upstream).await?;
         let directory = config.state_dir.join("addresses");
         let addresses = Addresses::open(&directory).map_err(|error| NetworkError::io(directory.display(), error))?;
         Ok(Network {
@@ -106,20 +107,26 @@ impl Network {
     }
 
     /// Gives a pod its link and address; asked again, the same.
-    pub async fn attach(&self, pod: &PodLink) -> Result<Ipv4Addr, NetworkError> {
+    pub async fn attach(&self, pod: &PodLink, netns: &Path) -> Result<Ipv4Addr, NetworkError> {
         let range = (*self.range.lock().unwrap_or_else(PoisonError::into_inner)).ok_or(NetworkError::NoRange)?;
         let taken = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).take(&pod.uid, range);
         let address = taken
             .map_err(|error| NetworkError::io("writing an address down", error))?
             .ok_or_else(|| NetworkError::Full(range.to_string()))?;
-        link::attach(&self.handle, &pod.uid, &pod.netns, address).await?;
+        link::attach(&self.handle, &pod.uid, netns, address).await?;
+        self.know(pod, address).await?;
+        Ok(address)
+    }
+
+    async fn know(&self, pod: &PodLink, address: Ipv4Addr) -> Result<(), NetworkError> {
+        self.dns.set_search(address, Some(pod.search.clone()));
         if !pod.host_ports.is_empty() {
             let ports = pod.host_ports.iter().map(|port| HostPort { address, ..port.clone() }).collect();
             let mut given = self.given.lock().await;
             given.host_ports.insert(pod.uid.clone(), ports);
             given.tell().await?;
         }
-        Ok(address)
+        Ok(())
     }
 
     pub async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
@@ -131,16 +138,22 @@ impl Network {
             }
         }
         let released = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).release(uid);
-        released.map(drop).map_err(|error| NetworkError::io("forgetting an address", error))
+        if let Some(address) = released.map_err(|error| NetworkError::io("forgetting an address", error))? {
+            self.dns.set_search(address, None);
+        }
+        Ok(())
     }
 
-    /// A pod that has been connected before, by an agent that did not write it down.
-    pub fn adopt(&self, uid: &str, address: Ipv4Addr) -> Result<(), NetworkError> {
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        if addresses.of(uid) == Some(address) {
-            return Ok(());
+    /// A pod that was connected before this process began.
+    pub async fn adopt(&self, pod: &PodLink, address: Ipv4Addr) -> Result<(), NetworkError> {
+        {
+            let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+            if addresses.of(&pod.uid) != Some(address) {
+                let kept = addresses.keep(&pod.uid, address);
+                kept.map_err(|error| NetworkError::io("writing an address down", error))?;
+            }
         }
-        addresses.keep(uid, address).map_err(|error| NetworkError::io("writing an address down", error))
+        self.know(pod, address).await
     }
 
     /// The range of this node's pods, and where those of the others are.
@@ -175,7 +188,7 @@ impl Network {
     pub async fn set_services(&self, services: Vec<Service>) -> Result<(), NetworkError> {
         let mut given = self.given.lock().await;
         if given.services != services {
-            *self.dns.names.write().unwrap_or_else(PoisonError::into_inner) = Names::of(&services);
+            self.dns.set_names(Names::of(&services));
         }
         given.services = services;
         given.tell().await

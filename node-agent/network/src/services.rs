@@ -11,6 +11,8 @@ pub struct Service {
     /// `None` for headless services.
     pub address: Option<Ipv4Addr>,
     pub ports: Vec<ServicePort>,
+    /// Whom the name of a service without an address stands for; with or without ports.
+    pub hosts: Vec<Host>,
     /// A name elsewhere (type ExternalName).
     pub external_name: Option<String>,
     /// Node ports lead to pods of the same node only, and the client's address is kept (externalTrafficPolicy Local).
@@ -50,8 +52,14 @@ pub struct Endpoint {
     pub port: u16,
     /// Its pod runs on this node.
     pub is_local: bool,
-    /// Takes requests. Others are kept for names of headless services that publish them.
+    /// Takes requests.
     pub is_ready: bool,
+}
+
+/// A pod, or a machine, that the name of a service stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    pub address: Ipv4Addr,
     pub hostname: Option<String>,
 }
 
@@ -115,7 +123,7 @@ mod tests {
     use super::*;
 
     fn endpoint(last: u8, is_local: bool, is_ready: bool) -> Endpoint {
-        Endpoint { address: Ipv4Addr::new(10, 244, 0, last), port: 8080, is_local, is_ready, hostname: None }
+        Endpoint { address: Ipv4Addr::new(10, 244, 0, last), port: 8080, is_local, is_ready }
     }
 
     fn service(endpoints: Vec<Endpoint>, local_only: bool) -> Service {

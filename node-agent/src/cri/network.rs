@@ -1,6 +1,6 @@
 //! The pod network where the runtime attaches pods. Services and names are the agent's all the same.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, path::Path};
 
 use k8s_openapi::api::core::v1::Pod;
 
@@ -13,7 +13,7 @@ pub struct GivenNetwork(pub PodsNetwork);
 
 #[tonic::async_trait]
 impl Network for GivenNetwork {
-    async fn attach(&self, pod: &PodNetwork) -> Result<Vec<IpAddr>, Failure> {
+    async fn attach(&self, pod: &PodNetwork, _: &Path) -> Result<Vec<IpAddr>, Failure> {
         Err(Failure(format!("pod {} is attached by the runtime's network, not by the agent's", pod.pod.name)))
     }
 
@@ -21,7 +21,7 @@ impl Network for GivenNetwork {
         Ok(())
     }
 
-    async fn adopt(&self, _: &PodRef, _: &[IpAddr]) -> Result<(), Failure> {
+    async fn adopt(&self, _: &PodNetwork, _: &[IpAddr]) -> Result<(), Failure> {
         Ok(())
     }
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use copepod_network::{
-    Config, DnsConfig, DnsPolicy, Endpoint, HostPort, Network as Node, NetworkError, Peer, PodLink, Protocol, Service,
-    ServicePort, resolv_conf, upstream,
+    Config, DnsConfig, DnsPolicy, Endpoint, Host, HostPort, Network as Node, NetworkError, Peer, PodLink, Protocol,
+    Search, Service, ServicePort, resolv_conf, upstream,
 };
 use k8s_openapi::api::{
     core::v1::{self, Pod},
@@ -43,24 +43,17 @@ impl PodsNetwork {
 
 #[tonic::async_trait]
 impl Network for PodsNetwork {
-    async fn attach(&self, pod: &PodNetwork) -> Result<Vec<IpAddr>, Failure> {
-        let host_ports = pod.host_ports.iter().map(|port| HostPort {
-            protocol: protocol(&port.protocol),
-            host_port: port.host_port,
-            address: Ipv4Addr::UNSPECIFIED,
-            container_port: port.container_port,
-        });
-        let link = PodLink { uid: pod.pod.uid.clone(), netns: pod.netns.clone(), host_ports: host_ports.collect() };
-        self.node.attach(&link).await.map(|address| vec![IpAddr::V4(address)]).map_err(failure)
+    async fn attach(&self, pod: &PodNetwork, netns: &Path) -> Result<Vec<IpAddr>, Failure> {
+        self.node.attach(&link(pod), netns).await.map(|address| vec![IpAddr::V4(address)]).map_err(failure)
     }
 
     async fn detach(&self, pod: &PodRef) -> Result<(), Failure> {
         self.node.detach(&pod.uid).await.map_err(failure)
     }
 
-    async fn adopt(&self, pod: &PodRef, addresses: &[IpAddr]) -> Result<(), Failure> {
+    async fn adopt(&self, pod: &PodNetwork, addresses: &[IpAddr]) -> Result<(), Failure> {
         match addresses.first() {
-            Some(IpAddr::V4(address)) => self.node.adopt(&pod.uid, *address).map_err(failure),
+            Some(IpAddr::V4(address)) => self.node.adopt(&link(pod), *address).await.map_err(failure),
             _ => Ok(()),
         }
     }
@@ -111,6 +104,16 @@ impl Network for PodsNetwork {
         let of_node = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
         resolv_conf(policy, pod.metadata.namespace.as_deref().unwrap_or("default"), &of_node, &config)
     }
+}
+
+fn link(pod: &PodNetwork) -> PodLink {
+    let host_ports = pod.host_ports.iter().map(|port| HostPort {
+        protocol: protocol(&port.protocol),
+        host_port: port.host_port,
+        address: Ipv4Addr::UNSPECIFIED,
+        container_port: port.container_port,
+    });
+    PodLink { uid: pod.pod.uid.clone(), host_ports: host_ports.collect(), search: Search::of(&pod.resolv_conf) }
 }
 
 fn failure(error: NetworkError) -> Failure {
@@ -174,11 +177,14 @@ fn known(
             endpoints: slices.iter().flat_map(|slice| endpoints(slice, named, wire, own_node)).collect(),
         }
     });
+    let address = spec.cluster_ip.as_deref().and_then(|address| address.parse().ok());
+    let is_headless = address.is_none();
     Some(Service {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
-        address: spec.cluster_ip.as_deref().and_then(|address| address.parse().ok()),
+        address,
         ports: ports.collect(),
+        hosts: slices.iter().filter(|_| is_headless).flat_map(|slice| hosts(slice)).collect(),
         external_name: spec.external_name.clone().filter(|_| spec.type_.as_deref() == Some("ExternalName")),
         local_only: spec.external_traffic_policy.as_deref() == Some("Local"),
     })
@@ -200,8 +206,20 @@ fn endpoints(slice: &EndpointSlice, port_name: &str, wire: &str, own_node: &str)
                 port,
                 is_local,
                 is_ready,
-                hostname: endpoint.hostname.clone(),
             })
+        })
+        .collect()
+}
+
+/// Everybody who takes requests, or whose service publishes those that do not (their slices call them ready).
+fn hosts(slice: &EndpointSlice) -> Vec<Host> {
+    let listed = slice.endpoints.iter().flatten();
+    let ready =
+        listed.filter(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false));
+    ready
+        .flat_map(|endpoint| {
+            let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
+            addresses.map(|address| Host { address, hostname: endpoint.hostname.clone() })
         })
         .collect()
 }

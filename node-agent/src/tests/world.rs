@@ -557,7 +557,7 @@ struct FakeNetwork;
 
 #[tonic::async_trait]
 impl Network for FakeNetwork {
-    async fn attach(&self, _: &PodNetwork) -> Result<Vec<IpAddr>, Failure> {
+    async fn attach(&self, _: &PodNetwork, _: &std::path::Path) -> Result<Vec<IpAddr>, Failure> {
         Ok(vec![IpAddr::from([10, 0, 0, 5])])
     }
 
@@ -565,7 +565,7 @@ impl Network for FakeNetwork {
         Ok(())
     }
 
-    async fn adopt(&self, _: &PodRef, addresses: &[IpAddr]) -> Result<(), Failure> {
+    async fn adopt(&self, _: &PodNetwork, addresses: &[IpAddr]) -> Result<(), Failure> {
         assert_eq!(addresses, [IpAddr::from([10, 0, 0, 5])]);
         Ok(())
     }
