@@ -115,6 +115,11 @@ impl Client {
         content: &str,
         body: Bytes,
     ) -> Outcome<http::Response<hyper::body::Incoming>> {
+        self.connect().await?.request(method, path, accept, content, body).await
+    }
+
+    /// A connection for many requests, one after the other.
+    pub async fn connect(&self) -> Outcome<Connection> {
         let connect = TcpStream::connect(&self.access.address);
         let tcp = match tokio::time::timeout(CONNECT_MAX, connect).await {
             Ok(Ok(tcp)) => tcp,
@@ -124,23 +129,12 @@ impl Client {
         tcp.set_nodelay(true).ok();
         let name = ServerName::try_from(self.access.tls_server_name.clone()).doing("tls-server-name")?;
         let tls = self.tls.connect(name, tcp).await.map_err(|error| self.away(&error))?;
-        let (mut sender, connection) =
+        let (sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|error| self.broken(&error))?;
         tokio::spawn(async move {
             let _ = connection.await;
         });
-        let mut request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, &self.access.address)
-            .header(header::ACCEPT, accept)
-            .header(header::USER_AGENT, concat!("copepod/", env!("CARGO_PKG_VERSION")))
-            .header(header::CONTENT_TYPE, content);
-        if let Some(token) = &self.access.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
-        let request = request.body(Full::new(body)).doing("the request cannot be made")?;
-        sender.send_request(request).await.map_err(|error| self.broken(&error))
+        Ok(Connection { client: self.clone(), sender })
     }
 
     fn away(&self, error: &dyn std::fmt::Display) -> Failure {
@@ -150,6 +144,47 @@ impl Client {
 
     fn broken(&self, error: &dyn std::fmt::Display) -> Failure {
         Failure::new(format!("the connection to {} broke: {error}", self.access.address))
+    }
+}
+
+/// One connection to the API.
+pub struct Connection {
+    client: Client,
+    sender: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+}
+
+impl Connection {
+    /// The code and the body of an answer, as they come.
+    pub async fn exchange(&mut self, method: Method, path: &str, content: &str, body: Bytes) -> Outcome<(u16, Bytes)> {
+        self.sender.ready().await.map_err(|error| self.client.broken(&error))?;
+        let response = self.request(method, path, "application/json", content, body).await?;
+        let code = response.status().as_u16();
+        let body = http_body_util::Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+        let bytes = body.collect().await.map_err(|error| self.client.broken(&error))?.to_bytes();
+        Ok((code, bytes))
+    }
+
+    async fn request(
+        &mut self,
+        method: Method,
+        path: &str,
+        accept: &str,
+        content: &str,
+        body: Bytes,
+    ) -> Outcome<http::Response<hyper::body::Incoming>> {
+        let access = &self.client.access;
+        let mut request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &access.address)
+            .header(header::ACCEPT, accept)
+            .header(header::USER_AGENT, concat!("copepod/", env!("CARGO_PKG_VERSION")))
+            .header(header::CONTENT_TYPE, content);
+        if let Some(token) = &access.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(body)).doing("the request cannot be made")?;
+        self.sender.send_request(request).await.map_err(|error| self.client.broken(&error))
     }
 }
 
