@@ -106,16 +106,27 @@ impl Cluster {
 
     /// kubectl, with the kubeconfig of a server that answers.
     pub fn try_kubectl(&self, arguments: &[&str]) -> Output {
+        self.try_kubectl_with(arguments, &[])
+    }
+
+    fn try_kubectl_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         let path = self.ok(&["kubeconfig"]);
         let home = self.directory().join("kubectl");
         let mut command = Command::new("kubectl");
         command.args(arguments).env("KUBECONFIG", path.trim()).env("HOME", home).stdin(Stdio::null());
+        command.envs(environment.iter().copied());
         command.output().expect("kubectl is installed")
     }
 
     #[track_caller]
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        let output = self.try_kubectl(arguments);
+        self.kubectl_with(arguments, &[])
+    }
+
+    /// With more in its environment.
+    #[track_caller]
+    pub fn kubectl_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> String {
+        let output = self.try_kubectl_with(arguments, environment);
         assert!(output.status.success(), "kubectl {}\n{}\n{}", arguments.join(" "), text(&output), self.logs());
         String::from_utf8_lossy(&output.stdout).into_owned()
     }

@@ -53,6 +53,10 @@ fn kubectl_works_unchanged() {
     k("patch deployment hello --type=merge -p {\"spec\":{\"replicas\":2}}");
     k(&format!("apply --server-side --force-conflicts -f {file}"));
 
+    // edit gives the object to a program, and sends what that made of it.
+    cluster.kubectl_with(&["edit", "deployment", "hello"], &[("KUBE_EDITOR", "sed -i s/front/back/")]);
+    assert!(k("get deployments -l tier=back -o name").contains("hello"));
+
     k("cordon n1");
     assert!(k("get nodes").contains("SchedulingDisabled"));
     k("uncordon n1");
