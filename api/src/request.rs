@@ -1,6 +1,6 @@
 //! Every change, whoever asks for it, is a `Request`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -21,12 +21,16 @@ pub struct User {
     pub name: Arc<str>,
     pub uid: Option<Arc<str>>,
     pub groups: Vec<Arc<str>>,
+    /// What else is known of the user: the pod that a token is bound to, for example.
+    #[serde(default)]
+    pub extra: BTreeMap<Arc<str>, Vec<Arc<str>>>,
 }
 
 impl User {
     /// A part of the control plane: `system:controller:replicaset-controller`, `system:kube-scheduler`.
     pub fn system(name: &str) -> User {
-        User { name: name.into(), uid: None, groups: vec!["system:masters".into(), "system:authenticated".into()] }
+        let groups = vec!["system:masters".into(), "system:authenticated".into()];
+        User { name: name.into(), groups, ..User::default() }
     }
 
     pub fn is_in(&self, group: &str) -> bool {

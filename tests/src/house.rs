@@ -36,7 +36,8 @@ const ROOMS: &[Room] = &[
     room("proto", &[]),
     // The control plane.
     pure("store", &["api"]),
-    pure("registry", &["api", "store"]),
+    pure("access", &["api", "store"]),
+    pure("registry", &["api", "store", "access"]),
     pure("scheduler", &["api", "store"]),
     pure("controllers", &["api", "store"]),
     room("identity", &["api"]),
@@ -45,7 +46,19 @@ const ROOMS: &[Room] = &[
     room("nodes", &["api", "store", "identity", "proto"]),
     room(
         "control-plane",
-        &["api", "proto", "store", "registry", "scheduler", "controllers", "identity", "replica", "apiserver", "nodes"],
+        &[
+            "api",
+            "proto",
+            "store",
+            "access",
+            "registry",
+            "scheduler",
+            "controllers",
+            "identity",
+            "replica",
+            "apiserver",
+            "nodes",
+        ],
     ),
     // The agent.
     pure("pods", &["api"]),

@@ -22,7 +22,7 @@ pub const ANONYMOUS: &str = "system:anonymous";
 const UNAUTHENTICATED: &str = "system:unauthenticated";
 
 pub fn anonymous() -> User {
-    User { name: ANONYMOUS.into(), uid: None, groups: vec![UNAUTHENTICATED.into()] }
+    User { name: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()], ..User::default() }
 }
 
 /// The user that a request counts as. Nobody is unauthorized here: what needs no name is answered before.
@@ -92,5 +92,6 @@ fn described(headers: &HeaderMap, name: &str, group: &str, uid: &str) -> StatusR
         name: text(user)?,
         uid: headers.get(uid).map(text).transpose()?,
         groups: headers.get_all(group).iter().map(text).collect::<StatusResult<_>>()?,
+        ..User::default()
     }))
 }

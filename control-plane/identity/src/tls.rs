@@ -68,7 +68,7 @@ pub fn user_of_certificate(certificate: &CertificateDer<'_>) -> Option<User> {
     let mut groups: Vec<Arc<str>> =
         parsed.subject().iter_organization().filter_map(|group| group.as_str().ok()).map(Arc::from).collect();
     groups.push("system:authenticated".into());
-    Some(User { name: name.into(), uid: None, groups })
+    Some(User { name: name.into(), groups, ..User::default() })
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -279,7 +279,7 @@ async fn send(session: &Session, fed: Fed) -> Option<()> {
 }
 
 fn user_of(node: &str) -> User {
-    User { name: format!("{NODE_USER_PREFIX}{node}").into(), uid: None, groups: vec![NODES_GROUP.into()] }
+    User { name: format!("{NODE_USER_PREFIX}{node}").into(), groups: vec![NODES_GROUP.into()], ..User::default() }
 }
 
 /// The node that the caller's certificate names.

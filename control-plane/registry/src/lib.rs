@@ -13,6 +13,7 @@ mod coordination;
 mod core;
 mod discovery;
 mod policy;
+mod rbac;
 
 mod pipeline;
 
@@ -55,6 +56,7 @@ pub fn rows() -> &'static [Row] {
         rows.extend(coordination::rows());
         rows.extend(discovery::rows());
         rows.extend(policy::rows());
+        rows.extend(rbac::rows());
         rows
     });
     &ROWS

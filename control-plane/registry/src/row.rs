@@ -43,6 +43,8 @@ pub struct Column {
 pub(crate) struct Hooks {
     /// Fills in what the client left out. Runs on every write of the object and must be idempotent.
     pub default: fn(&mut Value),
+    /// Refuses content that this user may not write, though they may write the object: new, and old for updates.
+    pub guard: fn(&World<'_>, &Request, &Value, Option<&Value>) -> Result<(), Status>,
     /// Admission and allocation at creation; may write other objects of the same transaction.
     pub admit: fn(&mut World<'_>, &mut Value) -> Result<(), Status>,
     /// The same for updates: the new object and the one that it replaces.
@@ -91,6 +93,7 @@ pub(crate) type Handler = fn(&mut World<'_>, &Row, &Request) -> Result<Reply, St
 impl Hooks {
     pub const NONE: Hooks = Hooks {
         default: |_| (),
+        guard: |_, _, _, _| Ok(()),
         admit: |_, _| Ok(()),
         admit_update: |_, _, _| Ok(()),
         validate: |_, _| Ok(()),

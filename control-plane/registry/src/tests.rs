@@ -3,6 +3,7 @@
 mod fixture;
 mod hostile;
 mod lifecycle;
+mod rbac;
 mod tables;
 mod transactions;
 mod validity;

@@ -14,4 +14,4 @@ pub mod view;
 pub use apply::{Event, EventKind, Refusal};
 pub use door::{Cursor, Door, Leader};
 pub use history::{Compacted, History};
-pub use view::View;
+pub use view::{Snapshot, View};

@@ -79,6 +79,13 @@ impl View {
         }
     }
 
+    /// The collection of a resource as a value of its own, for what is derived from it: it tells cheaply whether it is
+    /// still the same in a later view.
+    pub fn snapshot(&self, resource: &Resource) -> Snapshot {
+        let collection = self.inner.collections.get(resource);
+        Snapshot { objects: collection.map(|collection| collection.objects.clone()).unwrap_or_default() }
+    }
+
     pub fn count(&self, resource: &Resource) -> usize {
         self.inner.collections.get(resource).map_or(0, |collection| collection.objects.len())
     }
@@ -118,6 +125,24 @@ impl View {
             .into_iter()
             .flatten()
             .filter_map(move |name| pods.and_then(|pods| pods.objects.get(name)))
+    }
+}
+
+/// The objects of one resource at one revision.
+#[derive(Clone, Default)]
+pub struct Snapshot {
+    objects: OrdMap<Name, Arc<Object>>,
+}
+
+impl Snapshot {
+    /// Whether nothing was written between the two.
+    pub fn is(&self, other: &Snapshot) -> bool {
+        self.objects.ptr_eq(&other.objects)
+    }
+
+    /// Ordered by namespace and name.
+    pub fn objects(&self) -> impl Iterator<Item = &Arc<Object>> {
+        self.objects.values()
     }
 }
 

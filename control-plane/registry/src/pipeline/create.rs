@@ -49,6 +49,7 @@ pub fn create_admitted(
     open_namespace(world, row, request, &object)?;
     begin(world, row, &mut object)?;
     (row.hooks.default)(&mut object);
+    (row.hooks.guard)(world, request, &object, None)?;
     (row.hooks.admit)(world, &mut object)?;
     check::validate(row, &object, None)?;
     if matches!(tracking, Tracking::Update) {

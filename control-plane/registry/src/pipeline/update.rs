@@ -38,6 +38,7 @@ pub fn replace(
     preconditions(row, live, &new)?;
     isolate(row, &request.target.subresource, &mut new, old);
     (row.hooks.default)(&mut new);
+    (row.hooks.guard)(world, request, &new, Some(old))?;
     if &*request.target.subresource != "status" {
         (row.hooks.admit_update)(world, &mut new, live)?;
     }
