@@ -46,19 +46,7 @@ const ROOMS: &[Room] = &[
     room("nodes", &["api", "store", "identity", "proto"]),
     room(
         "control-plane",
-        &[
-            "api",
-            "proto",
-            "store",
-            "access",
-            "registry",
-            "scheduler",
-            "controllers",
-            "identity",
-            "replica",
-            "apiserver",
-            "nodes",
-        ],
+        &["api", "proto", "store", "registry", "scheduler", "controllers", "identity", "replica", "apiserver", "nodes"],
     ),
     // The agent.
     pure("pods", &["api"]),

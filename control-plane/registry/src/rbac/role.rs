@@ -92,7 +92,7 @@ fn aggregation(rule: &AggregationRule, errors: &mut Errors) {
     let path = path.at("clusterRoleSelectors");
     let selectors = rule.cluster_role_selectors.as_deref().unwrap_or_default();
     if selectors.is_empty() {
-        errors.required(&path, "at least one clusterRoleSelector required if aggregationRule is non-nil");
+        errors.required(path, "at least one clusterRoleSelector required if aggregationRule is non-nil");
     }
     for (index, selector) in selectors.iter().enumerate() {
         if let Err(why) = LabelSelector::from_typed(selector) {
