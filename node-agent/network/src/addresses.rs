@@ -2,17 +2,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
-    io::Write,
+    io,
     net::Ipv4Addr,
     path::{Path, PathBuf},
 };
 
-/// How a file is called while it is written.
-const NEW: &str = ".new";
+use crate::files;
 
 /// A range of addresses, such as 10.244.3.0/24.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Range {
     pub base: Ipv4Addr,
     pub bits: u8,
@@ -52,12 +50,9 @@ pub struct Addresses {
 
 impl Addresses {
     pub fn open(directory: &Path) -> io::Result<Addresses> {
-        fs::create_dir_all(directory)?;
         let mut taken = BTreeMap::new();
-        for entry in fs::read_dir(directory)?.flatten() {
-            let address = fs::read_to_string(entry.path()).ok().and_then(|text| text.trim().parse().ok());
-            let pod = entry.file_name().into_string().ok().filter(|pod| !pod.ends_with(NEW));
-            if let (Some(address), Some(pod)) = (address, pod) {
+        for (pod, bytes) in files::read(directory)? {
+            if let Some(address) = str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok()) {
                 taken.insert(pod, address);
             }
         }
@@ -89,22 +84,16 @@ impl Addresses {
     }
 
     pub fn keep(&mut self, pod: &str, address: Ipv4Addr) -> io::Result<()> {
-        // A file is there with its address, or it is not there: half of one would free an address that is in use.
-        let beside = self.directory.join(format!("{pod}{NEW}"));
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(address.to_string().as_bytes())?;
-        file.sync_all()?;
-        fs::rename(beside, self.directory.join(pod))?;
+        // Half an address would free one that is in use.
+        files::write(&self.directory, pod, address.to_string().as_bytes())?;
         self.taken.insert(pod.to_owned(), address);
         Ok(())
     }
 
     pub fn release(&mut self, pod: &str) -> io::Result<Option<Ipv4Addr>> {
         let address = self.taken.remove(pod);
-        match fs::remove_file(self.directory.join(pod)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(address),
-        }
+        files::remove(&self.directory, pod)?;
+        Ok(address)
     }
 }
 

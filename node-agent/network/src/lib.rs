@@ -6,14 +6,19 @@
 
 mod addresses;
 mod dns;
+mod files;
 mod link;
 mod nft;
 mod node;
+mod pods;
 mod resolver;
+mod routes;
+mod rules;
 mod services;
 
 pub use dns::Search;
 pub use node::{Config, Network, NetworkError, Peer, PodLink, upstream};
+pub use pods::Wishes;
 pub use resolver::{DnsConfig, DnsPolicy, resolv_conf};
 pub use services::{Endpoint, Host, HostPort, Protocol, Service, ServicePort};
 

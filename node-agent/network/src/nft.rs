@@ -1,4 +1,4 @@
-//! The rules, made once, and the elements, changed in transactions.
+//! What the kernel is told: the rules once, and then elements, in transactions.
 //!
 //! ```text
 //! packet to 10.96.7.8 tcp 80
@@ -16,71 +16,10 @@ use std::{
 
 use tokio::{io::AsyncWriteExt, process::Command};
 
-use crate::{DNS_ADDRESS, POD_RANGE, SERVICE_RANGE, node::NetworkError};
-
-/// The mark of packets that came in at a node port: they may leave to another node, and the answer must come back here.
-const MARK: &str = "0x4000";
-
-/// Everything that is not an element.
-pub fn rules() -> String {
-    let key = "typeof ip daddr . ip protocol . th dport . numgen random mod 4294967295 : ip daddr . tcp dport;";
-    let port_key = "typeof ip protocol . th dport . numgen random mod 4294967295 : ip daddr . tcp dport;";
-    format!(
-        "table ip copepod {{}}
-delete table ip copepod
-table ip copepod {{
-    map services {{ type ipv4_addr . inet_proto . inet_service : verdict; }}
-    map endpoints {{ {key} }}
-    map node_ports {{ type inet_proto . inet_service : verdict; }}
-    map node_endpoints {{ {port_key} }}
-    map host_ports {{ type inet_proto . inet_service : ipv4_addr . inet_service; }}
-    set hairpins {{ type ipv4_addr . ipv4_addr; }}
-
-    chain untracked_in {{
-        type filter hook prerouting priority raw;
-        ip daddr {DNS_ADDRESS} udp dport 53 notrack
-    }}
-    chain untracked_out {{
-        type filter hook output priority raw;
-        ip saddr {DNS_ADDRESS} udp sport 53 notrack
-        ip daddr {DNS_ADDRESS} udp dport 53 notrack
-    }}
-    chain balance {{
-        ip daddr . ip protocol . th dport vmap @services
-        fib daddr type local jump local_ports
-    }}
-    chain local_ports {{
-        ip protocol . th dport vmap @node_ports
-        dnat ip to ip protocol . th dport map @host_ports
-    }}
-    chain prerouting {{
-        type nat hook prerouting priority -100;
-        ip protocol {{ tcp, udp, sctp }} jump balance
-    }}
-    chain output {{
-        type nat hook output priority -100;
-        ip protocol {{ tcp, udp, sctp }} jump balance
-    }}
-    chain postrouting {{
-        type nat hook postrouting priority 100;
-        ip saddr . ip daddr @hairpins masquerade
-        meta mark and {MARK} == {MARK} oifname != \"cpd*\" masquerade
-        ip saddr {POD_RANGE} ip daddr != {POD_RANGE} oifname != \"cpd*\" oifname != \"lo\" masquerade
-    }}
-    chain unserved_forward {{
-        type filter hook forward priority 0;
-        ip daddr {SERVICE_RANGE} ct state new meta l4proto tcp reject with tcp reset
-        ip daddr {SERVICE_RANGE} ct state new reject
-    }}
-    chain unserved_output {{
-        type filter hook output priority 0;
-        ip daddr != {DNS_ADDRESS} ip daddr {SERVICE_RANGE} meta l4proto tcp reject with tcp reset
-        ip daddr != {DNS_ADDRESS} ip daddr {SERVICE_RANGE} reject
-    }}
-}}
-"
-    )
-}
+use crate::{
+    node::NetworkError,
+    rules::{NOTHING, picking, rules},
+};
 
 /// The elements of every map and set, as nft writes them; a set's elements have empty values.
 pub type Elements = BTreeMap<&'static str, BTreeMap<String, String>>;
@@ -88,6 +27,11 @@ pub type Elements = BTreeMap<&'static str, BTreeMap<String, String>>;
 /// What the kernel holds.
 #[derive(Default)]
 pub struct Table {
+    /// `None` while that is not known: at first, and after a change that failed.
+    held: Option<Held>,
+}
+
+struct Held {
     elements: Elements,
     chains: BTreeSet<String>,
 }
@@ -96,17 +40,31 @@ impl Table {
     /// Makes the kernel hold `wanted`. When it returns, it does.
     pub async fn apply(&mut self, wanted: Elements) -> Result<(), NetworkError> {
         let chains = chains(&wanted);
-        let mut script = String::new();
-        for chain in chains.difference(&self.chains) {
-            script.push_str(&chain_rules(chain));
+        if let Some(held) = &mut self.held {
+            let mut script: String = chains.difference(&held.chains).map(|chain| picking(chain)).collect();
+            script.push_str(&changes(&held.elements, &wanted));
+            if script.is_empty() {
+                return Ok(());
+            }
+            match run(&script).await {
+                Ok(()) => {
+                    held.elements = wanted;
+                    held.chains.extend(chains);
+                    return Ok(());
+                }
+                // Somebody else has changed the table, or it is gone.
+                Err(error) => tracing::warn!(%error, "the rules are made as a whole"),
+            }
         }
-        script.push_str(&changes(&self.elements, &wanted));
-        if script.is_empty() {
-            return Ok(());
+        // Until that has succeeded nobody knows what is there.
+        self.held = None;
+        let picking: String = chains.iter().map(|chain| picking(chain)).collect();
+        let whole = rules() + &picking + &changes(&Elements::new(), &wanted);
+        if let Err(error) = run(&whole).await {
+            tracing::debug!(%error, "the table of before cannot be used");
+            run(&format!("{NOTHING}{whole}")).await?;
         }
-        run(&script).await?;
-        self.elements = wanted;
-        self.chains.extend(chains);
+        self.held = Some(Held { elements: wanted, chains });
         Ok(())
     }
 }
@@ -138,21 +96,6 @@ fn changes(held: &Elements, wanted: &Elements) -> String {
 fn chains(elements: &Elements) -> BTreeSet<String> {
     let verdicts = ["services", "node_ports"].into_iter().filter_map(|map| elements.get(map)).flatten();
     verdicts.filter_map(|(_, verdict)| verdict.strip_prefix("goto ")).map(str::to_owned).collect()
-}
-
-fn chain_rules(chain: &str) -> String {
-    let number = chain.rsplit('-').next().unwrap_or("1");
-    let rule = if chain.starts_with("pick-") {
-        format!("dnat ip to ip daddr . ip protocol . th dport . numgen random mod {number} map @endpoints")
-    } else if chain.starts_with("port-") {
-        format!(
-            "meta mark set meta mark or {MARK} \
-             dnat ip to ip protocol . th dport . numgen random mod {number} map @node_endpoints"
-        )
-    } else {
-        format!("dnat ip to ip protocol . th dport . numgen random mod {number} map @node_endpoints")
-    };
-    format!("add chain ip copepod {chain}\nflush chain ip copepod {chain}\nadd rule ip copepod {chain} {rule}\n")
 }
 
 /// One transaction.

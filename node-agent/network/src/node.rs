@@ -13,9 +13,12 @@ use rtnetlink::Handle;
 use crate::{
     DNS_ADDRESS,
     addresses::{Addresses, Range},
-    dns::{Names, Search, Server},
+    dns::{Names, Server},
     link,
     nft::{self, Table},
+    pods::{Pods, Wishes},
+    routes::{self, Route},
+    rules::NOTHING,
     services::{self, HostPort, Service},
 };
 
@@ -37,10 +40,7 @@ pub struct Peer {
 #[derive(Clone, Debug)]
 pub struct PodLink {
     pub uid: String,
-    /// The container's side of ports of the node; their address is filled in.
-    pub host_ports: Vec<HostPort>,
-    /// Which names the pod tries for one that is not complete.
-    pub search: Search,
+    pub wishes: Wishes,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,35 +74,47 @@ pub struct Network {
     dns: Arc<Server>,
     addresses: Mutex<Addresses>,
     range: Mutex<Option<Range>>,
-    /// Services and host ports as they were given last, and what the kernel holds of them.
+    /// What was given last, and what the kernel holds of it.
     given: tokio::sync::Mutex<Given>,
 }
 
-#[derive(Default)]
 struct Given {
-    services: Vec<Service>,
-    host_ports: BTreeMap<String, Vec<HostPort>>,
+    /// `None` until somebody has said what services there are. So long the kernel keeps what it has.
+    services: Option<Vec<Service>>,
+    pods: Pods,
+    host_ports: BTreeMap<String, (Ipv4Addr, Vec<HostPort>)>,
     table: Table,
-    routes: BTreeSet<(String, Ipv4Addr)>,
+    routes: BTreeSet<Route>,
 }
 
 impl Network {
-    /// Makes the rules. What pods are connected stays so; connections that are open stay open, because the kernel keeps
-    /// their translations apart from the rules.
+    /// Takes the network over as it is. Pods that are connected stay so, and services go on being served as they were
+    /// until `set_services` says what there is.
     pub async fn open(config: Config) -> Result<Network, NetworkError> {
         link::sysctl("ip_forward", "1")?;
         let handle = link::connect()?;
         link::own(&handle, DNS_ADDRESS).await?;
-        nft::run(&nft::rules()).await?;
         let dns = Server::start((DNS_ADDRESS, 53).into(), config.upstream).await?;
         let directory = config.state_dir.join("addresses");
         let addresses = Addresses::open(&directory).map_err(|error| NetworkError::io(directory.display(), error))?;
+        let directory = config.state_dir.join("pods");
+        let pods = Pods::open(&directory).map_err(|error| NetworkError::io(directory.display(), error))?;
+        let mut host_ports = BTreeMap::new();
+        for (pod, wishes) in pods.all() {
+            let Some(address) = addresses.of(pod) else { continue };
+            dns.set_search(address, Some(wishes.search.clone()));
+            if !wishes.host_ports.is_empty() {
+                host_ports.insert(pod.to_owned(), (address, wishes.host_ports.clone()));
+            }
+        }
+        let given =
+            Given { services: None, pods, host_ports, table: Table::default(), routes: routes::held(&handle).await? };
         Ok(Network {
             handle,
             dns,
             addresses: Mutex::new(addresses),
             range: Mutex::default(),
-            given: tokio::sync::Mutex::default(),
+            given: tokio::sync::Mutex::new(given),
         })
     }
 
@@ -113,20 +125,26 @@ impl Network {
         let address = taken
             .map_err(|error| NetworkError::io("writing an address down", error))?
             .ok_or_else(|| NetworkError::Full(range.to_string()))?;
-        link::attach(&self.handle, &pod.uid, netns, address).await?;
+        let mtu = match routes::uplink(&self.handle).await {
+            Some(uplink) => link::mtu(&self.handle, uplink).await,
+            None => None,
+        };
+        link::attach(&self.handle, &pod.uid, netns, address, mtu).await?;
         self.know(pod, address).await?;
         Ok(address)
     }
 
     async fn know(&self, pod: &PodLink, address: Ipv4Addr) -> Result<(), NetworkError> {
-        self.dns.set_search(address, Some(pod.search.clone()));
-        if !pod.host_ports.is_empty() {
-            let ports = pod.host_ports.iter().map(|port| HostPort { address, ..port.clone() }).collect();
-            let mut given = self.given.lock().await;
-            given.host_ports.insert(pod.uid.clone(), ports);
-            given.tell().await?;
+        self.dns.set_search(address, Some(pod.wishes.search.clone()));
+        let mut given = self.given.lock().await;
+        let kept = given.pods.keep(&pod.uid, &pod.wishes);
+        kept.map_err(|error| NetworkError::io("writing down what a pod asks for", error))?;
+        let ports = (address, pod.wishes.host_ports.clone());
+        if ports.1.is_empty() || given.host_ports.get(&pod.uid) == Some(&ports) {
+            return Ok(());
         }
-        Ok(())
+        given.host_ports.insert(pod.uid.clone(), ports);
+        given.tell().await
     }
 
     pub async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
@@ -136,6 +154,7 @@ impl Network {
             if given.host_ports.remove(uid).is_some() {
                 given.tell().await?;
             }
+            given.pods.forget(uid).map_err(|error| NetworkError::io("forgetting what a pod asked for", error))?;
         }
         let released = self.addresses.lock().unwrap_or_else(PoisonError::into_inner).release(uid);
         if let Some(address) = released.map_err(|error| NetworkError::io("forgetting an address", error))? {
@@ -162,23 +181,23 @@ impl Network {
             *self.range.lock().unwrap_or_else(PoisonError::into_inner) = Some(range);
         }
         let mut given = self.given.lock().await;
-        let wanted: BTreeSet<(String, Ipv4Addr)> =
-            peers.iter().map(|peer| (peer.range.clone(), peer.address)).collect();
-        let gone: Vec<(String, Ipv4Addr)> = given.routes.difference(&wanted).cloned().collect();
-        for (range, address) in gone {
-            if let Some(range) = Range::parse(&range) {
-                link::forget_route(&self.handle, range, address).await?;
-            }
-            given.routes.remove(&(range, address));
+        let wanted: BTreeSet<Route> =
+            peers.iter().filter_map(|peer| Some((Range::parse(&peer.range)?, peer.address))).collect();
+        let gone: Vec<Route> = given.routes.difference(&wanted).copied().collect();
+        for route in gone {
+            routes::remove(&self.handle, route).await;
+            given.routes.remove(&route);
         }
-        let added: Vec<(String, Ipv4Addr)> = wanted.difference(&given.routes).cloned().collect();
+        let added: Vec<Route> = wanted.difference(&given.routes).copied().collect();
         let mut failed = None;
-        for (range, address) in added {
-            let Some(parsed) = Range::parse(&range) else { continue };
-            match link::route_to(&self.handle, parsed, address).await {
-                Ok(()) => drop(given.routes.insert((range, address))),
+        for route in added {
+            match routes::add(&self.handle, route).await {
+                Ok(()) => drop(given.routes.insert(route)),
                 // The others are reached all the same.
-                Err(error) => drop(failed.get_or_insert(NetworkError::Other(format!("{range} at {address}: {error}")))),
+                Err(error) => {
+                    let (range, address) = route;
+                    failed.get_or_insert(NetworkError::Other(format!("{range} at {address}: {error}")));
+                }
             }
         }
         failed.map_or(Ok(()), Err)
@@ -187,26 +206,30 @@ impl Network {
     /// All services. When it returns, every new connection on this node sees them.
     pub async fn set_services(&self, services: Vec<Service>) -> Result<(), NetworkError> {
         let mut given = self.given.lock().await;
-        if given.services != services {
+        if given.services.as_ref() != Some(&services) {
             self.dns.set_names(Names::of(&services));
         }
-        given.services = services;
+        given.services = Some(services);
         given.tell().await
     }
 
-    /// Takes away everything that `open` and `attach` made.
+    /// Takes away everything that was made here, by whatever process.
     pub async fn tear_down() -> Result<(), NetworkError> {
         let handle = link::connect()?;
+        for route in routes::held(&handle).await? {
+            routes::remove(&handle, route).await;
+        }
         link::remove_all(&handle).await?;
         link::disown(&handle, DNS_ADDRESS).await?;
-        nft::run("table ip copepod {}\ndelete table ip copepod\n").await
+        nft::run(NOTHING).await
     }
 }
 
 impl Given {
     async fn tell(&mut self) -> Result<(), NetworkError> {
-        let elements = services::elements(&self.services, &self.host_ports);
-        self.table.apply(elements).await
+        let Some(services) = &self.services else { return Ok(()) };
+        let host_ports = self.host_ports.values().map(|(pod, ports)| (*pod, ports.as_slice()));
+        self.table.apply(services::elements(services, host_ports)).await
     }
 }
 

@@ -1,8 +1,10 @@
 //! Services as elements of maps.
 
-use std::{collections::BTreeMap, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
-use crate::nft::Elements;
+use serde::{Deserialize, Serialize};
+
+use crate::{DNS_ADDRESS, nft::Elements};
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Service {
@@ -28,7 +30,7 @@ pub struct ServicePort {
     pub endpoints: Vec<Endpoint>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     #[default]
     Tcp,
@@ -64,15 +66,20 @@ pub struct Host {
 }
 
 /// A port of the node that leads to one container.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostPort {
     pub protocol: Protocol,
+    /// The one address of the node that has it; all of them if there is none.
+    pub host_ip: Option<Ipv4Addr>,
     pub host_port: u16,
-    pub address: Ipv4Addr,
     pub container_port: u16,
 }
 
-pub fn elements(services: &[Service], host_ports: &BTreeMap<String, Vec<HostPort>>) -> Elements {
+/// `host_ports`: those of each pod, with its address.
+pub fn elements<'a>(
+    services: &[Service],
+    host_ports: impl IntoIterator<Item = (Ipv4Addr, &'a [HostPort])>,
+) -> Elements {
     let mut elements = Elements::new();
     let mut put = |map: &'static str, key: String, value: String| {
         elements.entry(map).or_default().insert(key, value);
@@ -83,7 +90,9 @@ pub fn elements(services: &[Service], host_ports: &BTreeMap<String, Vec<HostPort
             ready.sort();
             ready.dedup();
             let protocol = port.protocol.word();
-            if let Some(address) = service.address.filter(|_| !ready.is_empty()) {
+            // The name service answers where it is, whatever a service of that address says.
+            let address = service.address.filter(|address| *address != DNS_ADDRESS && !ready.is_empty());
+            if let Some(address) = address {
                 let key = format!("{address} . {protocol} . {}", port.port);
                 put("services", key.clone(), format!("goto pick-{}", ready.len()));
                 for (place, endpoint) in ready.iter().enumerate() {
@@ -111,9 +120,16 @@ pub fn elements(services: &[Service], host_ports: &BTreeMap<String, Vec<HostPort
             }
         }
     }
-    for port in host_ports.values().flatten() {
-        let key = format!("{} . {}", port.protocol.word(), port.host_port);
-        put("host_ports", key, format!("{} . {}", port.address, port.container_port));
+    for (pod, ports) in host_ports {
+        for port in ports {
+            let key = format!("{} . {}", port.protocol.word(), port.host_port);
+            let to = format!("{pod} . {}", port.container_port);
+            put("hairpins", format!("{pod} . {pod}"), String::new());
+            match port.host_ip.filter(|address| !address.is_unspecified()) {
+                Some(address) => put("host_address_ports", format!("{address} . {key}"), to),
+                None => put("host_ports", key, to),
+            }
+        }
     }
     elements
 }
@@ -133,7 +149,7 @@ mod tests {
 
     fn text(service: Service) -> String {
         let mut text = String::new();
-        for (map, elements) in elements(&[service], &BTreeMap::new()) {
+        for (map, elements) in elements(&[service], []) {
             for (key, value) in elements {
                 text.push_str(&format!("{map}: {key} → {value}\n"));
             }
@@ -163,6 +179,20 @@ mod tests {
             text.contains("node_ports: tcp . 30080 → goto keep-1")
                 && text.contains("services: 10.96.0.5 . tcp . 80 → goto pick-2")
         );
+    }
+
+    #[test]
+    fn ports_of_the_node_belong_to_all_of_its_addresses_or_to_one() {
+        let port = |host_ip: Option<[u8; 4]>| HostPort {
+            protocol: Protocol::Udp,
+            host_ip: host_ip.map(Ipv4Addr::from),
+            host_port: 53,
+            container_port: 5353,
+        };
+        let ports = [port(None), port(Some([192, 0, 2, 1]))];
+        let elements = elements(&[], [(Ipv4Addr::new(10, 244, 0, 2), ports.as_slice())]);
+        assert_eq!(elements["host_ports"]["udp . 53"], "10.244.0.2 . 5353");
+        assert_eq!(elements["host_address_ports"]["192.0.2.1 . udp . 53"], "10.244.0.2 . 5353");
     }
 
     #[test]

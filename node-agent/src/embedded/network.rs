@@ -8,7 +8,7 @@ use std::{
 
 use copepod_network::{
     Config, DnsConfig, DnsPolicy, Endpoint, Host, HostPort, Network as Node, NetworkError, Peer, PodLink, Protocol,
-    Search, Service, ServicePort, resolv_conf, upstream,
+    Search, Service, ServicePort, Wishes, resolv_conf, upstream,
 };
 use k8s_openapi::api::{
     core::v1::{self, Pod},
@@ -107,13 +107,18 @@ impl Network for PodsNetwork {
 }
 
 fn link(pod: &PodNetwork) -> PodLink {
-    let host_ports = pod.host_ports.iter().map(|port| HostPort {
-        protocol: protocol(&port.protocol),
-        host_port: port.host_port,
-        address: Ipv4Addr::UNSPECIFIED,
-        container_port: port.container_port,
+    let host_ports = pod.host_ports.iter().filter_map(|port| {
+        let host_ip = match port.host_ip {
+            Some(IpAddr::V4(address)) => Some(address),
+            // An address that this network has not; all addresses would be more than was asked for.
+            Some(IpAddr::V6(_)) => return None,
+            None => None,
+        };
+        let protocol = protocol(&port.protocol);
+        Some(HostPort { protocol, host_ip, host_port: port.host_port, container_port: port.container_port })
     });
-    PodLink { uid: pod.pod.uid.clone(), host_ports: host_ports.collect(), search: Search::of(&pod.resolv_conf) }
+    let wishes = Wishes { host_ports: host_ports.collect(), search: Search::of(&pod.resolv_conf) };
+    PodLink { uid: pod.pod.uid.clone(), wishes }
 }
 
 fn failure(error: NetworkError) -> Failure {

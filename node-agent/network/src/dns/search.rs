@@ -4,8 +4,10 @@
 //! then with each further suffix of the path, and for the name as it stands last. Who knows the path can say from the
 //! first question what the others will be.
 
+use serde::{Deserialize, Serialize};
+
 /// What `/etc/resolv.conf` of a pod says about names that are not complete.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Search {
     suffixes: Vec<String>,
     dots: usize,

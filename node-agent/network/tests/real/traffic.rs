@@ -1,0 +1,186 @@
+//! Packets, from pods and machines to pods and services, through two real nodes.
+
+use std::net::Ipv4Addr;
+
+use crate::world::{Node, Pod, Space, Wire, again, search};
+use copepod_network::{Endpoint, HostPort, Protocol, Service, ServicePort, Wishes};
+
+const WEB: &str = "10.96.0.5:80";
+
+fn service(endpoints: &[&Pod], own: u8, protocol: Protocol) -> Service {
+    let endpoints = endpoints.iter().map(|pod| Endpoint {
+        address: pod.address,
+        port: 8080,
+        is_local: pod.node == own,
+        is_ready: true,
+    });
+    let port = ServicePort {
+        protocol,
+        port: 80,
+        node_port: Some(30080),
+        endpoints: endpoints.collect(),
+        ..ServicePort::default()
+    };
+    Service {
+        namespace: "d".into(),
+        name: "web".into(),
+        address: Some(Ipv4Addr::new(10, 96, 0, 5)),
+        ports: vec![port],
+        ..Service::default()
+    }
+}
+
+/// Tells every node of a service with these endpoints.
+fn serve(nodes: &[&Node], endpoints: &[&Pod]) {
+    for (number, node) in nodes.iter().enumerate() {
+        node.services(&[service(endpoints, number as u8 + 1, Protocol::Tcp)]);
+    }
+}
+
+fn two_nodes() -> (Node, Node, Space) {
+    let mut wire = Wire::new();
+    let (one, two, outside) = (wire.node(), wire.node(), wire.machine());
+    one.peers(&[&two]);
+    two.peers(&[&one]);
+    (one, two, outside)
+}
+
+#[test]
+fn pods_reach_each_other_as_themselves_wherever_they_run() {
+    let (one, two, _outside) = two_nodes();
+    let (a, b, c) = (one.pod("a"), one.pod("b"), two.pod("c"));
+    b.space.serve("b", 8080);
+    c.space.serve("c", 8080);
+    assert_eq!(a.space.tcp(&format!("{}:8080", b.address)), format!("b to {}", a.address));
+    assert_eq!(a.space.tcp(&format!("{}:8080", c.address)), format!("c to {}", a.address));
+    assert_eq!(a.space.udp(&format!("{}:8080", c.address)), format!("c to {}", a.address));
+    // The machine speaks to pods with the address that other machines know.
+    assert_eq!(one.space.tcp(&format!("{}:8080", b.address)), "b to 192.0.2.1");
+}
+
+#[test]
+fn a_service_is_reached_from_pods_and_machines_and_refuses_without_endpoints() {
+    let (one, two, _outside) = two_nodes();
+    let (a, c) = (one.pod("a"), two.pod("c"));
+    c.space.serve("c", 8080);
+    serve(&[&one, &two], &[&c]);
+    assert_eq!(a.space.tcp(WEB), format!("c to {}", a.address));
+    assert_eq!(one.space.tcp(WEB), "c to 192.0.2.1");
+    assert!(c.space.tcp(WEB).starts_with("c to "), "a pod reaches itself through its service");
+    serve(&[&one], &[]);
+    assert_eq!([a.space.tcp(WEB), one.space.tcp(WEB)], ["ConnectionRefused", "ConnectionRefused"]);
+}
+
+#[test]
+fn a_node_port_is_at_the_addresses_of_every_machine_and_not_at_the_loopback() {
+    let (one, two, outside) = two_nodes();
+    let c = two.pod("c");
+    c.space.serve("c", 8080);
+    serve(&[&one, &two], &[&c]);
+    assert!(outside.tcp("192.0.2.1:30080").starts_with("c to 192.0.2.1"), "the answer has to come back this way");
+    assert_eq!(outside.tcp("192.0.2.2:30080"), "c to 192.0.2.3");
+    assert_eq!(one.space.tcp("192.0.2.1:30080"), "c to 192.0.2.1");
+    assert_eq!(one.space.tcp("127.0.0.1:30080"), "ConnectionRefused");
+    assert_eq!(one.space.tcp("10.96.0.10:30080"), "ConnectionRefused");
+}
+
+fn wishes(host_ip: Option<Ipv4Addr>, host_port: u16) -> Wishes {
+    let port = HostPort { protocol: Protocol::Tcp, host_ip, host_port, container_port: 8080 };
+    Wishes { host_ports: vec![port], search: search() }
+}
+
+#[test]
+fn a_port_of_the_machine_leads_to_its_pod_from_everywhere_or_at_one_address() {
+    let (one, _two, outside) = two_nodes();
+    one.services(&[]);
+    let (a, b) = (one.pod_with("a", wishes(None, 8000)), one.pod_with("b", wishes(Some(Ipv4Addr::LOCALHOST), 8001)));
+    a.space.serve("a", 8080);
+    b.space.serve("b", 8080);
+    assert_eq!(outside.tcp("192.0.2.1:8000"), "a to 192.0.2.3");
+    assert_eq!(one.space.tcp("192.0.2.1:8000"), "a to 192.0.2.1");
+    assert_eq!(one.space.tcp("127.0.0.1:8000"), "a to 192.0.2.1");
+    assert_eq!(b.space.tcp("192.0.2.1:8000"), format!("a to {}", b.address));
+    assert!(a.space.tcp("192.0.2.1:8000").starts_with("a to "));
+    assert_eq!(one.space.tcp("127.0.0.1:8001"), "b to 192.0.2.1");
+    assert_eq!(outside.tcp("192.0.2.1:8001"), "ConnectionRefused");
+    assert_eq!(one.space.tcp("127.0.0.53:8000"), "ConnectionRefused");
+}
+
+#[test]
+fn an_agent_that_starts_again_serves_all_the_time() {
+    let (one, two, outside) = two_nodes();
+    let (a, c) = (one.pod_with("a", wishes(None, 8000)), two.pod("c"));
+    a.space.serve("a", 8080);
+    c.space.serve("c", 8080);
+    serve(&[&one, &two], &[&c]);
+    let mut open = a.space.connect(WEB).unwrap();
+    let served = |outside: &Space, a: &Pod| [a.space.tcp(WEB), outside.tcp("192.0.2.1:8000")];
+    let expected = [format!("c to {}", a.address), "a to 192.0.2.3".to_owned()];
+    assert_eq!(served(&outside, &a), expected);
+    let one = one.restart();
+    assert_eq!(served(&outside, &a), expected, "before anybody has said what services there are");
+    serve(&[&one], &[&c]);
+    assert_eq!(served(&outside, &a), expected, "and before the pod is taken over");
+    assert_eq!(again(&mut open), format!("c to {}", a.address));
+    serve(&[&one], &[]);
+    assert_eq!(a.space.tcp(WEB), "ConnectionRefused", "what was before is known well enough to be taken away");
+}
+
+#[test]
+fn rules_that_somebody_has_broken_are_made_again() {
+    let (one, two, _outside) = two_nodes();
+    let (a, c) = (one.pod("a"), two.pod("c"));
+    c.space.serve("c", 8080);
+    serve(&[&one], &[]);
+    one.space.sh("nft flush ruleset");
+    serve(&[&one], &[&c]);
+    assert_eq!(a.space.tcp(WEB), format!("c to {}", a.address));
+    // A table of a version that had other maps.
+    let one = one.restart();
+    one.space.sh("nft 'flush ruleset; table ip copepod { map services { type ipv4_addr : verdict; }; }'");
+    serve(&[&one], &[&c]);
+    assert_eq!(a.space.tcp(WEB), format!("c to {}", a.address));
+}
+
+#[test]
+fn routes_to_nodes_that_left_while_nobody_looked_are_taken_away() {
+    let (one, two, _outside) = two_nodes();
+    let routed = |node: &Node| node.space.sh("ip route").contains("10.244.2.0/24 via 192.0.2.2");
+    assert!(routed(&one));
+    let one = one.restart();
+    assert!(routed(&one));
+    one.peers(&[]);
+    assert!(!routed(&one));
+    one.peers(&[&two]);
+    assert!(routed(&one));
+}
+
+#[test]
+fn links_are_as_wide_as_that_of_the_machine_and_are_mended() {
+    let mut wire = Wire::new();
+    let one = wire.node();
+    one.space.sh("ip link set eth0 mtu 1400");
+    one.peers(&[]);
+    let a = one.pod("a");
+    assert!(a.space.sh("ip link show eth0").contains("mtu 1400"));
+    // Another namespace for the same pod while the first is still there.
+    let again = one.pod("a");
+    assert_eq!(again.address, a.address);
+    again.space.serve("again", 8080);
+    assert_eq!(one.space.tcp(&format!("{}:8080", a.address)), "again to 192.0.2.1");
+    assert_eq!(a.space.sh("ip -o link | wc -l").trim(), "1", "the loopback alone");
+}
+
+#[test]
+fn nothing_is_left_when_it_is_torn_down() {
+    let mut wire = Wire::new();
+    let (one, two) = (wire.node(), wire.node());
+    one.peers(&[&two]);
+    let _pod = one.pod("a");
+    serve(&[&one], &[]);
+    one.with(async |_| copepod_network::Network::tear_down().await).unwrap();
+    let left = one.space.sh("nft list ruleset; ip -o link; ip -o -4 addr; ip route");
+    for trace in ["copepod", "cpd", "10.96", "10.244"] {
+        assert!(!left.contains(trace), "{left}");
+    }
+}
