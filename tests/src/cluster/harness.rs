@@ -106,13 +106,14 @@ impl Cluster {
 
     /// kubectl, with the kubeconfig of a server that answers.
     pub fn try_kubectl(&self, arguments: &[&str]) -> Output {
-        self.try_kubectl_with(arguments, &[])
+        self.try_kubectl_of("kubectl".as_ref(), arguments, &[])
     }
 
-    fn try_kubectl_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    /// The same with another kubectl than the machine's.
+    pub fn try_kubectl_of(&self, program: &Path, arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         let path = self.ok(&["kubeconfig"]);
         let home = self.directory().join("kubectl");
-        let mut command = Command::new("kubectl");
+        let mut command = Command::new(program);
         command.args(arguments).env("KUBECONFIG", path.trim()).env("HOME", home).stdin(Stdio::null());
         command.envs(environment.iter().copied());
         command.output().expect("kubectl is installed")
@@ -120,13 +121,7 @@ impl Cluster {
 
     #[track_caller]
     pub fn kubectl(&self, arguments: &[&str]) -> String {
-        self.kubectl_with(arguments, &[])
-    }
-
-    /// With more in its environment.
-    #[track_caller]
-    pub fn kubectl_with(&self, arguments: &[&str], environment: &[(&str, &str)]) -> String {
-        let output = self.try_kubectl_with(arguments, environment);
+        let output = self.try_kubectl(arguments);
         assert!(output.status.success(), "kubectl {}\n{}\n{}", arguments.join(" "), text(&output), self.logs());
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
@@ -461,6 +456,11 @@ fn busybox_root() -> PathBuf {
         }
     }
     root
+}
+
+/// A place for what tests make once and use often.
+pub fn beside_program(name: &str) -> PathBuf {
+    program().with_file_name(name)
 }
 
 /// The binary beside the tests' own.

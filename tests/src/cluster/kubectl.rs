@@ -1,15 +1,35 @@
 //! Stock kubectl, verb by verb.
 
-use super::harness::{Cluster, HELLO, hello_manifest, string, text};
+use std::path::Path;
+
+use super::{
+    clients::installed,
+    harness::{Cluster, HELLO, hello_manifest, string, text},
+};
 
 #[test]
-fn kubectl_works_unchanged() {
+fn the_machines_kubectl_works_unchanged() {
+    every_verb("kubectl".as_ref());
+}
+
+#[test]
+fn the_newest_kubectl_works_unchanged() {
+    every_verb(&installed().join("bin/kubectl"));
+}
+
+fn every_verb(kubectl: &Path) {
     let cluster = Cluster::up(1, 2);
     let manifest = cluster.directory().join("hello.yaml");
     std::fs::write(&manifest, hello_manifest(2, "one")).expect("written");
     let file = manifest.display().to_string();
 
-    let k = |arguments: &str| cluster.kubectl(&arguments.split(' ').collect::<Vec<_>>());
+    let with = |arguments: &str, environment: &[(&str, &str)]| {
+        let words: Vec<&str> = arguments.split(' ').collect();
+        let output = cluster.try_kubectl_of(kubectl, &words, environment);
+        assert!(output.status.success(), "kubectl {arguments}\n{}", text(&output));
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let k = |arguments: &str| with(arguments, &[]);
     assert!(k("version").contains("Server Version: v1.36"));
     assert!(k("cluster-info").contains("is running at"));
     let resources = k("api-resources");
@@ -54,7 +74,7 @@ fn kubectl_works_unchanged() {
     k(&format!("apply --server-side --force-conflicts -f {file}"));
 
     // edit gives the object to a program, and sends what that made of it.
-    cluster.kubectl_with(&["edit", "deployment", "hello"], &[("KUBE_EDITOR", "sed -i s/front/back/")]);
+    with("edit deployment hello", &[("KUBE_EDITOR", "sed -i s/front/back/")]);
     assert!(k("get deployments -l tier=back -o name").contains("hello"));
 
     k("cordon n1");
