@@ -6,7 +6,7 @@ use http::{
     header::{ACCEPT, USER_AGENT},
 };
 
-use crate::query::Query;
+use crate::{protobuf, query::Query};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -36,11 +36,13 @@ pub enum Encoding {
     Json,
     Pretty,
     Yaml,
+    Protobuf,
 }
 
 impl Wanted {
-    pub fn of(headers: &HeaderMap, uri: &Uri) -> StatusResult<Wanted> {
-        let json = if is_pretty(headers, uri) { Encoding::Pretty } else { Encoding::Json };
+    /// `has_message`: the kind can be written in protobuf.
+    pub fn of(headers: &HeaderMap, uri: &Uri, has_message: bool) -> StatusResult<Wanted> {
+        let json = json(headers, uri);
         let mut ranges = ranges(headers).peekable();
         if ranges.peek().is_none() {
             return Ok(Wanted { shape: Shape::Whole, encoding: json });
@@ -49,11 +51,16 @@ impl Wanted {
             let encoding = match range.media.as_str() {
                 "application/json" | "application/*" | "*/*" => json,
                 "application/yaml" => Encoding::Yaml,
+                protobuf::MEDIA_TYPE => Encoding::Protobuf,
                 _ => continue,
             };
             let shape = match (range.parameter("as"), range.parameter("g"), range.parameter("v")) {
+                (None, ..) if encoding == Encoding::Protobuf && !has_message => continue,
                 (None, ..) => Shape::Whole,
-                (Some("Table"), Some("meta.k8s.io"), Some("v1")) => Shape::Table(include(uri)?),
+                // Tables have no message, because their cells are JSON.
+                (Some("Table"), Some("meta.k8s.io"), Some("v1")) if encoding != Encoding::Protobuf => {
+                    Shape::Table(include(uri)?)
+                }
                 (Some("PartialObjectMetadata" | "PartialObjectMetadataList"), Some("meta.k8s.io"), Some("v1")) => {
                     Shape::Metadata
                 }
@@ -61,10 +68,11 @@ impl Wanted {
             };
             return Ok(Wanted { shape, encoding });
         }
-        Err(Status::not_acceptable(
-            "only the following media types are accepted: application/json, application/yaml, \
+        let protobuf = if has_message { ", application/vnd.kubernetes.protobuf" } else { "" };
+        Err(Status::not_acceptable(format!(
+            "only the following media types are accepted: application/json, application/yaml{protobuf}, \
              application/json;as=Table;v=v1;g=meta.k8s.io, application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
-        ))
+        )))
     }
 }
 
@@ -79,12 +87,31 @@ fn include(uri: &Uri) -> StatusResult<Include> {
     }
 }
 
+/// How a refusal is written: like the answer would have been, and in JSON where the client takes nothing that we know.
+pub fn of_refusal(headers: &HeaderMap, uri: &Uri) -> Encoding {
+    let json = json(headers, uri);
+    let known = ranges(headers).find_map(|range| match range.media.as_str() {
+        "application/json" | "application/*" | "*/*" => Some(json),
+        "application/yaml" => Some(Encoding::Yaml),
+        protobuf::MEDIA_TYPE => Some(Encoding::Protobuf),
+        _ => None,
+    });
+    known.unwrap_or(json)
+}
+
+fn json(headers: &HeaderMap, uri: &Uri) -> Encoding {
+    if is_pretty(headers, uri) { Encoding::Pretty } else { Encoding::Json }
+}
+
 /// People with curl or a browser read what they get.
-pub fn is_pretty(headers: &HeaderMap, uri: &Uri) -> bool {
+fn is_pretty(headers: &HeaderMap, uri: &Uri) -> bool {
     let asked = Query::of(uri).ok().and_then(|query| query.optional_flag("pretty").ok().flatten());
     let agent = headers.get(USER_AGENT).and_then(|agent| agent.to_str().ok()).unwrap_or_default();
     asked.unwrap_or_else(|| ["curl/", "Mozilla/", "Wget/"].iter().any(|people| agent.starts_with(people)))
 }
+
+/// Clients name three or four.
+const RANGES_MAX: usize = 64;
 
 /// One media range of an Accept header.
 pub struct Range {
@@ -96,11 +123,15 @@ impl Range {
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }
+
+    fn quality(&self) -> f32 {
+        self.parameter("q").and_then(|q| q.parse().ok()).unwrap_or(1.0)
+    }
 }
 
 /// The media ranges of a request, in the order in which clients prefer them; none that they refuse (`q=0`).
 pub fn ranges(headers: &HeaderMap) -> impl Iterator<Item = Range> {
-    headers
+    let mut ranges: Vec<Range> = headers
         .get_all(ACCEPT)
         .iter()
         .filter_map(|value| value.to_str().ok())
@@ -114,5 +145,9 @@ pub fn ranges(headers: &HeaderMap) -> impl Iterator<Item = Range> {
                 .collect();
             Range { media, parameters }
         })
-        .filter(|range| !range.media.is_empty() && !range.parameter("q").is_some_and(|q| q.parse() == Ok(0.0)))
+        .filter(|range| !range.media.is_empty() && range.quality() > 0.0)
+        .take(RANGES_MAX)
+        .collect();
+    ranges.sort_by(|one, other| other.quality().total_cmp(&one.quality()));
+    ranges.into_iter()
 }

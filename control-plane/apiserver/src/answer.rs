@@ -9,7 +9,7 @@ use http::{
 };
 use serde_json::Value;
 
-use crate::accept::Encoding;
+use crate::{accept::Encoding, protobuf};
 
 /// When a client may ask again where nobody said.
 const RETRY_SECONDS: i32 = 1;
@@ -33,7 +33,20 @@ pub fn json(code: u16, bytes: impl Into<Bytes>, encoding: Encoding) -> Response 
             Ok(value) => typed(code, "application/yaml", decode::to_yaml(&value)),
             Err(_) => typed(code, "application/json", bytes),
         },
+        Encoding::Protobuf => {
+            match serde_json::from_slice::<Value>(&bytes).ok().and_then(|value| as_protobuf(&value)) {
+                Some(body) => typed(code, protobuf::MEDIA_TYPE, body),
+                None => typed(code, "application/json", bytes),
+            }
+        }
     }
+}
+
+/// `None` for what has no message.
+pub fn as_protobuf(value: &Value) -> Option<Vec<u8>> {
+    let text = |name: &str| value[name].as_str().unwrap_or_default();
+    let known = protobuf::known(text("apiVersion"), text("kind"))?;
+    Some(protobuf::whole(&known, value))
 }
 
 pub fn value(code: u16, value: &Value, encoding: Encoding) -> Response {
@@ -47,8 +60,7 @@ pub fn typed(code: u16, content_type: &'static str, body: impl Into<Body>) -> Re
     response
 }
 
-pub fn refusal(status: &Status, pretty: bool) -> Response {
-    let encoding = if pretty { Encoding::Pretty } else { Encoding::Json };
+pub fn refusal(status: &Status, encoding: Encoding) -> Response {
     let mut response = value(status.code(), &status.to_value(), encoding);
     let seconds = status.details().and_then(|details| details.retry_after_seconds);
     let is_temporary = matches!(status.code(), 429 | 503);

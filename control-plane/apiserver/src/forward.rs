@@ -37,7 +37,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{answer, who};
+use crate::{accept::Encoding, answer, who};
 
 /// How long a request waits for a leader: an election takes about one second.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -106,7 +106,7 @@ pub async fn to_leader(door: &dyn Door, forwarder: Option<&Forwarder>, request: 
         match (door.leader(), forwarder) {
             (Leader::Here, _) => return Ok(Place::Here),
             _ if request.is_forwarded => {
-                let mut response = answer::refusal(&Status::unavailable("this server does not lead"), false);
+                let mut response = answer::refusal(&Status::unavailable("this server does not lead"), Encoding::Json);
                 response.headers_mut().insert(NOT_LEADER, HeaderValue::from_static("true"));
                 return Ok(Place::Done(response));
             }

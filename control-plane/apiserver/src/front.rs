@@ -15,12 +15,13 @@ use http::Method;
 
 use crate::{
     Config, Tunnels,
-    accept::Wanted,
+    accept::{self, Wanted},
     access::{self, Attributes},
     answer,
     body::Bodies,
     discovery, health, list, logs, openapi,
     path::{Asked, Place},
+    protobuf,
     query::Query,
     read, reviews, watch, who, write,
 };
@@ -43,14 +44,12 @@ pub fn router(front: Front) -> Router {
 }
 
 async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
-    let wants_pretty = crate::accept::is_pretty(request.headers(), request.uri());
+    let encoding = accept::of_refusal(request.headers(), request.uri());
     // A fault of ours costs this request and not the others on its connection.
     match AssertUnwindSafe(answer(&front, request)).catch_unwind().await {
         Ok(Ok(response)) => response,
-        Ok(Err(status)) => answer::refusal(&status, wants_pretty),
-        Err(_) => {
-            answer::refusal(&Status::internal("this request met a fault in the server; see its log"), wants_pretty)
-        }
+        Ok(Err(status)) => answer::refusal(&status, encoding),
+        Err(_) => answer::refusal(&Status::internal("this request met a fault in the server; see its log"), encoding),
     }
 }
 
@@ -96,7 +95,8 @@ async fn about_objects(
     if verb == "get" && &*asked.subresource == "log" {
         return logs::answer(front, request, &user, &asked, &query).await;
     }
-    let wanted = Wanted::of(request.headers(), request.uri())?;
+    let has_message = protobuf::known(&asked.row.kind.api_version(), &asked.row.kind.name).is_some();
+    let wanted = Wanted::of(request.headers(), request.uri(), has_message)?;
     match verb {
         "get" => read::answer(front, &asked, &query, &wanted).await,
         "list" => list::answer(front, &asked, &query, &wanted).await,

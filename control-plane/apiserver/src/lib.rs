@@ -11,6 +11,7 @@ mod answer;
 mod body;
 mod discovery;
 mod forward;
+mod frames;
 mod front;
 mod health;
 mod list;

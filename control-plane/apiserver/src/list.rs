@@ -9,7 +9,7 @@ use copepod_api::{Name, Object, Revision, Status, StatusResult, Timestamp};
 use copepod_registry::Row;
 use copepod_store::View;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     accept::{Encoding, Shape, Wanted},
@@ -17,6 +17,7 @@ use crate::{
     front::Front,
     past::{self, Undone},
     path::Asked,
+    protobuf,
     query::Query,
     read,
     selection::Selection,
@@ -37,7 +38,7 @@ pub async fn answer(front: &Front, asked: &Asked, query: &Query, wanted: &Wanted
         _ => exact(query)?.unwrap_or(view.revision()),
     };
     let page = Page::of(&selection, &view, &undone, start.map(|start| start.after), limit);
-    Ok(respond(asked.row, page, revision, wanted))
+    respond(asked.row, page, revision, wanted).await
 }
 
 /// The view to list, and what of it to undo.
@@ -155,13 +156,16 @@ impl Page {
     }
 }
 
-fn respond(row: &'static Row, page: Page, revision: Revision, wanted: &Wanted) -> Response {
+async fn respond(row: &'static Row, page: Page, revision: Revision, wanted: &Wanted) -> StatusResult<Response> {
     let mut metadata = json!({"resourceVersion": revision.to_string()});
     if let (true, Some(last)) = (page.has_more, page.objects.last()) {
         metadata["continue"] = token(revision, &last.key.name).into();
         if let Some(remaining) = page.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
+    }
+    if wanted.encoding == Encoding::Protobuf {
+        return in_protobuf(row, page.objects, metadata, wanted.shape).await;
     }
     let pieces = Pieces {
         row,
@@ -174,10 +178,34 @@ fn respond(row: &'static Row, page: Page, revision: Revision, wanted: &Wanted) -
     let size: usize = pieces.objects.iter().map(|object| object.bytes().len()).sum();
     if wanted.encoding != Encoding::Json || size <= PIECE_BYTES {
         let whole: Vec<u8> = pieces.flatten().collect();
-        return answer::json(200, whole, wanted.encoding);
+        return Ok(answer::json(200, whole, wanted.encoding));
     }
     let stream = futures::stream::iter(pieces.map(Ok::<Bytes, std::convert::Infallible>));
-    answer::typed(200, "application/json", Body::from_stream(stream))
+    Ok(answer::typed(200, "application/json", Body::from_stream(stream)))
+}
+
+/// A list in protobuf. How long it is stands at its beginning, so it is made whole, by a thread that may take its time.
+async fn in_protobuf(
+    row: &'static Row,
+    objects: Vec<Arc<Object>>,
+    metadata: Value,
+    shape: Shape,
+) -> StatusResult<Response> {
+    let item = match shape {
+        Shape::Metadata => protobuf::known("meta.k8s.io/v1", "PartialObjectMetadata"),
+        _ => protobuf::known(&row.kind.api_version(), &row.kind.name),
+    };
+    let item = item.ok_or_else(|| Status::not_acceptable(format!("{} have no protobuf messages", row.kind.plural)))?;
+    let make = move || {
+        let mut parts = protobuf::ListParts::new(item);
+        for object in objects {
+            parts.push(&serde_json::from_slice(object.bytes()).unwrap_or_default());
+        }
+        protobuf::list(parts, &metadata)
+    };
+    let pieces = tokio::task::spawn_blocking(make).await.map_err(Status::internal)?;
+    let stream = futures::stream::iter(pieces.map(Ok::<Bytes, std::convert::Infallible>));
+    Ok(answer::typed(200, protobuf::MEDIA_TYPE, Body::from_stream(stream)))
 }
 
 /// A list up to its items.
@@ -237,6 +265,11 @@ impl Iterator for Pieces {
 }
 
 /// A list of these objects, whole.
-pub fn of(row: &'static Row, objects: Vec<Arc<Object>>, revision: Revision, wanted: &Wanted) -> Response {
-    respond(row, Page { objects, has_more: false, remaining: None }, revision, wanted)
+pub async fn of(
+    row: &'static Row,
+    objects: Vec<Arc<Object>>,
+    revision: Revision,
+    wanted: &Wanted,
+) -> StatusResult<Response> {
+    respond(row, Page { objects, has_more: false, remaining: None }, revision, wanted).await
 }

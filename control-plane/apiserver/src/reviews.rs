@@ -52,7 +52,7 @@ pub async fn answer(front: &Front, request: Request, user: &User, review: &'stat
     if request.method() != Method::POST {
         return Err(Status::method_not_allowed(format!("{} can only be created", review.plural)));
     }
-    let wanted = Wanted::of(request.headers(), request.uri())?;
+    let wanted = Wanted::of(request.headers(), request.uri(), true)?;
     let (parts, body) = request.into_parts();
     let body = front.bodies.read(&parts.headers, body).await?;
     let mut sent = body::object(&parts.headers, &body.bytes)?.value;

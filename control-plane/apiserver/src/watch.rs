@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::{
     accept::{Shape, Wanted},
     answer,
+    frames::Frames,
     front::Front,
     path::Asked,
     query::Query,
@@ -44,6 +45,7 @@ const TIMEOUT_MIN: Duration = Duration::from_secs(30 * 60);
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
 pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) -> StatusResult<Response> {
+    let frames = Frames::of(&asked, &wanted)?;
     let selection = Selection::of(&asked, query)?;
     let allows_bookmarks = query.flag("allowWatchBookmarks")?;
     let revision = query.revision()?;
@@ -72,11 +74,13 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
     };
 
     let now = Instant::now();
+    let content_type = frames.content_type();
     let watch = Watch {
         cursor: door.watch(Some(asked.row.kind.resource()), from),
         row: asked.row,
         selection,
         shape: wanted.shape,
+        frames,
         from,
         initial,
         marks_initial: sends_initial == Some(true),
@@ -90,7 +94,7 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
         let piece = watch.next().await?;
         Some((Ok::<_, Infallible>(piece), watch))
     });
-    Ok(answer::typed(200, "application/json", Body::from_stream(stream)))
+    Ok(answer::typed(200, content_type, Body::from_stream(stream)))
 }
 
 fn check_initial(query: &Query, sends_initial: Option<bool>, allows_bookmarks: bool) -> StatusResult<()> {
@@ -124,6 +128,7 @@ struct Watch {
     row: &'static Row,
     selection: Selection,
     shape: Shape,
+    frames: Frames,
     from: Revision,
     /// Objects that were there at `from` and are still to be sent.
     initial: VecDeque<Arc<Object>>,
@@ -161,7 +166,9 @@ impl Watch {
                 Some(Err(Compacted { asked, oldest })) => {
                     self.has_ended = true;
                     let status = Status::expired(format!("too old resource version: {asked} ({oldest})"));
-                    return Some(frame("ERROR", |out| out.extend_from_slice(status.to_value().to_string().as_bytes())));
+                    let mut out = Vec::new();
+                    self.frames.write_status(&mut out, &status);
+                    return Some(out.into());
                 }
                 None => {
                     self.has_ended = Instant::now() >= self.ends_at;
@@ -223,7 +230,8 @@ impl Watch {
 
     fn write(&mut self, out: &mut Vec<u8>, kind: &str, object: &Object) {
         let with_columns = !std::mem::replace(&mut self.columns_sent, true);
-        write_frame(out, kind, |out| shape::write(out, self.row, object, self.shape, Timestamp::now(), with_columns));
+        self.frames
+            .write(out, kind, |out| shape::write(out, self.row, object, self.shape, Timestamp::now(), with_columns));
     }
 
     fn bookmark(&self, seen: Revision, ends_initial: bool) -> Bytes {
@@ -243,20 +251,8 @@ impl Watch {
                 "metadata": metadata,
             }),
         };
-        frame("BOOKMARK", |out| out.extend_from_slice(object.to_string().as_bytes()))
+        let mut out = Vec::new();
+        self.frames.write(&mut out, "BOOKMARK", |out| out.extend_from_slice(object.to_string().as_bytes()));
+        out.into()
     }
-}
-
-fn frame(kind: &str, write: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let mut out = Vec::new();
-    write_frame(&mut out, kind, write);
-    out.into()
-}
-
-fn write_frame(out: &mut Vec<u8>, kind: &str, write: impl FnOnce(&mut Vec<u8>)) {
-    out.extend_from_slice(br#"{"type":""#);
-    out.extend_from_slice(kind.as_bytes());
-    out.extend_from_slice(br#"","object":"#);
-    write(out);
-    out.extend_from_slice(b"}\n");
 }

@@ -256,5 +256,5 @@ async fn delete_collection(
             requests.remove(gone.min(requests.len() - 1));
         }
     }
-    Ok(list::of(asked.row, objects, view.revision(), wanted))
+    list::of(asked.row, objects, view.revision(), wanted).await
 }

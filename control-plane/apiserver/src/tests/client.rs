@@ -152,6 +152,12 @@ impl Http {
         Answer { code: parts.status.as_u16(), headers: parts.headers, text }
     }
 
+    /// What comes is not always text.
+    pub async fn bytes(&self, path: &str, headers: &[(&str, &str)]) -> (http::response::Parts, Bytes) {
+        let (parts, body) = self.open(Method::GET, path, headers, "").await.into_parts();
+        (parts, body.collect().await.unwrap().to_bytes())
+    }
+
     pub async fn open(
         &self,
         method: Method,
@@ -184,6 +190,22 @@ pub struct Events {
 }
 
 impl Events {
+    /// The next event of a stream in protobuf: what its frame holds.
+    pub async fn next_frame(&mut self) -> Vec<u8> {
+        loop {
+            if let Some((length, rest)) = self.read.split_first_chunk::<4>() {
+                let length = u32::from_be_bytes(*length) as usize;
+                if rest.len() >= length {
+                    let frame = rest[..length].to_vec();
+                    self.read.drain(..4 + length);
+                    return frame;
+                }
+            }
+            let frame = tokio::time::timeout(Duration::from_secs(20), self.body.frame()).await.expect("an event");
+            self.read.extend_from_slice(&frame.expect("an event").unwrap().into_data().unwrap_or_default());
+        }
+    }
+
     pub async fn next_value(&mut self) -> Option<Value> {
         loop {
             if let Some(end) = self.read.iter().position(|byte| *byte == b'\n') {

@@ -1,0 +1,173 @@
+//! The encoding is tried with an object of every kind that is served, each with all its fields filled.
+
+use copepod_api::openapi::{self, Served};
+use copepod_registry::rows;
+use serde_json::{Value, json};
+
+use super::{
+    MAGIC, decode, frame, known,
+    table::{Item, messages},
+    whole,
+    wire::put_bytes,
+};
+
+fn bytes(number: u8, content: &[u8]) -> Vec<u8> {
+    [&[number << 3 | 2, content.len() as u8], content].concat()
+}
+
+fn body(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let types = [bytes(1, api_version.as_bytes()), bytes(2, kind.as_bytes())].concat();
+    [MAGIC.to_vec(), bytes(1, &types), bytes(2, raw), bytes(3, b""), bytes(4, b"")].concat()
+}
+
+/// A value of what a schema describes, with everything in it; `depth` ends what contains itself.
+fn filled(schemas: &Value, schema: &Value, depth: usize) -> Option<Value> {
+    if let Some(name) = schema["$ref"].as_str().or_else(|| schema["allOf"][0]["$ref"].as_str()) {
+        let name = name.rsplit('/').next().unwrap();
+        return match name.rsplit('.').next().unwrap() {
+            "MicroTime" => Some(json!("2026-01-02T03:04:05.000006Z")),
+            "Time" => Some(json!("2026-01-02T03:04:05Z")),
+            "Quantity" => Some(json!("100m")),
+            "IntOrString" => Some(json!("http")),
+            "FieldsV1" => Some(json!({"f:data": {}})),
+            "RawExtension" | "JSON" => Some(json!({"any": [1, {"thing": null}]})),
+            "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrStringArray" => {
+                Some(json!({"type": "string"}))
+            }
+            _ => filled(schemas, &schemas[name], depth.checked_sub(1)?),
+        };
+    }
+    Some(match schema["type"].as_str() {
+        Some("string") => match schema["format"].as_str() {
+            Some("byte") => json!("AAEC/w=="),
+            Some("date-time") => json!("2026-01-02T03:04:05Z"),
+            _ => json!("text"),
+        },
+        Some("integer") => json!(7),
+        Some("number") => json!(1.5),
+        Some("boolean") => json!(true),
+        Some("array") => json!([filled(schemas, &schema["items"], depth)?]),
+        Some("object") if schema["properties"].is_object() => {
+            let properties = schema["properties"].as_object().unwrap().iter();
+            properties.filter_map(|(name, of)| Some((name.clone(), filled(schemas, of, depth)?))).collect()
+        }
+        Some("object") if schema["additionalProperties"].is_object() => {
+            json!({"key": filled(schemas, &schema["additionalProperties"], depth)?})
+        }
+        _ if schema["x-kubernetes-int-or-string"] == true => json!(80),
+        _ => json!({"any": ["thing"]}),
+    })
+}
+
+#[test]
+fn every_kind_served_comes_back_as_it_was() {
+    for row in rows() {
+        let kind = &row.kind;
+        let served = [Served { kind, verbs: &["get"] }];
+        let document = openapi::document(&kind.group, &kind.version, &served);
+        let schemas = &document["components"]["schemas"];
+        let is_root = |schema: &Value| {
+            schema["x-kubernetes-group-version-kind"].as_array().is_some_and(|kinds| {
+                kinds.iter().any(|own| own["kind"] == *kind.name && own["version"] == *kind.version)
+            })
+        };
+        let root = schemas.as_object().unwrap().values().find(|schema| is_root(schema));
+        let mut object = filled(schemas, root.unwrap(), 9).unwrap();
+        object["apiVersion"] = json!(kind.api_version());
+        object["kind"] = json!(kind.name);
+        let known = known(&kind.api_version(), &kind.name);
+        let known = known.unwrap_or_else(|| panic!("fields.tsv lacks {} {}", kind.api_version(), kind.name));
+        let back = decode(&whole(&known, &object)).unwrap();
+        assert_eq!(back, object, "{} {}", kind.api_version(), kind.name);
+    }
+}
+
+#[test]
+fn schemas_of_custom_kinds_come_back_in_all_their_forms() {
+    let known = known("apiextensions.k8s.io/v1", "CustomResourceDefinition").unwrap();
+    let schema = json!({
+        "$ref": "#/x", "maximum": 1.5, "minimum": -3, "default": {"a": null}, "enum": ["a", 1, null],
+        "items": {"type": "string"}, "additionalProperties": true, "additionalItems": {"x-kubernetes-int-or-string": true},
+        "dependencies": {"a": ["b"], "c": {"type": "object"}}, "x-kubernetes-validations": [{"rule": "true"}],
+        "allOf": [{"items": [{"type": "string"}, {"type": "integer"}]}], "not": {"additionalProperties": false},
+    });
+    let object = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "spec": {"versions": [{"name": "v1", "schema": {"openAPIV3Schema": schema}}]},
+    });
+    assert_eq!(decode(&whole(&known, &object)).unwrap(), object);
+}
+
+#[test]
+fn every_type_of_the_table_is_known() {
+    for (name, message) in messages() {
+        for field in message.fields.values() {
+            if let Item::Message(inner) = field.kind.item() {
+                assert!(messages().contains_key(inner), "{name}: {inner}");
+            }
+        }
+    }
+}
+
+#[test]
+fn events_of_a_watch_are_frames() {
+    let known = known("v1", "ConfigMap").unwrap();
+    let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    let mut out = Vec::new();
+    frame(&mut out, "ADDED", &known, &object);
+    let body = whole(&known, &object);
+    let event = [bytes(1, b"ADDED"), bytes(2, &bytes(1, &body))].concat();
+    assert_eq!(out, [(event.len() as u32).to_be_bytes().to_vec(), event].concat());
+}
+
+#[test]
+fn what_is_nested_too_deeply_is_refused() {
+    let inside = |inner: Vec<u8>, number: u64| {
+        let mut outer = Vec::new();
+        put_bytes(&mut outer, number, &inner);
+        outer
+    };
+    let schema = (0..5_000).fold(Vec::new(), |inner, _| inside(inner, 28));
+    let definition = [1, 4, 7, 2].into_iter().fold(schema, inside);
+    let mut whole = MAGIC.to_vec();
+    put_bytes(&mut whole, 1, &[bytes(1, b"apiextensions.k8s.io/v1"), bytes(2, b"CustomResourceDefinition")].concat());
+    put_bytes(&mut whole, 2, &definition);
+    assert!(decode(&whole).unwrap_err().message().contains("nested deeper"));
+}
+
+#[test]
+fn an_eviction_is_read() {
+    let metadata = [bytes(1, b"web"), bytes(2, b""), bytes(3, b"default"), bytes(8, b"")].concat();
+    let options = [vec![1 << 3, 30], bytes(4, b"Background")].concat();
+    let raw = [bytes(1, &metadata), bytes(2, &options)].concat();
+    assert_eq!(
+        decode(&body("policy/v1", "Eviction", &raw)).unwrap(),
+        json!({
+            "apiVersion": "policy/v1", "kind": "Eviction",
+            "metadata": {"name": "web", "namespace": "default"},
+            "deleteOptions": {"gracePeriodSeconds": 30, "propagationPolicy": "Background"},
+        })
+    );
+}
+
+#[test]
+fn what_can_be_absent_may_be_zero_and_the_rest_is_absent_where_it_is() {
+    let selector = bytes(1, &[bytes(1, b"app"), bytes(2, b"")].concat());
+    let spec = [vec![1 << 3, 0], bytes(2, &selector), vec![5 << 3, 0], vec![7 << 3, 0]].concat();
+    let raw = [bytes(1, &bytes(1, b"web")), bytes(2, &spec)].concat();
+    assert_eq!(
+        decode(&body("apps/v1", "Deployment", &raw)).unwrap()["spec"],
+        json!({"replicas": 0, "selector": {"matchLabels": {"app": ""}}})
+    );
+}
+
+#[test]
+fn spoiled_bodies_are_refused() {
+    let whole = body("v1", "ConfigMap", &bytes(1, &bytes(1, b"a")));
+    for end in 0..whole.len() {
+        let _ = decode(&whole[..end]);
+    }
+    assert!(decode(b"{}").is_err());
+    assert!(decode(&body("v1", "ConfigMap", &[0xff; 12])).is_err());
+    assert_eq!(decode(&body("example.com/v1", "Cheese", b"")).unwrap_err().code(), 415);
+}

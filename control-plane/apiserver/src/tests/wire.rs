@@ -1,0 +1,82 @@
+//! What goes over the wire besides JSON.
+
+use serde_json::{Value, json};
+
+use super::{MAPS, TABLE, cluster, map, revision};
+use crate::protobuf::{self, MEDIA_TYPE, decode};
+
+const METADATA: &str = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
+
+/// A list's envelope, put together from the objects that it should hold.
+fn list_of(list: &Value) -> Vec<u8> {
+    let mut parts = protobuf::ListParts::new(protobuf::known("v1", "ConfigMap").unwrap());
+    list["items"].as_array().unwrap().iter().for_each(|item| parts.push(item));
+    protobuf::list(parts, &list["metadata"]).concat()
+}
+
+#[tokio::test]
+async fn objects_lists_and_refusals_are_written_in_protobuf() {
+    let (server, http) = cluster().await;
+    for name in ["a", "b"] {
+        server.memory.write("configmaps", map(name));
+    }
+    let accept = [("accept", "application/vnd.kubernetes.protobuf,application/json")];
+    let own = format!("{MAPS}/a");
+    let (parts, body) = http.bytes(&own, &accept).await;
+    assert_eq!(parts.headers["content-type"], MEDIA_TYPE);
+    assert_eq!(decode(&body).unwrap(), http.get(&own).await.json());
+
+    let (parts, body) = http.bytes(MAPS, &accept).await;
+    assert_eq!(parts.headers["content-type"], MEDIA_TYPE);
+    assert_eq!(body, list_of(&http.get(MAPS).await.json()));
+
+    let (parts, body) = http.bytes(&format!("{MAPS}/none"), &accept).await;
+    let status = decode(&body).unwrap();
+    assert_eq!((parts.status.as_u16(), &status["reason"], &status["code"]), (404, &json!("NotFound"), &json!(404)));
+
+    let (_, body) = http.bytes(&own, &[("accept", METADATA)]).await;
+    let metadata = decode(&body).unwrap();
+    assert_eq!(metadata["kind"], "PartialObjectMetadata");
+    assert_eq!((&metadata["metadata"]["name"], metadata.get("data")), (&json!("a"), None));
+}
+
+#[tokio::test]
+async fn tables_are_not_written_in_protobuf_but_in_what_else_is_taken() {
+    let (server, http) = cluster().await;
+    server.memory.write("configmaps", map("a"));
+    let table = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io";
+    assert_eq!(http.bytes(MAPS, &[("accept", table)]).await.0.status, 406);
+    assert_eq!(http.get_as(MAPS, &format!("{table},{TABLE}")).await.json()["kind"], "Table");
+    assert_eq!(
+        http.get_as(MAPS, "application/yaml;q=0.1,application/json;q=0.5").await.json()["kind"],
+        "ConfigMapList"
+    );
+}
+
+#[tokio::test]
+async fn a_watch_in_protobuf_is_made_of_frames() {
+    let (server, http) = cluster().await;
+    server.memory.write("configmaps", map("a"));
+    let accept = "application/vnd.kubernetes.protobuf;stream=watch";
+    let response = http.open(http::Method::GET, &format!("{MAPS}?watch=1"), &[("accept", accept)], "").await;
+    assert_eq!(response.headers()["content-type"], accept);
+    let list = http.get(MAPS).await.json();
+    let mut watch = http.watch_as(&format!("{MAPS}?watch=1"), accept).await;
+    let known = protobuf::known("v1", "ConfigMap").unwrap();
+    let framed = |event: &str, object: &Value| {
+        let mut frame = Vec::new();
+        protobuf::frame(&mut frame, event, &known, object);
+        frame.split_off(4)
+    };
+    assert_eq!(watch.next_frame().await, framed("ADDED", &http.get(&format!("{MAPS}/a")).await.json()));
+    server.memory.write("configmaps", map("b"));
+    assert_eq!(watch.next_frame().await, framed("ADDED", &http.get(&format!("{MAPS}/b")).await.json()));
+
+    server.memory.compact();
+    let stale = format!("{MAPS}?watch=1&resourceVersion={}", revision(&list));
+    let mut stale = http.watch_as(&stale, accept).await;
+    let error = stale.next_frame().await;
+    assert!(error.windows(7).any(|bytes| bytes == b"Expired"), "{error:?}");
+    let yaml = http.bytes(&format!("{MAPS}?watch=1"), &[("accept", "application/yaml")]).await;
+    assert_eq!(yaml.0.status, 406);
+}
