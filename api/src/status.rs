@@ -92,6 +92,11 @@ impl Status {
 
     /// Values that break the rules of their kind; one cause a field.
     pub fn invalid(kind: &Kind, name: &str, errors: field::Errors) -> Status {
+        Status::invalid_as(&kind.group, &kind.name, name, errors)
+    }
+
+    /// The same for what is no object: the options of a request.
+    pub fn invalid_as(group: &str, kind: &str, name: &str, errors: field::Errors) -> Status {
         let causes = errors.into_causes();
         let listed: Vec<String> = causes
             .iter()
@@ -100,12 +105,11 @@ impl Status {
             })
             .collect();
         let listed = if listed.len() == 1 { listed[0].clone() } else { format!("[{}]", listed.join(", ")) };
-        let full_kind =
-            if kind.group.is_empty() { kind.name.to_string() } else { format!("{}.{}", kind.name, kind.group) };
+        let full_kind = if group.is_empty() { kind.to_owned() } else { format!("{kind}.{group}") };
         let mut status = Status::new(422, "Invalid", format!("{full_kind} \"{name}\" is invalid: {listed}"));
         status.0.details = Some(meta::StatusDetails {
-            group: (!kind.group.is_empty()).then(|| kind.group.to_string()),
-            kind: Some(kind.name.to_string()),
+            group: (!group.is_empty()).then(|| group.to_owned()),
+            kind: Some(kind.to_owned()),
             name: Some(name.to_owned()),
             causes: Some(causes),
             ..meta::StatusDetails::default()
@@ -138,6 +142,12 @@ impl Status {
             reason: Some(reason.to_owned()),
         };
         self.details_mut().causes.get_or_insert_default().push(cause);
+        self
+    }
+
+    /// A refused page of a list says where an inconsistent one would go on.
+    pub fn with_continue(mut self, token: String) -> Status {
+        self.0.metadata.continue_ = Some(token);
         self
     }
 

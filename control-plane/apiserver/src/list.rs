@@ -3,18 +3,18 @@
 use std::{ops::Bound, sync::Arc};
 
 use axum::{body::Body, response::Response};
-use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use copepod_api::{Name, Object, Revision, Status, StatusResult, Timestamp};
 use copepod_registry::Row;
 use copepod_store::View;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
     accept::{Encoding, Shape, Wanted},
     answer,
+    continuation::{self, Start},
     front::Front,
+    options,
     past::{self, Undone},
     path::Asked,
     protobuf,
@@ -28,17 +28,23 @@ use crate::{
 const PIECE_BYTES: usize = 128 * 1024;
 
 pub async fn answer(front: &Front, asked: &Asked, query: &Query, wanted: &Wanted) -> StatusResult<Response> {
+    options::check(query, false)?;
     let selection = Selection::of(asked, query)?;
     let limit = query.number("limit")?.unwrap_or(0);
     let limit = usize::try_from(limit).map_err(|_| Status::bad_request("limit: must not be negative"))?;
-    let start = Start::of(query)?;
+    let now = Timestamp::now();
+    let start = Start::of(query, now)?;
     let (view, undone) = snapshot(front, asked, query, start.as_ref()).await?;
-    let revision = match &start {
-        Some(Start { at: Some(at), .. }) => *at,
-        _ => exact(query)?.unwrap_or(view.revision()),
+    let at = match &start {
+        Some(start) => start.at,
+        None => exact(query)?,
+    };
+    let shown = Shown {
+        revision: at.unwrap_or(view.revision()),
+        since: start.as_ref().filter(|start| start.at.is_some()).map_or(now, |start| start.since),
     };
     let page = Page::of(&selection, &view, &undone, start.map(|start| start.after), limit);
-    respond(asked.row, page, revision, wanted).await
+    respond(asked.row, page, &shown, wanted).await
 }
 
 /// The view to list, and what of it to undo.
@@ -52,14 +58,9 @@ async fn snapshot(front: &Front, asked: &Asked, query: &Query, start: Option<&St
         Some(at) => {
             let view = read::view(door, Some(at)).await?;
             let undone = past::undone(door, &view, &asked.row.kind.resource(), at).await;
-            let undone = undone.map_err(|_| {
-                Status::expired(match start {
-                    Some(_) => {
-                        "The provided continue parameter is too old to display a consistent list result. \
-                                You must start a new list without the continue parameter."
-                    }
-                    None => "The provided resource version is too old to be listed exactly",
-                })
+            let undone = undone.map_err(|_| match start {
+                Some(start) => start.expired(),
+                None => Status::expired("The resourceVersion for the provided list is too old."),
             })?;
             Ok((view, undone))
         }
@@ -70,65 +71,13 @@ async fn snapshot(front: &Front, asked: &Asked, query: &Query, start: Option<&St
 
 /// The revision that a list must show, where the client insists on one.
 fn exact(query: &Query) -> StatusResult<Option<Revision>> {
-    let revision = query.revision()?;
-    match (query.text("resourceVersionMatch"), revision) {
-        (None | Some("NotOlderThan"), Some(_)) | (None, None) => Ok(None),
-        (Some("Exact"), Some(Revision::ZERO)) => Err(Status::bad_request(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-        )),
-        (Some("Exact"), Some(revision)) => Ok(Some(revision)),
-        (Some("Exact" | "NotOlderThan"), None) => Err(Status::bad_request(
-            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-        )),
-        (Some(other), _) => {
-            Err(Status::bad_request(format!("resourceVersionMatch: must be Exact or NotOlderThan, not {other:?}")))
-        }
-    }
+    Ok(query.revision()?.filter(|_| options::is_exact(query)))
 }
 
-/// Where a page starts: what `continue` says.
-struct Start {
-    at: Option<Revision>,
-    after: Name,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Token {
-    v: u8,
-    /// The revision that all pages show; negative for whatever is there.
-    rv: i64,
-    namespace: String,
-    name: String,
-}
-
-/// Tokens of other forms are of other versions of this program, and expire.
-const TOKEN_VERSION: u8 = 1;
-
-impl Start {
-    fn of(query: &Query) -> StatusResult<Option<Start>> {
-        let Some(text) = query.text("continue") else { return Ok(None) };
-        if query.revision()?.is_some_and(|revision| revision != Revision::ZERO) {
-            return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
-        }
-        let malformed = || Status::bad_request("continue key is not valid");
-        let token = BASE64_URL_SAFE_NO_PAD.decode(text).map_err(|_| malformed())?;
-        let token: Token = serde_json::from_slice(&token).map_err(|_| malformed())?;
-        if token.v != TOKEN_VERSION {
-            return Err(Status::expired("the continue parameter is of another version; start a new list"));
-        }
-        let at = u64::try_from(token.rv).ok().map(Revision);
-        Ok(Some(Start { at, after: Name::new(token.namespace, token.name) }))
-    }
-}
-
-fn token(at: Revision, last: &Name) -> String {
-    let token = Token {
-        v: TOKEN_VERSION,
-        rv: i64::try_from(at.0).unwrap_or(-1),
-        namespace: last.namespace.to_string(),
-        name: last.name.to_string(),
-    };
-    BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
+/// The moment that a list shows, and when its first page was made.
+struct Shown {
+    revision: Revision,
+    since: Timestamp,
 }
 
 /// What is shown, and what remains.
@@ -156,10 +105,10 @@ impl Page {
     }
 }
 
-async fn respond(row: &'static Row, page: Page, revision: Revision, wanted: &Wanted) -> StatusResult<Response> {
-    let mut metadata = json!({"resourceVersion": revision.to_string()});
+async fn respond(row: &'static Row, page: Page, shown: &Shown, wanted: &Wanted) -> StatusResult<Response> {
+    let mut metadata = json!({"resourceVersion": shown.revision.to_string()});
     if let (true, Some(last)) = (page.has_more, page.objects.last()) {
-        metadata["continue"] = token(revision, &last.key.name).into();
+        metadata["continue"] = continuation::token(Some(shown.revision), &last.key.name, shown.since).into();
         if let Some(remaining) = page.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
@@ -271,5 +220,6 @@ pub async fn of(
     revision: Revision,
     wanted: &Wanted,
 ) -> StatusResult<Response> {
-    respond(row, Page { objects, has_more: false, remaining: None }, revision, wanted).await
+    let shown = Shown { revision, since: Timestamp::now() };
+    respond(row, Page { objects, has_more: false, remaining: None }, &shown, wanted).await
 }

@@ -118,7 +118,14 @@ async fn all_pages_of_a_list_show_one_moment() {
     assert_eq!(http.get(MAPS).await.names(), ["a", "b", "bb", "d"]);
 
     server.memory.compact();
-    assert!(http.get(&next).await.refusal().starts_with("410 Expired"));
+    let expired = http.get(&next).await;
+    assert!(expired.refusal().starts_with("410 Expired"));
+    let rest = expired.json()["metadata"]["continue"].as_str().unwrap().to_owned();
+    let rest = http.get(&format!("{MAPS}?limit=1&continue={rest}")).await;
+    assert_eq!(rest.names(), ["bb"], "what is there now");
+    assert_ne!(revision(&rest.json()), revision(&list));
+    let rest = rest.json()["metadata"]["continue"].as_str().unwrap().to_owned();
+    assert_eq!(http.get(&format!("{MAPS}?continue={rest}")).await.names(), ["d"]);
     assert_eq!(http.get(&format!("{MAPS}?continue=nonsense")).await.code, 400);
 }
 

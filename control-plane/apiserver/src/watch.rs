@@ -25,6 +25,7 @@ use crate::{
     answer,
     frames::Frames,
     front::Front,
+    options,
     path::Asked,
     query::Query,
     read,
@@ -50,7 +51,7 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
     let allows_bookmarks = query.flag("allowWatchBookmarks")?;
     let revision = query.revision()?;
     let sends_initial = query.optional_flag("sendInitialEvents")?;
-    check_initial(query, sends_initial, allows_bookmarks)?;
+    options::check(query, true)?;
     let timeout = match query.number("timeoutSeconds")? {
         None | Some(0) => TIMEOUT_MIN + TIMEOUT_MIN.mul_f64(jitter()),
         Some(seconds) => Duration::from_secs(
@@ -61,7 +62,8 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
 
     let door = &*front.door;
     let starts_anywhere = revision.is_none_or(|revision| revision == Revision::ZERO);
-    let (initial, from) = if sends_initial.unwrap_or(starts_anywhere) {
+    let sends_initial = sends_initial.unwrap_or(starts_anywhere);
+    let (initial, from) = if sends_initial {
         let view = read::view(door, revision).await?;
         let objects = selection.candidates(&view, None).filter(|object| selection.matches(object)).cloned().collect();
         (objects, view.revision())
@@ -83,7 +85,7 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
         frames,
         from,
         initial,
-        marks_initial: sends_initial == Some(true),
+        marks_initial: sends_initial && allows_bookmarks,
         events: VecDeque::new(),
         columns_sent: false,
         bookmark_at: allows_bookmarks.then(|| now + BOOKMARK_INTERVAL.mul_f64(0.75 + jitter() / 4.0)),
@@ -95,27 +97,6 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
         Some((Ok::<_, Infallible>(piece), watch))
     });
     Ok(answer::typed(200, content_type, Body::from_stream(stream)))
-}
-
-fn check_initial(query: &Query, sends_initial: Option<bool>, allows_bookmarks: bool) -> StatusResult<()> {
-    let matching = query.text("resourceVersionMatch");
-    match (sends_initial, matching) {
-        (Some(_), Some("NotOlderThan")) | (None, None) => {}
-        (Some(_), _) => {
-            return Err(Status::bad_request(
-                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-            ));
-        }
-        (None, Some(_)) => {
-            return Err(Status::bad_request(
-                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-            ));
-        }
-    }
-    if sends_initial == Some(true) && !allows_bookmarks {
-        return Err(Status::bad_request("sendInitialEvents: Forbidden: requires allowWatchBookmarks=true"));
-    }
-    Ok(())
 }
 
 /// A number from 0 to 1 that differs from watch to watch.
