@@ -9,7 +9,7 @@ use http::{
 };
 use serde_json::Value;
 
-use crate::{accept::Encoding, protobuf};
+use crate::{accept::Encoding, compress::Long, protobuf};
 
 /// When a client may ask again where nobody said.
 const RETRY_SECONDS: i32 = 1;
@@ -57,6 +57,13 @@ pub fn typed(code: u16, content_type: &'static str, body: impl Into<Body>) -> Re
     let mut response = Response::new(body.into());
     *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// An answer that is made while it is sent; see `compress`.
+pub fn long(content_type: &'static str, body: Body) -> Response {
+    let mut response = typed(200, content_type, body);
+    response.extensions_mut().insert(Long);
     response
 }
 

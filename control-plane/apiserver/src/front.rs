@@ -19,7 +19,7 @@ use crate::{
     access::{self, Attributes},
     answer,
     body::Bodies,
-    discovery, health, list, logs, openapi,
+    compress, discovery, health, list, logs, openapi,
     path::{Asked, Place},
     protobuf,
     query::Query,
@@ -45,12 +45,14 @@ pub fn router(front: Front) -> Router {
 
 async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
     let encoding = accept::of_refusal(request.headers(), request.uri());
+    let takes_gzip = compress::is_taken(request.headers());
     // A fault of ours costs this request and not the others on its connection.
-    match AssertUnwindSafe(answer(&front, request)).catch_unwind().await {
+    let response = match AssertUnwindSafe(answer(&front, request)).catch_unwind().await {
         Ok(Ok(response)) => response,
         Ok(Err(status)) => answer::refusal(&status, encoding),
         Err(_) => answer::refusal(&Status::internal("this request met a fault in the server; see its log"), encoding),
-    }
+    };
+    if takes_gzip { compress::compressed(response) } else { response }
 }
 
 async fn answer(front: &Arc<Front>, request: Request) -> StatusResult<Response> {

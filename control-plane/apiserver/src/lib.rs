@@ -9,6 +9,7 @@ mod accept;
 mod access;
 mod answer;
 mod body;
+mod compress;
 mod continuation;
 mod discovery;
 mod forward;

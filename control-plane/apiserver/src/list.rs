@@ -130,7 +130,7 @@ async fn respond(row: &'static Row, page: Page, shown: &Shown, wanted: &Wanted) 
         return Ok(answer::json(200, whole, wanted.encoding));
     }
     let stream = futures::stream::iter(pieces.map(Ok::<Bytes, std::convert::Infallible>));
-    Ok(answer::typed(200, "application/json", Body::from_stream(stream)))
+    Ok(answer::long("application/json", Body::from_stream(stream)))
 }
 
 /// A list in protobuf. How long it is stands at its beginning, so it is made whole, by a thread that may take its time.
@@ -153,8 +153,12 @@ async fn in_protobuf(
         protobuf::list(parts, &metadata)
     };
     let pieces = tokio::task::spawn_blocking(make).await.map_err(Status::internal)?;
-    let stream = futures::stream::iter(pieces.map(Ok::<Bytes, std::convert::Infallible>));
-    Ok(answer::typed(200, protobuf::MEDIA_TYPE, Body::from_stream(stream)))
+    let is_long = pieces.iter().map(Bytes::len).sum::<usize>() > PIECE_BYTES;
+    let body = Body::from_stream(futures::stream::iter(pieces.map(Ok::<Bytes, std::convert::Infallible>)));
+    Ok(match is_long {
+        true => answer::long(protobuf::MEDIA_TYPE, body),
+        false => answer::typed(200, protobuf::MEDIA_TYPE, body),
+    })
 }
 
 /// A list up to its items.

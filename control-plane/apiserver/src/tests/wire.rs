@@ -1,5 +1,7 @@
 //! What goes over the wire besides JSON.
 
+use std::io::Read;
+
 use serde_json::{Value, json};
 
 use super::{MAPS, TABLE, cluster, map, revision};
@@ -79,4 +81,33 @@ async fn a_watch_in_protobuf_is_made_of_frames() {
     assert!(error.windows(7).any(|bytes| bytes == b"Expired"), "{error:?}");
     let yaml = http.bytes(&format!("{MAPS}?watch=1"), &[("accept", "application/yaml")]).await;
     assert_eq!(yaml.0.status, 406);
+}
+
+#[tokio::test]
+async fn long_answers_are_compressed_for_those_who_take_it() {
+    let (server, http) = cluster().await;
+    for index in 0..300 {
+        let mut object = map(&format!("m{index}"));
+        object["data"]["key"] = json!("x".repeat(2000));
+        server.memory.write("configmaps", object);
+    }
+    let gzip = [("accept-encoding", "br, gzip;q=0.8")];
+    let plain = http.get(MAPS).await;
+    assert!(!plain.headers.contains_key("content-encoding"));
+    let (parts, body) = http.bytes(MAPS, &gzip).await;
+    assert_eq!(parts.headers["content-encoding"], "gzip");
+    assert_eq!(parts.headers["vary"], "Accept-Encoding");
+    let mut unpacked = String::new();
+    flate2::read::GzDecoder::new(&body[..]).read_to_string(&mut unpacked).unwrap();
+    assert_eq!(unpacked, plain.text);
+    assert!(body.len() < plain.text.len() / 5);
+
+    let (_, body) = http.bytes(MAPS, &[("accept-encoding", "gzip"), ("accept", MEDIA_TYPE)]).await;
+    let mut unpacked = Vec::new();
+    flate2::read::GzDecoder::new(&body[..]).read_to_end(&mut unpacked).unwrap();
+    assert_eq!(unpacked, list_of(&plain.json()));
+
+    for (path, headers) in [(&*format!("{MAPS}?limit=2"), gzip), (MAPS, [("accept-encoding", "gzip;q=0, br")])] {
+        assert!(!http.bytes(path, &headers).await.0.headers.contains_key("content-encoding"), "{path}");
+    }
 }
