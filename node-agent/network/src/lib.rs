@@ -5,9 +5,12 @@
 //! elements, all in one transaction of the kernel. Names are answered from memory.
 
 mod addresses;
+mod conntrack;
 mod dns;
+mod elements;
 mod files;
 mod link;
+mod netfilter;
 mod nft;
 mod node;
 mod pods;

@@ -14,12 +14,13 @@ use crate::{
     DNS_ADDRESS,
     addresses::{Addresses, Range},
     dns::{Names, Server},
+    elements::elements,
     link,
     nft::{self, Table},
     pods::{Pods, Wishes},
     routes::{self, Route},
     rules::NOTHING,
-    services::{self, HostPort, Service},
+    services::{HostPort, Service},
 };
 
 pub struct Config {
@@ -221,7 +222,7 @@ impl Network {
         }
         link::remove_all(&handle).await?;
         link::disown(&handle, DNS_ADDRESS).await?;
-        nft::run(NOTHING).await
+        nft::run(NOTHING).await.map(drop)
     }
 }
 
@@ -229,7 +230,7 @@ impl Given {
     async fn tell(&mut self) -> Result<(), NetworkError> {
         let Some(services) = &self.services else { return Ok(()) };
         let host_ports = self.host_ports.values().map(|(pod, ports)| (*pod, ports.as_slice()));
-        self.table.apply(services::elements(services, host_ports)).await
+        self.table.apply(elements(services, host_ports)).await
     }
 }
 

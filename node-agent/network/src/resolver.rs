@@ -1,6 +1,13 @@
 //! `/etc/resolv.conf` of a pod.
 
+use std::collections::BTreeSet;
+
 use crate::{CLUSTER_DOMAIN, DNS_ADDRESS};
+
+/// What resolvers read of such a file, and the kubelet writes.
+const NAMESERVERS_MAX: usize = 3;
+const SEARCHES_MAX: usize = 32;
+const SEARCH_LENGTH_MAX: usize = 2048;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DnsPolicy {
@@ -43,6 +50,7 @@ pub fn resolv_conf(policy: DnsPolicy, namespace: &str, of_node: &str, config: &D
         options.retain(|held| held.split(':').next() != Some(name));
         options.push(option.clone());
     }
+    limit(&mut nameservers, &mut searches);
     let mut text: String = nameservers.iter().map(|server| format!("nameserver {server}\n")).collect();
     if !searches.is_empty() {
         text.push_str(&format!("search {}\n", searches.join(" ")));
@@ -53,9 +61,41 @@ pub fn resolv_conf(policy: DnsPolicy, namespace: &str, of_node: &str, config: &D
     text
 }
 
+/// Says everything once, and no more than resolvers read.
+fn limit(nameservers: &mut Vec<String>, searches: &mut Vec<String>) {
+    let mut seen = BTreeSet::new();
+    nameservers.retain(|server| seen.insert(server.clone()));
+    nameservers.truncate(NAMESERVERS_MAX);
+    let (mut seen, mut length) = (BTreeSet::new(), 0);
+    searches.retain(|search| seen.insert(search.clone()));
+    searches.truncate(SEARCHES_MAX);
+    let fitting = searches.iter().take_while(|search| {
+        length += search.len() + 1;
+        length <= SEARCH_LENGTH_MAX + 1
+    });
+    let fitting = fitting.count();
+    searches.truncate(fitting);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_more_is_said_than_resolvers_read() {
+        let config = DnsConfig {
+            nameservers: (1..=5).map(|number| format!("192.0.2.{}", number.min(4))).collect(),
+            searches: (0..40).map(|number| format!("{number}{}", "x".repeat(100))).collect(),
+            ..DnsConfig::default()
+        };
+        let text = resolv_conf(DnsPolicy::None, "apps", "", &config);
+        let of = |word: &str| text.lines().filter_map(|line| line.strip_prefix(word)).collect::<Vec<_>>();
+        assert_eq!(of("nameserver "), ["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+        assert!(of("search ")[0].len() <= SEARCH_LENGTH_MAX);
+        let twice = DnsConfig { searches: vec!["svc.cluster.local".into()], ..DnsConfig::default() };
+        let text = resolv_conf(DnsPolicy::ClusterFirst, "apps", "search svc.cluster.local\n", &twice);
+        assert!(text.contains("search apps.svc.cluster.local svc.cluster.local cluster.local\n"), "{text}");
+    }
 
     #[test]
     fn pods_ask_the_cluster_first() {

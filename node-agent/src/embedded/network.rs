@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
     path::Path,
+    time::Duration,
 };
 
 use copepod_network::{
@@ -21,6 +22,9 @@ use crate::{
 };
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// The API's default for the time of ClientIP affinity.
+const AFFINITY_SECONDS: u64 = 10800;
 
 /// Which service a slice belongs to.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -191,8 +195,20 @@ fn known(
         ports: ports.collect(),
         hosts: slices.iter().filter(|_| is_headless).flat_map(|slice| hosts(slice)).collect(),
         external_name: spec.external_name.clone().filter(|_| spec.type_.as_deref() == Some("ExternalName")),
-        local_only: spec.external_traffic_policy.as_deref() == Some("Local"),
+        outside_stays: spec.external_traffic_policy.as_deref() == Some("Local"),
+        inside_stays: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        affinity: affinity(spec),
     })
+}
+
+/// How long a client is led to where it was led before.
+fn affinity(spec: &v1::ServiceSpec) -> Option<Duration> {
+    if spec.session_affinity.as_deref() != Some("ClientIP") {
+        return None;
+    }
+    let config = spec.session_affinity_config.as_ref().and_then(|config| config.client_ip.as_ref());
+    let seconds = config.and_then(|config| u64::try_from(config.timeout_seconds?).ok()).filter(|seconds| *seconds > 0);
+    Some(Duration::from_secs(seconds.unwrap_or(AFFINITY_SECONDS)))
 }
 
 /// A slice names its ports as the service does.
@@ -204,13 +220,17 @@ fn endpoints(slice: &EndpointSlice, port_name: &str, wire: &str, own_node: &str)
     let listed = slice.endpoints.iter().flatten();
     listed
         .flat_map(|endpoint| {
-            let is_ready = endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false);
+            let conditions = endpoint.conditions.as_ref();
+            let is_ready = conditions.and_then(|conditions| conditions.ready) != Some(false);
+            let is_leaving = conditions
+                .is_some_and(|conditions| conditions.terminating == Some(true) && conditions.serving != Some(false));
             let is_local = endpoint.node_name.as_deref() == Some(own_node);
             endpoint.addresses.iter().filter_map(|address| address.parse().ok()).map(move |address| Endpoint {
                 address,
                 port,
                 is_local,
                 is_ready,
+                is_leaving,
             })
         })
         .collect()

@@ -171,7 +171,7 @@ pub mod tests {
     }
 
     pub fn names() -> Names {
-        let ready = Endpoint { address: pod(3), port: 8080, is_local: true, is_ready: true };
+        let ready = Endpoint { address: pod(3), port: 8080, is_local: true, is_ready: true, is_leaving: false };
         let unready = Endpoint { is_ready: false, ..ready.clone() };
         let web = Service { address: Some(Ipv4Addr::new(10, 96, 0, 7)), ports: vec![port(vec![])], ..named("web") };
         let db = Service {

@@ -13,6 +13,7 @@ fn service(endpoints: &[&Pod], own: u8, protocol: Protocol) -> Service {
         port: 8080,
         is_local: pod.node == own,
         is_ready: true,
+        is_leaving: false,
     });
     let port = ServicePort {
         protocol,
@@ -183,4 +184,68 @@ fn nothing_is_left_when_it_is_torn_down() {
     for trace in ["copepod", "cpd", "10.96", "10.244"] {
         assert!(!left.contains(trace), "{left}");
     }
+}
+
+/// Asks a few times, and says which names answered.
+fn answering(from: &Space, to: &str) -> Vec<String> {
+    let mut names: Vec<String> =
+        (0..12).map(|_| from.tcp(to).split(' ').next().unwrap_or_default().to_owned()).collect();
+    names.sort();
+    names.dedup();
+    names
+}
+
+#[test]
+fn a_client_comes_back_to_its_endpoint_until_it_is_gone() {
+    let (one, two, outside) = two_nodes();
+    let pods = [one.pod("a"), one.pod("b"), two.pod("c")];
+    for (pod, name) in pods.iter().zip(["a", "b", "c"]) {
+        pod.space.serve(name, 8080);
+    }
+    let client = one.pod("client");
+    let tell = |node: &Node, pods: &[&Pod]| {
+        let affinity = Some(std::time::Duration::from_secs(600));
+        node.services(&[Service { affinity, ..service(pods, 1, Protocol::Tcp) }]);
+    };
+    let all: Vec<&Pod> = pods.iter().collect();
+    tell(&one, &all);
+    let chosen = answering(&client.space, WEB);
+    assert_eq!(chosen.len(), 1, "{chosen:?}");
+    assert_eq!(answering(&outside, "192.0.2.1:30080").len(), 1);
+    let others: Vec<&Pod> =
+        pods.iter().zip(["a", "b", "c"]).filter(|(_, name)| *name != chosen[0]).map(|(pod, _)| pod).collect();
+    tell(&one, &others);
+    let next = answering(&client.space, WEB);
+    assert!(next.len() == 1 && next != chosen, "{next:?}");
+}
+
+#[test]
+fn what_comes_from_outside_stays_where_a_local_policy_says_so() {
+    let (one, two, outside) = two_nodes();
+    let (a, c) = (one.pod("a"), two.pod("c"));
+    c.space.serve("c", 8080);
+    for (node, number) in [(&one, 1), (&two, 2)] {
+        node.services(&[Service { outside_stays: true, ..service(&[&c], number, Protocol::Tcp) }]);
+    }
+    assert_eq!(outside.tcp("192.0.2.2:30080"), "c to 192.0.2.3", "the address of the client is kept");
+    assert_eq!(a.space.tcp("192.0.2.1:30080").split(' ').next(), Some("c"), "pods are not outside");
+    assert_eq!(outside.tcp_soon("192.0.2.1:30080"), "TimedOut");
+    one.services(&[Service { inside_stays: true, ..service(&[&c], 1, Protocol::Tcp) }]);
+    assert_eq!(a.space.tcp_soon(WEB), "TimedOut");
+}
+
+#[test]
+fn datagrams_leave_endpoints_that_are_gone() {
+    let (one, two, _outside) = two_nodes();
+    let (a, b, c) = (one.pod("a"), one.pod("b"), two.pod("c"));
+    b.space.serve("b", 8080);
+    c.space.serve("c", 8080);
+    one.services(&[service(&[&b], 1, Protocol::Udp)]);
+    let mut asker = a.space.asker("10.96.0.5:80");
+    let mut host = one.space.asker("192.0.2.1:30080");
+    assert_eq!(asker(), format!("b to {}", a.address));
+    assert_eq!(host(), "b to 192.0.2.1");
+    one.services(&[service(&[&c], 1, Protocol::Udp)]);
+    assert_eq!(asker(), format!("c to {}", a.address));
+    assert_eq!(host(), "c to 192.0.2.1");
 }

@@ -20,6 +20,8 @@ use tokio::runtime::{Builder, Runtime};
 /// Long enough on a busy machine; only what is broken takes so long.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+const IMPATIENCE: Duration = Duration::from_millis(300);
+
 /// A network namespace, and that of the wire it is on: a link goes with either of its ends.
 pub struct Space {
     file: Arc<File>,
@@ -101,18 +103,37 @@ impl Space {
         }
     }
 
-    pub fn udp(&self, to: &str) -> String {
+    /// As `tcp`, where no answer is expected.
+    pub fn tcp_soon(&self, to: &str) -> String {
         let to: SocketAddr = to.parse().unwrap();
-        self.run(move || {
+        self.run(move || match TcpStream::connect_timeout(&to, IMPATIENCE) {
+            Ok(mut stream) => again(&mut stream),
+            Err(error) => format!("{:?}", error.kind()),
+        })
+    }
+
+    pub fn udp(&self, to: &str) -> String {
+        self.asker(to)()
+    }
+
+    /// Asks again and again from the same port.
+    pub fn asker(&self, to: &str) -> impl FnMut() -> String + use<> {
+        let to: SocketAddr = to.parse().unwrap();
+        let socket = self.run(move || {
             let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
             socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            let mut answer = [0; 64];
-            let got = socket.connect(to).and_then(|()| socket.send(b"?")).and_then(|_| socket.recv(&mut answer));
+            socket.connect(to).map(|()| socket)
+        });
+        let mut answer = [0; 64];
+        move || {
+            let got = socket.as_ref().map_err(std::io::Error::kind).and_then(|socket| {
+                socket.send(b"?").and_then(|_| socket.recv(&mut answer)).map_err(|error| error.kind())
+            });
             match got {
                 Ok(length) => String::from_utf8_lossy(&answer[..length]).trim().to_owned(),
-                Err(error) => format!("{:?}", error.kind()),
+                Err(kind) => format!("{kind:?}"),
             }
-        })
+        }
     }
 }
 
