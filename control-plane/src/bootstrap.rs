@@ -1,4 +1,4 @@
-//! What a cluster is born with: its namespaces, and the service under which pods reach the API.
+//! What a cluster is born with: its namespaces, its roles, and the service under which pods reach the API.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -13,6 +13,8 @@ use copepod_api::{
 use copepod_replica::Replica;
 use copepod_store::{Door, View};
 use serde_json::{Value, json};
+
+use crate::roles;
 
 const NAMESPACES_AT_BIRTH: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -74,6 +76,7 @@ fn missing(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>) ->
         });
         requests.push(Request::of::<Service>(user, "default", "kubernetes", "", Action::Create { object: service }));
     }
+    requests.extend(roles::missing(view, user));
     requests.extend(endpoints(view, user, servers, port));
     requests
 }

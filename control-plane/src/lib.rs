@@ -12,6 +12,7 @@ mod leading;
 mod links;
 mod logs;
 mod peers;
+mod roles;
 mod scheduling;
 mod server;
 

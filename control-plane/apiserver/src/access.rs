@@ -1,65 +1,99 @@
 //! Who may do what.
 //!
-//! Until roles are objects, three groups decide: administrators and servers may do everything, nodes may read (what
-//! they need and may change comes and goes over their session, so Secrets are not among it), and everybody else who
-//! has a name may find out what the API offers.
+//! Administrators and servers may do everything. For everybody else roles and bindings decide, and for nodes what they
+//! need besides. What roles grant is kept arranged between requests, and made anew when one of them changed.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use copepod_access::{Attributes, Decision, Index, Rule, Wish};
 use copepod_api::{Resource, Status, StatusResult, User, resource};
-use copepod_identity::{MASTERS_GROUP, NODES_GROUP, SERVERS_GROUP};
+use copepod_identity::{NODES_GROUP, SERVERS_GROUP};
+use copepod_store::View;
 
-use crate::path::Asked;
+use crate::{path::Asked, query::Query};
 
-/// What somebody wants to do.
-pub struct Attributes<'a> {
-    pub verb: &'a str,
-    pub resource: Resource,
-    pub subresource: &'a str,
-    pub namespace: &'a str,
-    pub name: &'a str,
+/// What roles grant, as of the last request.
+#[derive(Default)]
+pub struct Access {
+    index: ArcSwap<Index>,
 }
 
-impl<'a> Attributes<'a> {
-    pub fn of(asked: &'a Asked, verb: &'a str) -> Attributes<'a> {
-        Attributes {
-            verb,
-            resource: asked.row.kind.resource(),
-            subresource: &asked.subresource,
-            namespace: &asked.namespace,
-            name: &asked.name,
+impl Access {
+    /// Who may do what in this view.
+    pub fn at(&self, view: &View) -> Judge {
+        let known = self.index.load_full();
+        if known.is_of(view) {
+            return Judge { index: known };
         }
+        let index = Arc::new(known.updated(view));
+        self.index.store(index.clone());
+        Judge { index }
     }
 }
 
-pub fn is_allowed(user: &User, wish: &Attributes<'_>) -> bool {
-    let reads = ["get", "list", "watch"].contains(&wish.verb);
-    user.is_in(MASTERS_GROUP)
-        || user.is_in(SERVERS_GROUP)
-        || (user.is_in(NODES_GROUP) && reads && wish.resource != resource::SECRETS && wish.subresource.is_empty())
+/// Who may do what at one moment.
+#[derive(Clone)]
+pub struct Judge {
+    index: Arc<Index>,
 }
 
-pub fn check(user: &User, wish: &Attributes<'_>) -> StatusResult<()> {
-    if is_allowed(user, wish) {
-        return Ok(());
+impl Judge {
+    pub fn decide(&self, user: &User, wish: &Wish<'_>) -> Decision {
+        if user.is_in(SERVERS_GROUP) || (user.is_in(NODES_GROUP) && node_may(wish)) {
+            return Decision { is_allowed: true, reason: String::new() };
+        }
+        self.index.decide(user, wish)
     }
-    let plural = match wish.subresource {
-        "" => wish.resource.plural.to_string(),
-        subresource => format!("{}/{subresource}", wish.resource.plural),
-    };
-    let place = match wish.namespace {
-        "" => " at the cluster scope".to_owned(),
-        namespace => format!(" in the namespace {namespace:?}"),
-    };
-    let why = format!(
-        "User {:?} cannot {} resource {plural:?} in API group {:?}{place}",
-        user.name, wish.verb, wish.resource.group
-    );
-    Err(Status::forbidden(&wish.resource, wish.name, why))
+
+    /// All that roles give a user in a namespace.
+    pub fn rules(&self, user: &User, namespace: &str) -> Vec<Rule> {
+        self.index.rules(user, namespace)
+    }
+
+    pub fn check(&self, user: &User, wish: &Wish<'_>) -> StatusResult<()> {
+        if self.decide(user, wish).is_allowed {
+            return Ok(());
+        }
+        let why = wish.refusal(&user.name);
+        Err(match wish {
+            Wish::Path { .. } => Status::new(403, "Forbidden", format!("forbidden: {why}")),
+            Wish::Object(wish) => Status::forbidden(&Resource::new(wish.group, wish.resource), wish.name, why),
+        })
+    }
 }
 
-/// What describes the API is open to everybody with a name.
-pub fn check_path(user: &User) -> StatusResult<()> {
-    match user.is_in(crate::who::AUTHENTICATED) || user.is_in(MASTERS_GROUP) {
-        true => Ok(()),
-        false => Err(Status::new(403, "Forbidden", format!("User {:?} cannot get this path", user.name))),
-    }
+/// What nodes may do without a role: read, except Secrets. What they need and may change comes and goes over their
+/// session.
+fn node_may(wish: &Wish<'_>) -> bool {
+    let Wish::Object(wish) = wish else { return false };
+    let is_secrets = (wish.group, wish.resource) == (&*resource::SECRETS.group, &*resource::SECRETS.plural);
+    ["get", "list", "watch"].contains(&wish.verb) && !is_secrets && wish.subresource.is_empty()
+}
+
+/// What a request about objects wishes.
+pub fn wish<'a>(asked: &'a Asked, verb: &'a str, query: &'a Query) -> Wish<'a> {
+    let is_collection = asked.name.is_empty();
+    Wish::Object(Attributes {
+        verb,
+        group: &asked.row.kind.group,
+        resource: &asked.row.kind.plural,
+        subresource: &asked.subresource,
+        // A namespace is in itself: who may read what is in it may be given the right to read it.
+        namespace: match asked.row.kind.resource() == resource::NAMESPACES {
+            true => &asked.name,
+            false => &asked.namespace,
+        },
+        // A selection of one name is that object, so that a right to it suffices.
+        name: match is_collection && verb != "create" {
+            true => query.text("fieldSelector").and_then(only_name).unwrap_or_default(),
+            false => &asked.name,
+        },
+    })
+}
+
+/// The name in `metadata.name=x`, where the selector requires one.
+fn only_name(selector: &str) -> Option<&str> {
+    let name = selector.split(',').find_map(|part| part.trim().strip_prefix("metadata.name="))?;
+    Some(name.strip_prefix('=').unwrap_or(name))
 }

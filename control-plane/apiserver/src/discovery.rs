@@ -143,7 +143,7 @@ fn resources(group: &str, version: &str) -> StatusResult<Value> {
     }
     for review in reviews_of(group, version) {
         resources.push(json!({
-            "name": review.plural, "singularName": review.singular, "namespaced": false,
+            "name": review.plural, "singularName": review.singular, "namespaced": review.is_namespaced,
             "kind": review.kind, "verbs": ["create"],
         }));
     }
@@ -175,7 +175,8 @@ fn everything(core: bool) -> Value {
                     let mut resources: Vec<Value> = rows_of(group, version).map(aggregated).collect();
                     resources.extend(reviews_of(group, version).map(|review| {
                         json!({
-                            "resource": review.plural, "singularResource": review.singular, "scope": "Cluster",
+                            "resource": review.plural, "singularResource": review.singular,
+                            "scope": if review.is_namespaced { "Namespaced" } else { "Cluster" },
                             "responseKind": {"group": review.group, "version": review.version, "kind": review.kind},
                             "verbs": ["create"],
                         })

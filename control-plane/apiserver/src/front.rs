@@ -8,6 +8,7 @@ use axum::{
     response::Response,
     routing::any,
 };
+use copepod_access::Wish;
 use copepod_api::{Status, StatusResult, User};
 use copepod_store::Door;
 use futures::FutureExt;
@@ -16,7 +17,7 @@ use http::Method;
 use crate::{
     Config, Tunnels,
     accept::{self, Wanted},
-    access::{self, Attributes},
+    access::{self, Access},
     answer,
     body::Bodies,
     compress, discovery, health, list, logs, openapi,
@@ -31,11 +32,12 @@ pub struct Front {
     pub tunnels: Arc<dyn Tunnels>,
     pub config: Config,
     pub bodies: Bodies,
+    pub access: Access,
 }
 
 impl Front {
     pub fn new(door: Arc<dyn Door>, tunnels: Arc<dyn Tunnels>, config: Config) -> Front {
-        Front { door, tunnels, config, bodies: Bodies::default() }
+        Front { door, tunnels, config, bodies: Bodies::default(), access: Access::default() }
     }
 }
 
@@ -64,17 +66,21 @@ async fn answer(front: &Arc<Front>, request: Request) -> StatusResult<Response> 
         return Ok(health::version());
     }
 
-    let user = who::user(&request)?;
+    let judge = front.access.at(&front.door.view());
+    let user = who::user(&judge, &request)?;
     let query = Query::of(request.uri())?;
     match place {
         Place::Object(asked) => {
             let verb = verb(request.method(), &asked, &query)?;
-            access::check(&user, &Attributes::of(&asked, verb))?;
+            judge.check(&user, &access::wish(&asked, verb, &query))?;
             about_objects(front, request, user, asked, verb, query).await
         }
-        Place::Review(review) => reviews::answer(front, request, &user, review).await,
+        Place::Review { review, namespace } => {
+            reviews::answer(front, request, &user, &judge, (review, &namespace)).await
+        }
         place => {
-            access::check_path(&user)?;
+            let verb = request.method().as_str().to_lowercase();
+            judge.check(&user, &Wish::Path { verb: &verb, path: request.uri().path() })?;
             if request.method() != Method::GET {
                 return Err(Status::method_not_allowed("only GET is supported here"));
             }

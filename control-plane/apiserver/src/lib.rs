@@ -16,6 +16,7 @@ mod forward;
 mod frames;
 mod front;
 mod health;
+mod impersonation;
 mod list;
 mod logs;
 mod openapi;

@@ -28,7 +28,10 @@ pub enum Place {
     OpenApi(Option<String>),
     Object(Asked),
     /// A question that is posted and answered and never stored.
-    Review(&'static Review),
+    Review {
+        review: &'static Review,
+        namespace: String,
+    },
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,8 +116,8 @@ fn object(group: &str, version: &str, rest: &[&str]) -> StatusResult<Place> {
         [plural, name, subresource] => (*plural, *name, *subresource),
         _ => return Err(Status::no_such_path()),
     };
-    if let Some(review) = reviews::find(group, version, plural).filter(|_| name.is_empty() && namespace.is_empty()) {
-        return Ok(Place::Review(review));
+    if let Some(review) = reviews::find(group, version, plural, namespace).filter(|_| name.is_empty()) {
+        return Ok(Place::Review { review, namespace: namespace.to_owned() });
     }
     let row = copepod_registry::rows()
         .iter()
@@ -131,7 +134,7 @@ fn object(group: &str, version: &str, rest: &[&str]) -> StatusResult<Place> {
 }
 
 /// Percent-decoding.
-fn decoded(segment: &str) -> StatusResult<String> {
+pub fn decoded(segment: &str) -> StatusResult<String> {
     if !segment.contains('%') {
         return Ok(segment.to_owned());
     }

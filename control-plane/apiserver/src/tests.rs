@@ -1,5 +1,6 @@
 //! Real clients against a cluster in memory, over loopback.
 
+mod access;
 mod client;
 mod kubectl;
 mod memory;
@@ -249,12 +250,16 @@ async fn people_are_who_their_certificates_say() {
     let (server, admin) = cluster().await;
     server.memory.write("configmaps", map("a"));
     let nobody = server.client(As::Nobody);
-    assert_eq!(nobody.get(MAPS).await.refusal(), "401 Unauthorized: Unauthorized");
+    assert_eq!(
+        nobody.get(MAPS).await.refusal(),
+        "403 Forbidden: configmaps is forbidden: User \"system:anonymous\" cannot list resource \"configmaps\" \
+         in API group \"\" in the namespace \"default\""
+    );
     for path in ["/healthz", "/livez", "/readyz", "/version"] {
         assert_eq!(nobody.get(path).await.code, 200, "{path}");
     }
     // Only servers may speak for others.
-    assert_eq!(nobody.send(Method::GET, MAPS, &[("x-remote-user", "admin")], "").await.code, 401);
+    assert_eq!(nobody.send(Method::GET, MAPS, &[("x-remote-user", "admin")], "").await.code, 403);
     let remote = [("x-remote-user", "joe"), ("x-remote-group", "system:authenticated")];
     assert_eq!(server.client(As::Server).send(Method::GET, MAPS, &remote, "").await.code, 403);
     assert_eq!(admin.send(Method::GET, MAPS, &remote, "").await.code, 200);

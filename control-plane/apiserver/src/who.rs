@@ -1,55 +1,40 @@
 //! Who asks.
 //!
-//! The connection's certificate says it (see `serve`). A server of the cluster may speak for the user whose request it
-//! passes on, and an administrator may act as somebody else (`kubectl --as`).
+//! The connection's certificate says it (see `serve`), or a token that the request bears. A server of the cluster may
+//! speak for the user whose request it passes on. Whoever is allowed to may act as somebody else (see `impersonation`).
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::extract::Request;
-use copepod_api::{Resource, Status, StatusResult, User};
-use copepod_identity::{MASTERS_GROUP, SERVERS_GROUP};
+use copepod_api::{Status, StatusResult, User};
+use copepod_identity::SERVERS_GROUP;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-pub const REMOTE_USER: HeaderName = HeaderName::from_static("x-remote-user");
-pub const REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-group");
-pub const REMOTE_UID: HeaderName = HeaderName::from_static("x-remote-uid");
-const ACT_AS_USER: &str = "impersonate-user";
-const ACT_AS_GROUP: &str = "impersonate-group";
-const ACT_AS_UID: &str = "impersonate-uid";
+use crate::{access::Judge, impersonation};
+
+const REMOTE_USER: HeaderName = HeaderName::from_static("x-remote-user");
+const REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-group");
+const REMOTE_UID: HeaderName = HeaderName::from_static("x-remote-uid");
+const REMOTE_EXTRA: &str = "x-remote-extra-";
 
 pub const AUTHENTICATED: &str = "system:authenticated";
 pub const ANONYMOUS: &str = "system:anonymous";
-const UNAUTHENTICATED: &str = "system:unauthenticated";
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 
+/// Whoever shows nothing. Roles decide what that is good for.
 pub fn anonymous() -> User {
     User { name: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()], ..User::default() }
 }
 
-/// The user that a request counts as. Nobody is unauthorized here: what needs no name is answered before.
-pub fn user(request: &Request) -> StatusResult<User> {
-    let caller = request.extensions().get::<User>().filter(|user| &*user.name != ANONYMOUS);
-    let caller = caller.ok_or_else(Status::unauthorized)?;
-    let headers = request.headers();
+/// The user that a request counts as.
+pub fn user(judge: &Judge, request: &Request) -> StatusResult<User> {
+    let caller = request.extensions().get::<User>().cloned().unwrap_or_else(anonymous);
     if caller.is_in(SERVERS_GROUP)
-        && let Some(user) = described(headers, REMOTE_USER.as_str(), REMOTE_GROUP.as_str(), REMOTE_UID.as_str())?
+        && let Some(user) = described(request.headers())?
     {
         return Ok(user);
     }
-    match described(headers, ACT_AS_USER, ACT_AS_GROUP, ACT_AS_UID)? {
-        None => Ok(caller.clone()),
-        Some(user) if caller.is_in(MASTERS_GROUP) => Ok(User {
-            groups: match &*user.name {
-                ANONYMOUS => vec![UNAUTHENTICATED.into()],
-                _ if user.is_in(AUTHENTICATED) => user.groups,
-                _ => user.groups.into_iter().chain([AUTHENTICATED.into()]).collect(),
-            },
-            ..user
-        }),
-        Some(user) => {
-            let why = format!("User {:?} cannot impersonate resource \"users\" in API group \"\"", caller.name);
-            Err(Status::forbidden(&Resource::known("", "users"), &user.name, why))
-        }
-    }
+    impersonation::user(judge, caller, request.headers())
 }
 
 /// The server that passed a request on is known to be one of the cluster.
@@ -71,27 +56,49 @@ pub fn describe(user: &User, headers: &mut HeaderMap) -> StatusResult<()> {
     if let Some(uid) = &user.uid {
         headers.insert(REMOTE_UID, value(uid)?);
     }
+    for (key, values) in &user.extra {
+        let name = HeaderName::from_bytes(format!("{REMOTE_EXTRA}{}", escaped(key)).as_bytes())
+            .map_err(|_| Status::bad_request("what is known of the user cannot stand in a header"))?;
+        for own in values {
+            headers.append(name.clone(), value(own)?);
+        }
+    }
     Ok(())
 }
 
-fn described(headers: &HeaderMap, name: &str, group: &str, uid: &str) -> StatusResult<Option<User>> {
-    let text = |value: &HeaderValue| -> StatusResult<Arc<str>> {
-        std::str::from_utf8(value.as_bytes())
-            .map(Arc::from)
-            .map_err(|_| Status::bad_request(format!("the header {name} is not UTF-8")))
-    };
-    let Some(user) = headers.get(name).filter(|value| !value.is_empty()) else {
-        return match headers.contains_key(group) || headers.contains_key(uid) {
-            true if name == ACT_AS_USER => {
-                Err(Status::bad_request("groups to act as were given without a user to act as"))
-            }
-            _ => Ok(None),
-        };
-    };
+fn described(headers: &HeaderMap) -> StatusResult<Option<User>> {
+    let Some(name) = headers.get(REMOTE_USER).filter(|value| !value.is_empty()) else { return Ok(None) };
     Ok(Some(User {
-        name: text(user)?,
-        uid: headers.get(uid).map(text).transpose()?,
-        groups: headers.get_all(group).iter().map(text).collect::<StatusResult<_>>()?,
-        ..User::default()
+        name: text(name)?,
+        uid: headers.get(REMOTE_UID).map(text).transpose()?,
+        groups: headers.get_all(REMOTE_GROUP).iter().map(text).collect::<StatusResult<_>>()?,
+        extra: extra(headers, REMOTE_EXTRA)?,
     }))
+}
+
+pub fn text(value: &HeaderValue) -> StatusResult<Arc<str>> {
+    std::str::from_utf8(value.as_bytes())
+        .map(Arc::from)
+        .map_err(|_| Status::bad_request("a header that describes a user is not UTF-8"))
+}
+
+/// What headers of this prefix say; what follows the prefix is the key.
+pub fn extra(headers: &HeaderMap, prefix: &str) -> StatusResult<BTreeMap<Arc<str>, Vec<Arc<str>>>> {
+    let mut extra: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
+    for (name, value) in headers {
+        if let Some(key) = name.as_str().strip_prefix(prefix) {
+            extra.entry(crate::path::decoded(key)?.into()).or_default().push(text(value)?);
+        }
+    }
+    Ok(extra)
+}
+
+/// A key as part of a header's name: names of headers are lower case, and have few signs.
+fn escaped(key: &str) -> String {
+    key.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' => char::from(byte).to_string(),
+            _ => format!("%{byte:02x}"),
+        })
+        .collect()
 }

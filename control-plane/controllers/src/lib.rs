@@ -6,6 +6,7 @@
 //!
 //! A new controller is a file with a `CONTROLLER` in it, and a line in `ALL`.
 
+pub mod clusterrole_aggregation;
 pub mod deployment;
 pub mod disruption;
 pub mod endpointslice;
@@ -49,4 +50,5 @@ pub const ALL: &[Controller] = &[
     namespace::CONTROLLER,
     disruption::CONTROLLER,
     events::CONTROLLER,
+    clusterrole_aggregation::CONTROLLER,
 ];

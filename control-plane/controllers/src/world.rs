@@ -220,7 +220,7 @@ impl World {
         self.create("", "pods", "Pod", "default", name, object);
     }
 
-    fn create(&mut self, group: &str, plural: &str, kind: &str, namespace: &str, name: &str, mut object: Value) {
+    pub fn create(&mut self, group: &str, plural: &str, kind: &str, namespace: &str, name: &str, mut object: Value) {
         object["apiVersion"] = json!(if group.is_empty() { "v1".to_owned() } else { format!("{group}/v1") });
         object["kind"] = json!(kind);
         object["metadata"]["name"] = json!(name);

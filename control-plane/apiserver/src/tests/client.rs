@@ -27,6 +27,8 @@ pub enum As {
     Node,
     Server,
     Nobody,
+    /// A user in no group but that of everybody with a name.
+    User(&'static str),
 }
 
 pub struct Server {
@@ -84,6 +86,7 @@ impl Server {
             As::Admin => Some(issue("admin", MASTERS_GROUP)),
             As::Node => Some(issue("system:node:n1", NODES_GROUP)),
             As::Server => Some(issue("system:server:s2", SERVERS_GROUP)),
+            As::User(name) => Some(issue(name, "people")),
             As::Nobody => None,
         };
         let own = issued.as_ref().map(|issued| (&*issued.certificate_pem, &*issued.key_pem));

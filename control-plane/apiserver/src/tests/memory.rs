@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use bytes::Bytes;
-use copepod_api::{Action, Reply, Request, Resource, Revision, Status, Target, Timestamp, User, WriteOptions};
+use copepod_api::{
+    Action, Body, Expect, Op, Reply, Request, Resource, Revision, Status, Target, Timestamp, Txn, User, WriteOptions,
+};
 use copepod_registry::{Env, transact};
 use copepod_store::{Compacted, Cursor, Door, Event, History, Leader, View, door::Async};
 use serde_json::{Value, json};
@@ -28,11 +30,11 @@ struct State {
 }
 
 impl Memory {
-    /// A cluster as it begins: with its namespaces.
+    /// A cluster as it begins: with its roles and namespaces.
     pub fn new() -> Arc<Memory> {
         let memory = Memory {
             state: Mutex::new(State {
-                view: View::default(),
+                view: with_default_roles(),
                 history: History::beginning(Revision::ZERO),
                 dice: 0x9e37_79b9_7f4a_7c15,
             }),
@@ -80,6 +82,14 @@ impl Memory {
         let mut state = self.state.lock().unwrap();
         state.history = History::beginning(state.view.revision());
     }
+}
+
+fn with_default_roles() -> View {
+    let ops = copepod_access::defaults::all()
+        .into_iter()
+        .map(|part| Op::Put { key: part.key, body: Body::encode(&part.object), expect: Expect::Any })
+        .collect();
+    View::default().apply(&Txn { ops }, Timestamp::now()).expect("objects").0
 }
 
 /// `Door` for an `Arc` of it, so that cursors can keep it.
