@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::Resource;
 
-type Text = Cow<'static, str>;
+/// Written in the program, or read from a definition.
+pub type Text = Cow<'static, str>;
 
 #[derive(Clone, Debug)]
 pub struct Kind {
@@ -22,10 +23,10 @@ pub struct Kind {
     pub plural: Text,
     /// `deployment`.
     pub singular: Text,
-    pub short: Cow<'static, [&'static str]>,
-    pub categories: Cow<'static, [&'static str]>,
+    pub short: Vec<Text>,
+    pub categories: Vec<Text>,
     pub scope: Scope,
-    pub subresources: Cow<'static, [Subresource]>,
+    pub subresources: Vec<Subresource>,
     pub schema: SchemaSource,
 }
 

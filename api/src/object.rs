@@ -119,6 +119,7 @@ pub struct Object {
     gap: u32,
     value: OnceLock<Value>,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
+    derived: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
 impl Object {
@@ -156,6 +157,7 @@ impl Object {
             node,
             value: OnceLock::new(),
             typed: OnceLock::new(),
+            derived: OnceLock::new(),
         })
     }
 
@@ -192,6 +194,18 @@ impl Object {
             .ok_or_else(|| DecodeError::other_type(&self.key, std::any::type_name::<T>()))
     }
 
+    /// What follows from this object alone and is dear to make: the rows of a definition. Made on the first call; one
+    /// type an object.
+    pub fn derived<T: Send + Sync + 'static>(&self, make: impl FnOnce(&Object) -> T) -> Option<Arc<T>> {
+        let derived = self.derived.get_or_init(|| Arc::new(make(self)));
+        derived.clone().downcast::<T>().ok()
+    }
+
+    /// The same object at the same revision, said differently: in another version of its kind.
+    pub fn said(&self, value: &Value) -> Result<Object, DecodeError> {
+        Object::store(self.key.clone(), &Body::encode(value), self.revision)
+    }
+
     /// The same object with another revision: what a watcher is shown when it is deleted.
     pub fn at(&self, revision: Revision) -> Object {
         Object {
@@ -203,6 +217,7 @@ impl Object {
             gap: self.gap,
             value: OnceLock::new(),
             typed: OnceLock::new(),
+            derived: OnceLock::new(),
         }
     }
 }

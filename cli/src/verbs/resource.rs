@@ -13,7 +13,10 @@ pub fn kind(word: &str) -> Outcome<&'static Kind> {
     let lower = word.to_lowercase();
     let (name, group) = lower.split_once('.').map_or((lower.as_str(), None), |(name, group)| (name, Some(group)));
     let named = |kind: &Kind| {
-        kind.plural == name || kind.singular == name || kind.short.contains(&name) || kind.name.to_lowercase() == name
+        kind.plural == name
+            || kind.singular == name
+            || kind.short.iter().any(|short| short == name)
+            || kind.name.to_lowercase() == name
     };
     let in_group = |kind: &Kind| group.is_none_or(|group| kind.group == group);
     let kinds = || copepod_registry::rows().iter().map(|row| &row.kind);

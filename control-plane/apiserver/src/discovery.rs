@@ -1,10 +1,10 @@
 //! What the API offers, derived from the registry's rows.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::response::Response;
 use copepod_api::{Kind, Scope, StatusResult, openapi};
-use copepod_registry::{Row, rows};
+use copepod_registry::{Catalog, Row};
 use http::{
     HeaderMap, HeaderValue, StatusCode,
     header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY},
@@ -21,15 +21,15 @@ use crate::{
 /// Says that a document is of the aggregated form; clients look for exactly this.
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-pub fn answer(place: &Place, headers: &HeaderMap) -> StatusResult<Response> {
+pub fn answer(place: &Place, catalog: &Catalog, headers: &HeaderMap) -> StatusResult<Response> {
     let aggregated = accept::ranges(headers).next().is_some_and(|range| {
         range.parameter("as") == Some("APIGroupDiscoveryList")
             && range.parameter("g") == Some("apidiscovery.k8s.io")
             && range.parameter("v") == Some("v2")
     });
     let document = match place {
-        Place::CoreVersions if aggregated => return Ok(tagged(&everything(true), AGGREGATED, headers)),
-        Place::Groups if aggregated => return Ok(tagged(&everything(false), AGGREGATED, headers)),
+        Place::CoreVersions if aggregated => return Ok(tagged(&everything(catalog, true), AGGREGATED, headers)),
+        Place::Groups if aggregated => return Ok(tagged(&everything(catalog, false), AGGREGATED, headers)),
         Place::CoreVersions => json!({
             "kind": "APIVersions",
             "versions": ["v1"],
@@ -37,20 +37,20 @@ pub fn answer(place: &Place, headers: &HeaderMap) -> StatusResult<Response> {
         }),
         Place::Groups => json!({
             "kind": "APIGroupList", "apiVersion": "v1",
-            "groups": groups().iter().filter(|(group, _)| !group.is_empty()).map(|(group, versions)| api_group(group, versions)).collect::<Vec<_>>(),
+            "groups": groups(catalog).iter().filter(|(group, _)| !group.is_empty()).map(|(group, versions)| api_group(group, versions)).collect::<Vec<_>>(),
         }),
         Place::Group(name) => {
-            let versions = groups().into_iter().find(|(group, _)| group == name && !group.is_empty());
+            let versions = groups(catalog).into_iter().find(|(group, _)| group == name && !group.is_empty());
             let (group, versions) = versions.ok_or_else(copepod_api::Status::no_such_path)?;
             let mut group = api_group(group, &versions);
             group["kind"] = json!("APIGroup");
             group["apiVersion"] = json!("v1");
             group
         }
-        Place::Resources { group, version } => resources(group, version)?,
+        Place::Resources { group, version } => resources(catalog, group, version)?,
         _ => {
             let mut paths: Vec<String> = vec!["/api".to_owned(), "/apis".to_owned()];
-            for (group, versions) in groups() {
+            for (group, versions) in groups(catalog) {
                 if !group.is_empty() {
                     paths.push(format!("/apis/{group}"));
                 }
@@ -81,8 +81,8 @@ fn tagged(document: &Value, content_type: &'static str, headers: &HeaderMap) -> 
 }
 
 /// The groups with their versions, the preferred first, in the order of the rows.
-fn groups() -> Vec<(&'static str, Vec<&'static str>)> {
-    let of_rows = rows().iter().map(|row| (&*row.kind.group, &*row.kind.version));
+fn groups(catalog: &Catalog) -> Vec<(&str, Vec<&str>)> {
+    let of_rows = catalog.rows().iter().map(|row| (&*row.kind.group, &*row.kind.version));
     let of_reviews = reviews::ALL.iter().map(|review| (review.group, review.version));
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for (group, version) in of_rows.chain(of_reviews) {
@@ -104,8 +104,8 @@ fn api_group(group: &str, versions: &[&str]) -> Value {
     })
 }
 
-fn rows_of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Row> + 'a {
-    rows().iter().filter(move |row| row.kind.group == group && row.kind.version == version)
+fn rows_of<'a>(catalog: &'a Catalog, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Arc<Row>> {
+    catalog.rows().iter().filter(move |row| row.kind.group == group && row.kind.version == version)
 }
 
 fn reviews_of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static reviews::Review> + 'a {
@@ -113,12 +113,12 @@ fn reviews_of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'st
 }
 
 /// `APIResourceList` of a group and version.
-fn resources(group: &str, version: &str) -> StatusResult<Value> {
-    if !groups().iter().any(|(known, versions)| *known == group && versions.contains(&version)) {
+fn resources(catalog: &Catalog, group: &str, version: &str) -> StatusResult<Value> {
+    if !groups(catalog).iter().any(|(known, versions)| *known == group && versions.contains(&version)) {
         return Err(copepod_api::Status::no_such_path());
     }
     let mut resources = Vec::new();
-    for row in rows_of(group, version) {
+    for row in rows_of(catalog, group, version) {
         let kind = &row.kind;
         let mut resource = json!({
             "name": kind.plural, "singularName": kind.singular, "namespaced": kind.is_namespaced(),
@@ -164,15 +164,16 @@ fn add_names(resource: &mut Value, kind: &Kind) {
 }
 
 /// Everything in one document: the core group, or all others.
-fn everything(core: bool) -> Value {
-    let items: Vec<Value> = groups()
+fn everything(catalog: &Catalog, core: bool) -> Value {
+    let items: Vec<Value> = groups(catalog)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
-                    let mut resources: Vec<Value> = rows_of(group, version).map(aggregated).collect();
+                    let mut resources: Vec<Value> =
+                        rows_of(catalog, group, version).map(|row| aggregated(row)).collect();
                     resources.extend(reviews_of(group, version).map(|review| {
                         json!({
                             "resource": review.plural, "singularResource": review.singular,
@@ -196,7 +197,7 @@ fn everything(core: bool) -> Value {
     })
 }
 
-fn aggregated(row: &'static Row) -> Value {
+fn aggregated(row: &Row) -> Value {
     let kind = &row.kind;
     let response_kind = |group: &str, version: &str, name: &str| {
         BTreeMap::from([("group", group.to_owned()), ("version", version.to_owned()), ("kind", name.to_owned())])

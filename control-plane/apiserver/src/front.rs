@@ -10,6 +10,7 @@ use axum::{
 };
 use copepod_access::Wish;
 use copepod_api::{Status, StatusResult, User};
+use copepod_registry::Catalog;
 use copepod_store::Door;
 use futures::FutureExt;
 use http::Method;
@@ -58,7 +59,8 @@ async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
 }
 
 async fn answer(front: &Arc<Front>, request: Request) -> StatusResult<Response> {
-    let place = Place::of(request.uri().path())?;
+    let catalog = Catalog::of(&front.door.view());
+    let place = Place::of(request.uri().path(), &catalog)?;
     if let Place::Health(probe) = place {
         return health::answer(&*front.door, probe);
     }
@@ -85,8 +87,8 @@ async fn answer(front: &Arc<Front>, request: Request) -> StatusResult<Response> 
                 return Err(Status::method_not_allowed("only GET is supported here"));
             }
             match place {
-                Place::OpenApi(path) => openapi::answer(path.as_deref(), request.headers()).await,
-                place => discovery::answer(&place, request.headers()),
+                Place::OpenApi(path) => openapi::answer(path.as_deref(), catalog, request.headers()).await,
+                place => discovery::answer(&place, &catalog, request.headers()),
             }
         }
     }

@@ -44,7 +44,7 @@ pub async fn answer(front: &Front, asked: &Asked, query: &Query, wanted: &Wanted
         since: start.as_ref().filter(|start| start.at.is_some()).map_or(now, |start| start.since),
     };
     let page = Page::of(&selection, &view, &undone, start.map(|start| start.after), limit);
-    respond(asked.row, page, &shown, wanted).await
+    respond(&asked.row, page, &shown, wanted).await
 }
 
 /// The view to list, and what of it to undo.
@@ -57,7 +57,7 @@ async fn snapshot(front: &Front, asked: &Asked, query: &Query, start: Option<&St
     match at {
         Some(at) => {
             let view = read::view(door, Some(at)).await?;
-            let undone = past::undone(door, &view, &asked.row.kind.resource(), at).await;
+            let undone = past::undone(door, &view, &asked.row.resource(), at).await;
             let undone = undone.map_err(|_| match start {
                 Some(start) => start.expired(),
                 None => Status::expired("The resourceVersion for the provided list is too old."),
@@ -105,7 +105,7 @@ impl Page {
     }
 }
 
-async fn respond(row: &'static Row, page: Page, shown: &Shown, wanted: &Wanted) -> StatusResult<Response> {
+async fn respond(row: &Arc<Row>, page: Page, shown: &Shown, wanted: &Wanted) -> StatusResult<Response> {
     let mut metadata = json!({"resourceVersion": shown.revision.to_string()});
     if let (true, Some(last)) = (page.has_more, page.objects.last()) {
         metadata["continue"] = continuation::token(Some(shown.revision), &last.key.name, shown.since).into();
@@ -117,7 +117,7 @@ async fn respond(row: &'static Row, page: Page, shown: &Shown, wanted: &Wanted) 
         return in_protobuf(row, page.objects, metadata, wanted.shape).await;
     }
     let pieces = Pieces {
-        row,
+        row: row.clone(),
         shape: wanted.shape,
         now: Timestamp::now(),
         objects: page.objects,
@@ -135,7 +135,7 @@ async fn respond(row: &'static Row, page: Page, shown: &Shown, wanted: &Wanted) 
 
 /// A list in protobuf. How long it is stands at its beginning, so it is made whole, by a thread that may take its time.
 async fn in_protobuf(
-    row: &'static Row,
+    row: &Arc<Row>,
     objects: Vec<Arc<Object>>,
     metadata: Value,
     shape: Shape,
@@ -145,10 +145,11 @@ async fn in_protobuf(
         _ => protobuf::known(&row.kind.api_version(), &row.kind.name),
     };
     let item = item.ok_or_else(|| Status::not_acceptable(format!("{} have no protobuf messages", row.kind.plural)))?;
+    let row = row.clone();
     let make = move || {
         let mut parts = protobuf::ListParts::new(item);
         for object in objects {
-            parts.push(&serde_json::from_slice(object.bytes()).unwrap_or_default());
+            parts.push(&serde_json::from_slice(row.show(&object).bytes()).unwrap_or_default());
         }
         protobuf::list(parts, &metadata)
     };
@@ -180,7 +181,7 @@ fn head(row: &Row, metadata: &str, shape: Shape) -> Vec<u8> {
 
 /// The pieces of a list's body.
 struct Pieces {
-    row: &'static Row,
+    row: Arc<Row>,
     shape: Shape,
     now: Timestamp,
     objects: Vec<Arc<Object>>,
@@ -206,10 +207,11 @@ impl Iterator for Pieces {
             if self.next > 0 {
                 out.push(b',');
             }
+            let object = &self.row.show(object);
             match self.shape {
                 Shape::Whole => out.extend_from_slice(object.bytes()),
                 Shape::Metadata => shape::write_metadata(&mut out, object.bytes()),
-                Shape::Table(include) => shape::write_row(&mut out, self.row, object, include, self.now),
+                Shape::Table(include) => shape::write_row(&mut out, &self.row, object, include, self.now),
             }
             self.next += 1;
         }
@@ -219,7 +221,7 @@ impl Iterator for Pieces {
 
 /// A list of these objects, whole.
 pub async fn of(
-    row: &'static Row,
+    row: &Arc<Row>,
     objects: Vec<Arc<Object>>,
     revision: Revision,
     wanted: &Wanted,

@@ -3,14 +3,14 @@
 //! The documents are made from the rows when somebody asks, and only their hashes are kept: clients read a few of them,
 //! once, and keep them by hash, while every server would carry them in memory for ever.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use axum::response::Response;
 use copepod_api::{
     Status, StatusResult,
     openapi::{self, Served},
 };
-use copepod_registry::rows;
+use copepod_registry::Catalog;
 use http::{
     HeaderMap, HeaderValue,
     header::{CACHE_CONTROL, ETAG},
@@ -25,7 +25,7 @@ use crate::{
 /// Documents take a moment of a processor each to make: one at a time is enough for anybody.
 static MAKING: Semaphore = Semaphore::const_new(1);
 
-pub async fn answer(path: Option<&str>, headers: &HeaderMap) -> StatusResult<Response> {
+pub async fn answer(path: Option<&str>, catalog: Arc<Catalog>, headers: &HeaderMap) -> StatusResult<Response> {
     if accept::ranges(headers).next().is_some()
         && !accept::ranges(headers)
             .any(|range| matches!(range.media.as_str(), "application/json" | "*/*" | "application/*"))
@@ -35,8 +35,8 @@ pub async fn answer(path: Option<&str>, headers: &HeaderMap) -> StatusResult<Res
     let path = path.map(str::to_owned);
     let _turn = MAKING.acquire().await.map_err(Status::internal)?;
     let made = tokio::task::spawn_blocking(move || match path {
-        None => Some((index().to_owned(), None)),
-        Some(path) => document(&path).map(|document| (document, hash(&path))),
+        None => Some((index(&catalog), None)),
+        Some(path) => document(&catalog, &path).map(|document| (document, hash(&catalog, &path))),
     });
     let (document, hash) = made.await.map_err(Status::internal)?.ok_or_else(Status::no_such_path)?;
     let mut response = answer::json(200, document, Encoding::Json);
@@ -48,9 +48,9 @@ pub async fn answer(path: Option<&str>, headers: &HeaderMap) -> StatusResult<Res
 }
 
 /// `api/v1`, `apis/apps/v1`, …, with what each is about.
-fn paths() -> Vec<(String, &'static str, &'static str)> {
+fn paths(catalog: &Catalog) -> Vec<(String, &str, &str)> {
     let mut paths: Vec<(String, &str, &str)> = Vec::new();
-    for row in rows() {
+    for row in catalog.rows() {
         let (group, version) = (&*row.kind.group, &*row.kind.version);
         let path = openapi::group_path(group, version).trim_start_matches('/').to_owned();
         if !paths.iter().any(|(known, ..)| *known == path) {
@@ -60,9 +60,10 @@ fn paths() -> Vec<(String, &'static str, &'static str)> {
     paths
 }
 
-fn document(path: &str) -> Option<String> {
-    let (_, group, version) = paths().into_iter().find(|(own, ..)| own == path)?;
-    let served: Vec<Served<'_>> = rows()
+fn document(catalog: &Catalog, path: &str) -> Option<String> {
+    let (_, group, version) = paths(catalog).into_iter().find(|(own, ..)| own == path)?;
+    let served: Vec<Served<'_>> = catalog
+        .rows()
         .iter()
         .filter(|row| row.kind.group == group && row.kind.version == version)
         .map(|row| Served { kind: &row.kind, verbs: row.verbs })
@@ -70,22 +71,32 @@ fn document(path: &str) -> Option<String> {
     Some(openapi::document(group, version, &served).to_string())
 }
 
-fn hashes() -> &'static [(String, String)] {
-    static HASHES: OnceLock<Vec<(String, String)>> = OnceLock::new();
-    HASHES.get_or_init(|| {
-        let hashed = |(path, ..): (String, _, _)| {
-            let hash = openapi::hash(document(&path).unwrap_or_default().as_bytes());
-            (path, hash)
-        };
-        paths().into_iter().map(hashed).collect()
-    })
+/// The paths with the hashes of their documents.
+type Hashes = Arc<Vec<(String, String)>>;
+
+/// Those of the last catalog. To make them, all documents have to be made, and clients ask for the index often.
+static HASHED: Mutex<Option<(Arc<Catalog>, Hashes)>> = Mutex::new(None);
+
+fn hashes(catalog: &Arc<Catalog>) -> Hashes {
+    let mut hashed = HASHED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((of, hashes)) = &*hashed
+        && Arc::ptr_eq(of, catalog)
+    {
+        return hashes.clone();
+    }
+    let hash = |(path, ..): (String, _, _)| {
+        let hash = openapi::hash(document(catalog, &path).unwrap_or_default().as_bytes());
+        (path, hash)
+    };
+    let hashes: Hashes = Arc::new(paths(catalog).into_iter().map(hash).collect());
+    *hashed = Some((catalog.clone(), hashes.clone()));
+    hashes
 }
 
-fn hash(path: &str) -> Option<String> {
-    hashes().iter().find(|(own, _)| own == path).map(|(_, hash)| hash.clone())
+fn hash(catalog: &Arc<Catalog>, path: &str) -> Option<String> {
+    hashes(catalog).iter().find(|(own, _)| own == path).map(|(_, hash)| hash.clone())
 }
 
-fn index() -> &'static str {
-    static INDEX: OnceLock<String> = OnceLock::new();
-    INDEX.get_or_init(|| openapi::index(hashes().iter().map(|(path, hash)| (path.as_str(), hash.as_str()))).to_string())
+fn index(catalog: &Arc<Catalog>) -> String {
+    openapi::index(hashes(catalog).iter().map(|(path, hash)| (path.as_str(), hash.as_str()))).to_string()
 }

@@ -1,7 +1,9 @@
 //! What a path names.
 
-use copepod_api::{Status, StatusResult, Target};
-use copepod_registry::Row;
+use std::sync::Arc;
+
+use copepod_api::{Resource, Status, StatusResult, Target};
+use copepod_registry::{Catalog, Row};
 
 use crate::reviews::{self, Review};
 
@@ -43,7 +45,7 @@ pub enum Probe {
 /// A collection (no name), an object, or a part of one.
 #[derive(Clone)]
 pub struct Asked {
-    pub row: &'static Row,
+    pub row: Arc<Row>,
     /// Empty for cluster-scoped kinds, and for all namespaces.
     pub namespace: String,
     pub name: String,
@@ -67,7 +69,7 @@ impl Asked {
 }
 
 impl Place {
-    pub fn of(path: &str) -> StatusResult<Place> {
+    pub fn of(path: &str, catalog: &Catalog) -> StatusResult<Place> {
         if path.len() > PATH_BYTES_MAX {
             return Err(Status::new(
                 414,
@@ -96,14 +98,14 @@ impl Place {
             ["apis", group, version] => {
                 Ok(Place::Resources { group: (*group).to_owned(), version: (*version).to_owned() })
             }
-            ["api", version, rest @ ..] => object("", version, rest),
-            ["apis", group, version, rest @ ..] if !group.is_empty() => object(group, version, rest),
+            ["api", version, rest @ ..] => object(catalog, "", version, rest),
+            ["apis", group, version, rest @ ..] if !group.is_empty() => object(catalog, group, version, rest),
             _ => Err(Status::no_such_path()),
         }
     }
 }
 
-fn object(group: &str, version: &str, rest: &[&str]) -> StatusResult<Place> {
+fn object(catalog: &Catalog, group: &str, version: &str, rest: &[&str]) -> StatusResult<Place> {
     let (namespace, rest) = match rest {
         // `namespaces` is a kind of its own and the way into one.
         ["namespaces", _, "status" | "finalize"] => ("", rest),
@@ -119,14 +121,14 @@ fn object(group: &str, version: &str, rest: &[&str]) -> StatusResult<Place> {
     if let Some(review) = reviews::find(group, version, plural, namespace).filter(|_| name.is_empty()) {
         return Ok(Place::Review { review, namespace: namespace.to_owned() });
     }
-    let row = copepod_registry::rows()
-        .iter()
-        .find(|row| row.kind.group == group && row.kind.version == version && row.kind.plural == plural)
+    let resource = Resource::new(group.to_owned(), plural.to_owned());
+    let row = catalog
+        .row(&resource, version)
         .filter(|row| row.kind.is_namespaced() || namespace.is_empty())
         .filter(|row| subresource.is_empty() || row.kind.subresource(subresource).is_some())
         .ok_or_else(Status::no_such_path)?;
     Ok(Place::Object(Asked {
-        row,
+        row: row.clone(),
         namespace: namespace.to_owned(),
         name: name.to_owned(),
         subresource: subresource.to_owned(),

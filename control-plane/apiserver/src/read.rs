@@ -17,14 +17,15 @@ const FRESH_WAIT_MAX: Duration = Duration::from_secs(10);
 
 pub async fn answer(front: &Front, asked: &Asked, query: &Query, wanted: &Wanted) -> StatusResult<Response> {
     let view = view(&*front.door, query.revision()?).await?;
-    let resource = asked.row.kind.resource();
+    let resource = asked.row.resource();
     let key = Key::new(resource, asked.namespace.as_str(), asked.name.as_str());
-    let object = view.object(&key).ok_or_else(|| Status::not_found(&key.resource, &asked.name))?;
+    let object = view.object(&key).ok_or_else(|| Status::not_found(&asked.row.kind.resource(), &asked.name))?;
+    let object = &asked.row.show(object);
     if &*asked.subresource == "scale" {
         let scale = asked.row.scale(object).ok_or_else(Status::no_such_path)?;
         return Ok(answer::value(200, &scale, wanted.encoding));
     }
-    Ok(answer::json(200, shape::one(asked.row, object, wanted.shape, Timestamp::now()), wanted.encoding))
+    Ok(answer::json(200, shape::one(&asked.row, object, wanted.shape, Timestamp::now()), wanted.encoding))
 }
 
 /// The view that a read at `revision` is answered from: without one what is newest, 0 for whatever is at hand.

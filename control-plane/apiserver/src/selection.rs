@@ -9,7 +9,7 @@ use copepod_store::View;
 use crate::{path::Asked, query::Query};
 
 pub struct Selection {
-    row: &'static Row,
+    row: Arc<Row>,
     namespace: Option<String>,
     labels: LabelSelector,
     fields: FieldSelector,
@@ -31,7 +31,7 @@ impl Selection {
                 )));
             }
         }
-        Ok(Selection { row: asked.row, namespace: asked.namespace().map(str::to_owned), labels, fields })
+        Ok(Selection { row: asked.row.clone(), namespace: asked.namespace().map(str::to_owned), labels, fields })
     }
 
     /// Without selectors, how many objects there are is known without looking at each.
@@ -55,7 +55,7 @@ impl Selection {
         view: &'a View,
         after: Option<&'a Name>,
     ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + 'a> {
-        let resource = self.row.kind.resource();
+        let resource = self.row.resource();
         let later = move |object: &&Arc<Object>| after.is_none_or(|after| object.key.name > *after);
         if let Some(name) = self.required("metadata.name")
             && (self.namespace.is_some() || !self.row.kind.is_namespaced())

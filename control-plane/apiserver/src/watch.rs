@@ -78,7 +78,7 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
     let now = Instant::now();
     let content_type = frames.content_type();
     let watch = Watch {
-        cursor: door.watch(Some(asked.row.kind.resource()), from),
+        cursor: door.watch(Some(asked.row.resource()), from),
         row: asked.row,
         selection,
         shape: wanted.shape,
@@ -106,7 +106,7 @@ fn jitter() -> f64 {
 
 struct Watch {
     cursor: Box<dyn Cursor>,
-    row: &'static Row,
+    row: Arc<Row>,
     selection: Selection,
     shape: Shape,
     frames: Frames,
@@ -202,17 +202,18 @@ impl Watch {
             (true, false) => match (&event.previous, event.kind) {
                 // What it was when it last matched, at the revision at which it ceased to.
                 (Some(previous), EventKind::Added | EventKind::Modified) => {
-                    self.write(out, "DELETED", &previous.at(event.revision));
+                    self.write(out, "DELETED", &Arc::new(previous.at(event.revision)));
                 }
                 _ => self.write(out, "DELETED", &event.object),
             },
         }
     }
 
-    fn write(&mut self, out: &mut Vec<u8>, kind: &str, object: &Object) {
+    fn write(&mut self, out: &mut Vec<u8>, kind: &str, object: &Arc<Object>) {
+        let object = &self.row.show(object);
         let with_columns = !std::mem::replace(&mut self.columns_sent, true);
         self.frames
-            .write(out, kind, |out| shape::write(out, self.row, object, self.shape, Timestamp::now(), with_columns));
+            .write(out, kind, |out| shape::write(out, &self.row, object, self.shape, Timestamp::now(), with_columns));
     }
 
     fn bookmark(&self, seen: Revision, ends_initial: bool) -> Bytes {

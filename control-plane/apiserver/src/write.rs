@@ -100,7 +100,7 @@ fn respond(asked: &Asked, reply: &Reply, wanted: &Wanted) -> Response {
     let code = if reply.created { 201 } else { 200 };
     match &reply.object {
         Some(object) => {
-            let bytes = shape::one(asked.row, object, wanted.shape, Timestamp::now());
+            let bytes = shape::one(&asked.row, object, wanted.shape, Timestamp::now());
             answer::json(code, bytes, wanted.encoding)
         }
         None => answer::json(code, reply.body.clone(), wanted.encoding),
@@ -256,5 +256,5 @@ async fn delete_collection(
             requests.remove(gone.min(requests.len() - 1));
         }
     }
-    list::of(asked.row, objects, view.revision(), wanted).await
+    list::of(&asked.row, objects, view.revision(), wanted).await
 }

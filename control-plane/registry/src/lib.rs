@@ -6,12 +6,14 @@
 //!
 //! To add a kind: write its row in the file of its API group and put it into that file's list.
 
+mod catalog;
 mod row;
 
 mod apps;
 mod coordination;
 mod core;
 mod discovery;
+mod events;
 mod policy;
 mod rbac;
 
@@ -24,11 +26,12 @@ mod objectmeta;
 #[cfg(test)]
 mod tests;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use copepod_api::{Reply, Resource, Timestamp, Txn};
 use copepod_store::{Event, View};
 
+pub use catalog::Catalog;
 pub use pipeline::{failed_request, transact};
 pub use row::{Column, Row};
 
@@ -48,25 +51,22 @@ pub struct Transaction {
     pub replies: Vec<Reply>,
 }
 
-/// All kinds served, in the order of discovery.
-pub fn rows() -> &'static [Row] {
-    static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
+/// The built-in kinds, in the order of discovery. What a cluster serves, its `Catalog` says.
+pub fn rows() -> &'static [Arc<Row>] {
+    static ROWS: LazyLock<Vec<Arc<Row>>> = LazyLock::new(|| {
         let mut rows = core::rows();
         rows.extend(apps::rows());
         rows.extend(coordination::rows());
         rows.extend(discovery::rows());
+        rows.extend(events::rows());
         rows.extend(policy::rows());
         rows.extend(rbac::rows());
-        rows
+        rows.into_iter().map(Arc::new).collect()
     });
     &ROWS
 }
 
-/// The row of a resource at a version; an empty version asks for the preferred one.
+/// The row of a built-in kind at a version; an empty version asks for the preferred one.
 pub fn row(resource: &Resource, version: &str) -> Option<&'static Row> {
-    rows().iter().find(|row| {
-        row.kind.group == resource.group
-            && row.kind.plural == resource.plural
-            && (version.is_empty() || row.kind.version == version)
-    })
+    catalog::find(rows(), resource, version).map(|row| &**row)
 }

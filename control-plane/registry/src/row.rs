@@ -6,8 +6,11 @@ use std::{
 };
 
 use copepod_api::{
-    Kind, Object, Reply, Request, Scope, Status, Subresource, Timestamp, Typed, field::Errors, kind::SchemaSource,
-    resource, schema::Schema,
+    Key, Kind, Object, Reply, Request, Resource, Scope, Status, Subresource, Target, Timestamp, Typed,
+    field::Errors,
+    kind::{SchemaSource, Text},
+    resource,
+    schema::Schema,
 };
 use schemars::JsonSchema;
 use serde_json::{Value, json};
@@ -22,18 +25,33 @@ pub struct Row {
     /// What can be done with the collection and its objects, as discovery names it.
     pub verbs: &'static [&'static str],
     pub(crate) hooks: Hooks,
+    /// How its objects are stored, where that is not how they are shown here.
+    stored: Option<Stored>,
+    /// How the bytes of an object begin that is stored as it is shown here.
+    head: Vec<u8>,
     schema: OnceLock<Arc<Schema>>,
 }
 
+/// The version of a kind that is stored, seen from another: several versions, and now and then another group, show the
+/// same objects.
+pub(crate) struct Stored {
+    pub resource: Resource,
+    pub api_version: String,
+    /// What is stored, from what is shown here; `apiVersion` is set by the pipeline.
+    pub store: fn(&mut Value),
+    /// What is shown here, from what is stored.
+    pub show: fn(&mut Value),
+}
+
 /// A column of a table, as `meta.k8s.io/v1 Table` describes it.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Column {
-    pub name: &'static str,
+    pub name: Text,
     /// `string` or `integer`.
-    pub kind: &'static str,
+    pub kind: Text,
     /// `name` for the column of names.
-    pub format: &'static str,
-    pub description: &'static str,
+    pub format: Text,
+    pub description: Text,
     /// 0 is always shown; the rest with `-o wide`.
     pub priority: i32,
 }
@@ -118,20 +136,32 @@ impl Hooks {
 }
 
 pub const NAME: Column = Column {
-    name: "Name",
-    kind: "string",
-    format: "name",
-    description: "Name is unique within a namespace and cannot be changed.",
+    name: Cow::Borrowed("Name"),
+    kind: Cow::Borrowed("string"),
+    format: Cow::Borrowed("name"),
+    description: Cow::Borrowed("Name is unique within a namespace and cannot be changed."),
     priority: 0,
 };
 pub const AGE: Column = column("Age", "string", "The time since the object was created.");
 
 pub const fn column(name: &'static str, kind: &'static str, description: &'static str) -> Column {
-    Column { name, kind, format: "", description, priority: 0 }
+    Column {
+        name: Cow::Borrowed(name),
+        kind: Cow::Borrowed(kind),
+        format: Cow::Borrowed(""),
+        description: Cow::Borrowed(description),
+        priority: 0,
+    }
 }
 
 pub const fn wide(name: &'static str, description: &'static str) -> Column {
-    Column { name, kind: "string", format: "", description, priority: 1 }
+    Column {
+        name: Cow::Borrowed(name),
+        kind: Cow::Borrowed("string"),
+        format: Cow::Borrowed(""),
+        description: Cow::Borrowed(description),
+        priority: 1,
+    }
 }
 
 pub fn name(object: &Object) -> Value {
@@ -156,17 +186,17 @@ pub(crate) fn kind<T: Typed + JsonSchema>(
         name: T::KIND.into(),
         plural: plural.into(),
         singular: singular.into(),
-        short: Cow::Borrowed(short),
-        categories: Cow::Borrowed(&[]),
+        short: short.iter().map(|name| Cow::Borrowed(*name)).collect(),
+        categories: Vec::new(),
         scope,
-        subresources: Cow::Borrowed(subresources),
+        subresources: subresources.to_vec(),
         schema: SchemaSource::Type(T::json_schema),
     }
 }
 
 /// `kubectl get all` shows it.
 pub(crate) fn in_all(mut kind: Kind) -> Kind {
-    kind.categories = Cow::Borrowed(&["all"]);
+    kind.categories = vec![Cow::Borrowed("all")];
     kind
 }
 
@@ -176,7 +206,59 @@ pub(crate) const SCALE: Subresource =
 
 impl Row {
     pub(crate) fn new(kind: Kind, hooks: Hooks) -> Row {
-        Row { kind, verbs: VERBS, hooks, schema: OnceLock::new() }
+        let head = format!("{{\"apiVersion\":\"{}\",", kind.api_version()).into_bytes();
+        Row { kind, verbs: VERBS, hooks, stored: None, head, schema: OnceLock::new() }
+    }
+
+    /// Another view of objects that are stored as those of another row.
+    pub(crate) fn stored_as(mut self, stored: Stored) -> Row {
+        self.stored = Some(stored);
+        self
+    }
+
+    /// Where the objects are kept.
+    pub fn resource(&self) -> Resource {
+        self.stored.as_ref().map_or_else(|| self.kind.resource(), |stored| stored.resource.clone())
+    }
+
+    pub(crate) fn key(&self, target: &Target) -> Key {
+        Key::new(self.resource(), target.namespace.clone(), target.name.clone())
+    }
+
+    /// A stored object as this row shows it: itself, but for those that are stored in another version.
+    pub fn show(&self, object: &Arc<Object>) -> Arc<Object> {
+        if object.bytes().starts_with(&self.head) {
+            return object.clone();
+        }
+        let mut value: Value = serde_json::from_slice(object.bytes()).unwrap_or(Value::Null);
+        let own = self.kind.api_version();
+        if text(&value, "/apiVersion") == Some(&own) {
+            // Its first field is another one, which comes before in the alphabet.
+            return object.clone();
+        }
+        if let Some(stored) = &self.stored {
+            (stored.show)(&mut value);
+        }
+        crate::json::set(&mut value, "apiVersion", own);
+        object.said(&value).map_or_else(|_| object.clone(), Arc::new)
+    }
+
+    /// The same as a value, for those who look at one and keep nothing.
+    fn shown(&self, object: &Object) -> Value {
+        let mut value: Value = serde_json::from_slice(object.bytes()).unwrap_or(Value::Null);
+        if let Some(stored) = self.stored.as_ref().filter(|_| !object.bytes().starts_with(&self.head)) {
+            (stored.show)(&mut value);
+        }
+        value
+    }
+
+    /// The object as it is to be stored.
+    pub(crate) fn store<'v>(&self, shown: &'v Value) -> Cow<'v, Value> {
+        let Some(stored) = &self.stored else { return Cow::Borrowed(shown) };
+        let mut value = shown.clone();
+        (stored.store)(&mut value);
+        crate::json::set(&mut value, "apiVersion", stored.api_version.as_str());
+        Cow::Owned(value)
     }
 
     pub(crate) fn with_verbs(mut self, verbs: &'static [&'static str]) -> Row {
@@ -185,7 +267,7 @@ impl Row {
     }
 
     /// The columns of this kind in a table, as upstream prints them.
-    pub fn table_columns(&self) -> &'static [Column] {
+    pub fn table_columns(&self) -> &[Column] {
         self.hooks.columns
     }
 
@@ -205,14 +287,13 @@ impl Row {
             }
             _ => {
                 let (_, read) = self.hooks.fields.iter().find(|(name, _)| *name == field)?;
-                let decoded = serde_json::from_slice(object.bytes()).unwrap_or(Value::Null);
-                Some(read(&decoded).unwrap_or_default())
+                Some(read(&self.shown(object)).unwrap_or_default())
             }
         }
     }
 
     /// The fields that selectors may name.
-    pub fn fields(&self) -> impl Iterator<Item = &'static str> {
+    pub fn fields(&self) -> impl Iterator<Item = &str> {
         ["metadata.name", "metadata.namespace"].into_iter().chain(self.hooks.fields.iter().map(|(name, _)| *name))
     }
 

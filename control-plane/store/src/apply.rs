@@ -86,7 +86,7 @@ impl View {
 impl Inner {
     fn put(&mut self, object: Arc<Object>) -> Event {
         let collection = self.collections.entry(object.key.resource.clone()).or_default();
-        let previous = collection.objects.insert(object.key.name.clone(), object.clone());
+        let previous = collection.change().insert(object.key.name.clone(), object.clone());
         if let Some(previous) = &previous {
             self.unindex(previous);
         }
@@ -97,7 +97,7 @@ impl Inner {
     }
 
     fn delete(&mut self, key: &Key) -> Option<Event> {
-        let previous = self.collections.get_mut(&key.resource)?.objects.remove(&key.name)?;
+        let previous = self.collections.get_mut(&key.resource)?.change().remove(&key.name)?;
         self.unindex(&previous);
         self.revision = self.revision.next();
         let object = Arc::new(previous.at(self.revision));

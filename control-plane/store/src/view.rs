@@ -86,6 +86,18 @@ impl View {
         Snapshot { objects: collection.map(|collection| collection.objects.clone()).unwrap_or_default() }
     }
 
+    /// What follows from the objects of a resource, made once for this state of them and shared by all views that have
+    /// it. One type a resource; `None` for a resource without objects.
+    pub fn derived<T: Send + Sync + 'static>(
+        &self,
+        resource: &Resource,
+        make: impl FnOnce(&mut dyn Iterator<Item = &Arc<Object>>) -> T,
+    ) -> Option<Arc<T>> {
+        let collection = self.inner.collections.get(resource).filter(|collection| !collection.objects.is_empty())?;
+        let derived = collection.derived.get_or_init(|| Arc::new(make(&mut collection.objects.values())));
+        derived.clone().downcast::<T>().ok()
+    }
+
     pub fn count(&self, resource: &Resource) -> usize {
         self.inner.collections.get(resource).map_or(0, |collection| collection.objects.len())
     }

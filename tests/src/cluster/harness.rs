@@ -119,13 +119,6 @@ impl Cluster {
         command.output().expect("kubectl is installed")
     }
 
-    #[track_caller]
-    pub fn kubectl(&self, arguments: &[&str]) -> String {
-        let output = self.try_kubectl(arguments);
-        assert!(output.status.success(), "kubectl {}\n{}\n{}", arguments.join(" "), text(&output), self.logs());
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
     /// `get WORDS -o json`; `Null` when it is not there or nobody answers.
     pub fn get(&self, words: &[&str]) -> Value {
         let mut arguments = vec!["get"];

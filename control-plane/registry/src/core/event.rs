@@ -14,7 +14,7 @@ use crate::{
     row::{self, Column, Hooks, column, field_text, kind, wide},
 };
 
-const COLUMNS: &[Column] = &[
+pub const COLUMNS: &[Column] = &[
     column("Last Seen", "string", "When it happened last."),
     column("Type", "string", "Normal or Warning."),
     column("Reason", "string", "One word."),
@@ -69,7 +69,7 @@ fn validate(event: &Event, errors: &mut Errors) {
     }
 }
 
-fn cells(object: &Object, now: Timestamp) -> Vec<Value> {
+pub fn cells(object: &Object, now: Timestamp) -> Vec<Value> {
     let event = object.value();
     let time = |pointer: &str| text(event, pointer).and_then(|at| at.parse::<Timestamp>().ok());
     let first = time("/firstTimestamp").or_else(|| time("/eventTime"));

@@ -3,7 +3,7 @@
 mod allocate;
 mod configmap;
 mod endpoints;
-mod event;
+pub(crate) mod event;
 mod namespace;
 mod node;
 pub(crate) mod pod;

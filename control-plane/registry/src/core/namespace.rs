@@ -90,7 +90,7 @@ fn finalize(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResult
     let Action::Update { object } = &request.action else {
         return Err(Status::method_not_allowed("namespaces/finalize allows update"));
     };
-    let live = world.find(&request.target.key())?;
+    let live = world.find(row, &request.target)?;
     if let Some(uid) = text(object, "/metadata/uid").filter(|uid| *uid != live.meta.uid) {
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", live.meta.uid);
         return Err(Status::conflict(&live.key.resource, live.key.name(), why));

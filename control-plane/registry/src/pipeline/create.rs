@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use copepod_api::{Key, Object, Reply, Request, Status, StatusResult, resource, time};
+use copepod_api::{Object, Reply, Request, Status, StatusResult, resource, time};
 use serde_json::Value;
 
 use super::{World, check, managed, update::Tracking};
@@ -57,8 +57,7 @@ pub fn create_admitted(
     }
 
     let name = text(&object, "/metadata/name").unwrap_or_default();
-    let key = Key::new(row.kind.resource(), request.target.namespace.clone(), name);
-    let stored = world.create(key, &object)?;
+    let stored = world.create(row, &request.target.namespace, name, &object)?;
     (row.hooks.created)(world, &stored)?;
     Ok(stored)
 }
@@ -116,7 +115,7 @@ fn draw_name(world: &mut World<'_>, row: &Row, object: &Value, base: &str) -> St
     let mut name = String::new();
     for _ in 0..NAME_DRAWS_MAX {
         name = format!("{kept}{}", random_suffix(world));
-        if world.get(&row.kind.resource(), namespace, &name).is_none() {
+        if world.get(&row.resource(), namespace, &name).is_none() {
             return Ok(name);
         }
     }

@@ -18,7 +18,7 @@ const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 
 pub fn delete(world: &mut World<'_>, row: &Row, request: &Request, options: &DeleteOptions) -> StatusResult<Reply> {
-    let live = world.find(&request.target.key())?;
+    let live = world.find(row, &request.target)?;
     let left = delete_object(world, row, &live, options)?;
     let gone = world.view.object(&live.key).is_none();
     if gone && !row.hooks.returns_deleted {
@@ -51,7 +51,7 @@ pub(crate) fn delete_object(
 
     let held = waits || (row.hooks.is_held)(&object);
     if !held && grace == 0 {
-        return world.remove(live);
+        return world.remove(row, live);
     }
     let since = match (live.meta.deletion_timestamp, live.meta.deletion_grace_period_seconds) {
         // The time of the first wish: a later wish can shorten the grace and never lengthen it.
@@ -66,7 +66,7 @@ pub(crate) fn delete_object(
     };
     mark(row, &mut object, since, grace, leaving);
     if may_go(row, &object) {
-        return world.remove(live);
+        return world.remove(row, live);
     }
     super::store_update(world, row, live, &object)
 }

@@ -19,7 +19,7 @@ pub(crate) use scale::scale_of;
 pub(crate) use update::store_update;
 pub(crate) use world::World;
 
-use crate::{Env, Row, Transaction, row};
+use crate::{Catalog, Env, Row, Transaction};
 
 /// How many requests one transaction may carry. A transaction is one Raft entry and holds up everybody behind it; a
 /// directory of manifests has hundreds of objects, a controller's plan for a large deployment a few thousand.
@@ -95,7 +95,8 @@ fn blame(refusal: Status, requests: &[Request], index: usize) -> Status {
 
 fn carry_out(world: &mut World<'_>, request: &Request) -> StatusResult<Reply> {
     let target = &request.target;
-    let row = row(&target.resource, &target.version).ok_or_else(Status::no_such_path)?;
+    let catalog = Catalog::of(&world.view);
+    let row = catalog.row(&target.resource, &target.version).ok_or_else(Status::no_such_path)?;
     if row.kind.is_namespaced() == target.namespace.is_empty() {
         return Err(Status::bad_request(match row.kind.is_namespaced() {
             true => format!("{} live in a namespace, and the request names none", target.resource),

@@ -17,11 +17,11 @@ use crate::{Row, json, json::text};
 pub fn patch(world: &mut World<'_>, row: &Row, request: &Request, patch: &Patch) -> StatusResult<Reply> {
     if let Patch::Apply(sent) = patch {
         let stated = check::admit(world, row, request, sent)?;
-        let live = world.find(&request.target.key()).ok();
+        let live = world.find(row, &request.target).ok();
         let stored = apply_to(world, row, request, live.as_ref(), stated)?;
         return Ok(world.reply(stored, live.is_none()));
     }
-    let live = world.find(&request.target.key())?;
+    let live = world.find(row, &request.target)?;
     let changed = patched(row.schema(), live.value(), patch)?;
     let new = check::admit(world, row, request, &changed)?;
     let stored = replace(world, row, request, &live, new, Tracking::Update)?;

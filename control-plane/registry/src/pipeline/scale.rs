@@ -39,7 +39,7 @@ pub(crate) fn scale_of(object: &Value, revision: &str) -> Value {
 }
 
 pub fn scale(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResult<Reply> {
-    let live = world.find(&request.target.key())?;
+    let live = world.find(row, &request.target)?;
     let current = scale_of(live.value(), &live.revision.to_string());
     let kind = scale_kind();
     if let Action::Patch { patch: Patch::Apply(applied) } = &request.action {

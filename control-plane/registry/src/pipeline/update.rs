@@ -10,7 +10,7 @@ use crate::{Row, json, json::text};
 
 pub fn update(world: &mut World<'_>, row: &Row, request: &Request, sent: &Value) -> StatusResult<Reply> {
     let new = check::admit(world, row, request, sent)?;
-    let live = world.find(&request.target.key())?;
+    let live = world.find(row, &request.target)?;
     let stored = replace(world, row, request, &live, new, Tracking::Update)?;
     Ok(world.reply(stored, false))
 }
@@ -62,9 +62,9 @@ pub(crate) fn store_update(
     }
     if may_go(row, new) {
         // Watchers are shown the object as it was last; what this request changed on it goes with it.
-        return world.remove(live);
+        return world.remove(row, live);
     }
-    world.replace(live, new)
+    world.replace(row, live, new)
 }
 
 /// A leaving object that nothing holds: no finalizer, no grace, nothing of its kind's own.

@@ -6,11 +6,13 @@ use std::{
 };
 
 use bytes::Bytes;
-use copepod_api::{Body, Expect, Key, Object, Op, Reply, Resource, Status, StatusResult, Timestamp, Txn, resource};
+use copepod_api::{
+    Body, Expect, Key, Object, Op, Reply, Resource, Status, StatusResult, Target, Timestamp, Txn, resource,
+};
 use copepod_store::{Event, Refusal, View};
 use serde_json::Value;
 
-use crate::Env;
+use crate::{Env, Row};
 
 /// The size of one object. Every server keeps every object in memory and sends it over every watch; what is larger
 /// belongs into a volume or a registry. The same bound as elsewhere, so that what fits there fits here.
@@ -59,23 +61,24 @@ impl<'e> World<'e> {
     ///
     /// It is a copy of our own: what is decoded of it goes with the request. Decoded in place, every object ever written
     /// to would carry its decoded form as long as a view or the history of events knows it, at ten times its size.
-    pub fn find(&self, key: &Key) -> StatusResult<Arc<Object>> {
-        match self.view.object(key) {
-            Some(object) => Ok(Arc::new(object.at(object.revision))),
-            None => Err(Status::not_found(&key.resource, key.name())),
+    pub fn find(&self, row: &Row, target: &Target) -> StatusResult<Arc<Object>> {
+        match self.view.object(&row.key(target)) {
+            Some(object) => Ok(row.show(&Arc::new(object.at(object.revision)))),
+            None => Err(Status::not_found(&row.kind.resource(), &target.name)),
         }
     }
 
-    pub fn create(&mut self, key: Key, value: &Value) -> StatusResult<Arc<Object>> {
-        self.put(key, value, Expect::Absent)
+    pub fn create(&mut self, row: &Row, namespace: &str, name: &str, value: &Value) -> StatusResult<Arc<Object>> {
+        self.put(row, Key::new(row.resource(), namespace, name), value, Expect::Absent)
     }
 
-    pub fn replace(&mut self, live: &Object, value: &Value) -> StatusResult<Arc<Object>> {
-        self.put(live.key.clone(), value, Expect::At(live.revision))
+    pub fn replace(&mut self, row: &Row, live: &Object, value: &Value) -> StatusResult<Arc<Object>> {
+        self.put(row, live.key.clone(), value, Expect::At(live.revision))
     }
 
-    fn put(&mut self, key: Key, value: &Value, expect: Expect) -> StatusResult<Arc<Object>> {
-        let body = Body::encode(value);
+    /// Stores an object as its row says; gives it as its row shows it.
+    fn put(&mut self, row: &Row, key: Key, value: &Value, expect: Expect) -> StatusResult<Arc<Object>> {
+        let body = Body::encode(&row.store(value));
         if body.bytes.len() > OBJECT_BYTES_MAX {
             return Err(Status::too_large(format!(
                 "{} \"{}\" is too large: {} bytes, and an object may have {OBJECT_BYTES_MAX}",
@@ -85,15 +88,15 @@ impl<'e> World<'e> {
             )));
         }
         self.apply(Op::Put { key: key.clone(), body, expect })?;
-        let stored = self.view.object(&key).cloned();
+        let stored = self.view.object(&key).map(|object| row.show(object));
         stored.ok_or_else(|| Status::internal(format!("{key} is gone as soon as it is stored")))
     }
 
     /// Removes an object; gives it as it was, with the revision of its deletion.
-    pub fn remove(&mut self, live: &Object) -> StatusResult<Arc<Object>> {
+    pub fn remove(&mut self, row: &Row, live: &Object) -> StatusResult<Arc<Object>> {
         self.apply(Op::Delete { key: live.key.clone(), expect: Expect::At(live.revision) })?;
         match self.events.last() {
-            Some(event) if event.object.key == live.key => Ok(event.object.clone()),
+            Some(event) if event.object.key == live.key => Ok(row.show(&event.object)),
             _ => Err(Status::not_found(&live.key.resource, live.key.name())),
         }
     }

@@ -1,5 +1,7 @@
 //! A world in memory, changed through the door that everybody uses.
 
+use std::sync::Arc;
+
 use copepod_api::{
     Action, DeleteOptions, Key, Patch, Reply, Request, Resource, Status, Target, Timestamp, User, WriteOptions,
     time::SignedDuration,
@@ -7,7 +9,7 @@ use copepod_api::{
 use copepod_store::View;
 use serde_json::{Value, json};
 
-use crate::{Env, transact};
+use crate::{Env, Row, transact};
 
 pub struct Fixture {
     pub view: View,
@@ -32,11 +34,13 @@ pub fn resource(plural: &str) -> Resource {
     row.kind.resource()
 }
 
-/// A request about `plural/name` or `plural/name/subresource`, in the namespace `default` where the kind has one.
+/// A request about `plural/name`, `plural.group/name` or `plural/name/subresource`, in the namespace `default` where the kind has one.
 pub fn request(target: &str, action: Action) -> Request {
     let mut parts = target.split('/');
     let plural = parts.next().unwrap_or_default();
-    let row = crate::rows().iter().find(|row| row.kind.plural == plural).expect("a known plural");
+    let (plural, group) = plural.split_once('.').unwrap_or((plural, ""));
+    let is_meant = |row: &&Arc<Row>| row.kind.plural == plural && (group.is_empty() || row.kind.group == group);
+    let row = crate::rows().iter().find(is_meant).expect("a known plural");
     Request {
         user: User::system("tester"),
         target: Target {

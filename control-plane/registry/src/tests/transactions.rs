@@ -179,3 +179,31 @@ fn applied_fields_have_owners() {
         .collect();
     assert_eq!(managers, [json!("alice")]);
 }
+
+#[test]
+fn an_event_is_one_object_in_both_of_its_apis() {
+    let mut world = Fixture::new();
+    let event = json!({
+        "metadata": {"name": "e"}, "regarding": {"kind": "Pod", "namespace": "default", "name": "p"},
+        "reportingController": "example.com/robot", "reportingInstance": "r1", "action": "Polished",
+        "reason": "Dusty", "note": "it shines", "type": "Normal", "eventTime": "2026-11-23T10:00:00.000000Z",
+    });
+    let made = world.create("events.events.k8s.io", event.clone()).unwrap();
+    assert_eq!((&made["apiVersion"], &made["note"]), (&json!("events.k8s.io/v1"), &json!("it shines")));
+    let core = world.get("events/e").unwrap();
+    assert_eq!((&core["apiVersion"], &core["message"]), (&json!("v1"), &json!("it shines")));
+    assert_eq!(core["involvedObject"]["name"], "p");
+    world.merge("events/e", json!({"message": "it gleams"})).unwrap();
+    let row = crate::row(&copepod_api::Resource::known("events.k8s.io", "events"), "v1").unwrap();
+    let key = copepod_api::Key::new(row.resource(), "default", "e");
+    let shown = row.show(world.view.object(&key).unwrap());
+    assert_eq!(shown.value()["note"], "it gleams");
+    assert_eq!(row.field(&shown, "regarding.name").as_deref(), Some("p"));
+
+    let mut wrong = event;
+    wrong["metadata"]["name"] = json!("f");
+    wrong["reportingController"] = json!("");
+    wrong["type"] = json!("Loud");
+    let said = refusal(world.create("events.events.k8s.io", wrong));
+    assert!(said.contains("reportingController: Required value") && said.contains("type: Unsupported value"), "{said}");
+}

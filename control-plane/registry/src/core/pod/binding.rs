@@ -14,7 +14,7 @@ pub fn bind(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResult
     let Action::Create { object: binding } = &request.action else {
         return Err(Status::method_not_allowed("pods/binding allows create"));
     };
-    let live = world.find(&request.target.key())?;
+    let live = world.find(row, &request.target)?;
     let (resource, name) = (&live.key.resource, live.key.name());
     let conflict = |why: String| Status::conflict(&copepod_api::Resource::known("", "pods/binding"), name, why);
     let node = text(binding, "/target/name").ok_or_else(|| Status::bad_request("target.name: the node is missing"))?;

@@ -41,7 +41,7 @@ pub fn evict(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResul
         Status::bad_request(format!("Eviction in version \"v1\" cannot be handled as a Eviction: {error}"))
     })?;
     let options = options(eviction.delete_options)?;
-    let live = world.find(&request.target.key())?;
+    let live = world.find(row, &request.target)?;
     if let Some(uid) = options.uid.as_ref().filter(|uid| **uid != live.meta.uid) {
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {}", live.meta.uid);
         return Err(Status::conflict(&live.key.resource, live.key.name(), why));

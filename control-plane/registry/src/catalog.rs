@@ -1,0 +1,47 @@
+//! Which kinds a cluster serves.
+//!
+//! The built-in ones, and those that its CustomResourceDefinitions describe. A catalog follows from a view and from
+//! nothing else, so every server has the same, and a kind can be used in the transaction after the one that defined it.
+//! It is made once for each state of the definitions, and a row once for each state of its definition.
+
+use std::sync::{Arc, LazyLock};
+
+use copepod_api::Resource;
+use copepod_store::View;
+
+use crate::{Row, rows};
+
+pub struct Catalog {
+    rows: Vec<Arc<Row>>,
+}
+
+impl Catalog {
+    /// The kinds that are served in this view.
+    pub fn of(_: &View) -> Arc<Catalog> {
+        Catalog::built_in()
+    }
+
+    /// The kinds that every cluster serves.
+    pub fn built_in() -> Arc<Catalog> {
+        static BUILT_IN: LazyLock<Arc<Catalog>> = LazyLock::new(|| Arc::new(Catalog { rows: rows().to_vec() }));
+        BUILT_IN.clone()
+    }
+
+    /// In the order of discovery; of several versions of a kind, the preferred comes first.
+    pub fn rows(&self) -> &[Arc<Row>] {
+        &self.rows
+    }
+
+    /// The row of a resource at a version; an empty version asks for the preferred one.
+    pub fn row(&self, resource: &Resource, version: &str) -> Option<&Arc<Row>> {
+        find(&self.rows, resource, version)
+    }
+}
+
+pub(crate) fn find<'a>(rows: &'a [Arc<Row>], resource: &Resource, version: &str) -> Option<&'a Arc<Row>> {
+    rows.iter().find(|row| {
+        row.kind.plural == resource.plural
+            && row.kind.group == resource.group
+            && (version.is_empty() || row.kind.version == version)
+    })
+}
