@@ -21,7 +21,9 @@ use crate::{
     access::{self, Access},
     answer,
     body::Bodies,
-    compress, discovery, health, list, logs, openapi,
+    compress, discovery,
+    fairness::Fairness,
+    health, list, logs, openapi,
     path::{Asked, Place},
     protobuf,
     query::Query,
@@ -34,11 +36,12 @@ pub struct Front {
     pub config: Config,
     pub bodies: Bodies,
     pub access: Access,
+    pub fairness: Arc<Fairness>,
 }
 
 impl Front {
     pub fn new(door: Arc<dyn Door>, tunnels: Arc<dyn Tunnels>, config: Config) -> Front {
-        Front { door, tunnels, config, bodies: Bodies::default(), access: Access::default() }
+        Front { door, tunnels, config, bodies: Bodies::default(), access: Access::default(), fairness: Arc::default() }
     }
 }
 
@@ -68,21 +71,33 @@ async fn answer(front: &Arc<Front>, request: Request) -> StatusResult<Response> 
         return Ok(health::version());
     }
 
-    let judge = front.access.at(&front.door.view());
+    let view = front.door.view();
+    let judge = front.access.at(&view);
     let user = who::user(&judge, &request)?;
     let query = Query::of(request.uri())?;
     match place {
         Place::Object(asked) => {
             let verb = verb(request.method(), &asked, &query)?;
-            judge.check(&user, &access::wish(&asked, verb, &query))?;
-            about_objects(front, request, user, asked, verb, query).await
+            let seat = {
+                let wish = access::wish(&asked, verb, &query);
+                let seat = front.fairness.seat(&view, &user, &wish).await?;
+                judge.check(&user, &wish)?;
+                seat
+            };
+            let mut response = about_objects(front, request, user, asked, verb, query).await?;
+            seat.mark(&mut response);
+            Ok(response)
         }
         Place::Review { review, namespace } => {
+            let wish = Wish::Object(review.wish(&namespace));
+            let _seat = front.fairness.seat(&view, &user, &wish).await?;
             reviews::answer(front, request, &user, &judge, (review, &namespace)).await
         }
         place => {
             let verb = request.method().as_str().to_lowercase();
-            judge.check(&user, &Wish::Path { verb: &verb, path: request.uri().path() })?;
+            let wish = Wish::Path { verb: &verb, path: request.uri().path() };
+            let _seat = front.fairness.seat(&view, &user, &wish).await?;
+            judge.check(&user, &wish)?;
             if request.method() != Method::GET {
                 return Err(Status::method_not_allowed("only GET is supported here"));
             }

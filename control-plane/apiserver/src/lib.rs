@@ -12,6 +12,7 @@ mod body;
 mod compress;
 mod continuation;
 mod discovery;
+mod fairness;
 mod forward;
 mod frames;
 mod front;
@@ -41,6 +42,7 @@ use std::sync::Arc;
 
 use copepod_store::Door;
 
+pub use fairness::defaults::all as flow_defaults;
 pub use forward::Forwarder;
 pub use logs::{LogQuery, LogStream, Tunnels};
 pub use serve::{Peer, serve};

@@ -82,6 +82,13 @@ pub const ALL: &[Review] = &[
     },
 ];
 
+impl Review {
+    /// What somebody wishes who asks it.
+    pub fn wish<'a>(&self, namespace: &'a str) -> Attributes<'a> {
+        Attributes { verb: "create", group: self.group, resource: self.plural, namespace, ..Attributes::default() }
+    }
+}
+
 /// A question that is asked in the right place.
 pub fn find(group: &str, version: &str, plural: &str, namespace: &str) -> Option<&'static Review> {
     ALL.iter()
@@ -99,9 +106,7 @@ pub async fn answer(
     if request.method() != Method::POST {
         return Err(Status::method_not_allowed(format!("{} can only be created", review.plural)));
     }
-    let wish =
-        Attributes { verb: "create", group: review.group, resource: review.plural, namespace, ..Attributes::default() };
-    judge.check(user, &Wish::Object(wish))?;
+    judge.check(user, &Wish::Object(review.wish(namespace)))?;
     let wanted = Wanted::of(request.headers(), request.uri(), true)?;
     let (parts, body) = request.into_parts();
     let body = front.bodies.read(&parts.headers, body).await?;
