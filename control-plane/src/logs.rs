@@ -3,11 +3,12 @@
 use std::{sync::Arc, time::Duration};
 
 use copepod_api::Status;
-use copepod_apiserver::{LogQuery, LogStream, Tunnels};
+use copepod_apiserver::{ExecQuery, Frame, Link, LogQuery, LogStream, Tunnels};
 use copepod_nodes::Hub;
-use copepod_proto::nodes::{LogRequest, TunnelData, open_tunnel};
+use copepod_proto::nodes::{ExecRequest, LogRequest, TunnelData, open_tunnel};
 use copepod_store::door::Async;
-use futures::StreamExt;
+use futures::{SinkExt, StreamExt};
+use tokio_util::sync::PollSender;
 
 /// The channels of a tunnel, as Kubernetes' remote command protocol numbers them: logs come as plain data.
 const DATA: u32 = 0;
@@ -15,6 +16,9 @@ const ERROR: u32 = 3;
 
 /// How long the first bytes are waited for before the answer begins without them.
 const FIRST_MAX: Duration = Duration::from_millis(500);
+
+/// How long a node may take to say whether it can do what is asked; it only looks for the container.
+const LINK_MAX: Duration = Duration::from_secs(10);
 
 pub struct NodeTunnels {
     hub: Arc<Hub>,
@@ -68,6 +72,49 @@ impl Tunnels for NodeTunnels {
             });
             Ok(Box::pin(lines) as LogStream)
         })
+    }
+
+    fn exec(&self, query: ExecQuery) -> Async<'_, Result<Link, Status>> {
+        Box::pin(async move {
+            let request = ExecRequest {
+                namespace: query.namespace,
+                pod: query.pod,
+                uid: query.uid,
+                container: query.container,
+                command: query.command,
+                stdin: query.stdin,
+                stdout: query.stdout,
+                stderr: query.stderr,
+                tty: query.tty,
+                attach: query.attach,
+            };
+            self.link(&query.node, open_tunnel::Request::Exec(request)).await
+        })
+    }
+}
+
+impl NodeTunnels {
+    /// Opens a tunnel both of whose directions are used. The node's first word decides whether it came about.
+    async fn link(&self, node: &str, request: open_tunnel::Request) -> Result<Link, Status> {
+        let id = format!("{:032x}", rand::random::<u128>());
+        let mut tunnel = self.hub.open_tunnel(node, id, request).await?;
+        let first = tokio::time::timeout(LINK_MAX, tunnel.from_node.message()).await;
+        let first = first.map_err(|_| Status::timeout(format!("node {node} does not answer")))?.map_err(lost)?;
+        match first {
+            Some(first) if first.channel == ERROR => return Err(refused(&first.data)),
+            Some(_) => {}
+            None => return Err(Status::unavailable(format!("node {node} ended the connection"))),
+        }
+        let from_node = tunnel.from_node.map(|message| {
+            let message = message.map_err(lost)?;
+            Ok(Frame { channel: u8::try_from(message.channel).unwrap_or(u8::MAX), data: message.data })
+        });
+        let to_node = PollSender::new(tunnel.to_node).sink_map_err(|_| Status::unavailable("the node has gone"));
+        let to_node = to_node.with(|frame: Frame| {
+            let message = TunnelData { id: String::new(), channel: frame.channel.into(), data: frame.data };
+            std::future::ready(Ok::<_, Status>(Ok(message)))
+        });
+        Ok(Link { from_node: Box::pin(from_node), to_node: Box::pin(to_node) })
     }
 }
 

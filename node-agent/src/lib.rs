@@ -29,6 +29,7 @@ mod membership;
 mod node;
 mod reports;
 mod session;
+mod streams;
 pub mod surface;
 mod tunnels;
 mod worker;

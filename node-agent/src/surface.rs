@@ -16,6 +16,8 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
+pub use copepod_runtime::{Process, Reader, Size, Wanted, Writer};
+
 /// What went wrong, said for people; the worker adds what it was doing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -221,6 +223,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_container(&self, id: &str) -> Result<(), Failure>;
     /// Runs a command in a container and waits for it. `Err` only if it could not be run.
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, Failure>;
+    /// Starts a command in a container; its streams are the caller's.
+    async fn run(&self, id: &str, command: &[String], wanted: Wanted) -> Result<Process, Failure>;
     async fn usage(&self) -> Vec<Usage>;
     /// `copepod://0.1.0`.
     fn version(&self) -> String;

@@ -19,6 +19,7 @@ use crate::{
     agent::Agent,
     kept,
     logs::{FOLLOW, Reader},
+    streams,
     worker::Handle,
 };
 
@@ -32,10 +33,10 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const LINGER: Duration = Duration::from_secs(30);
 
 /// Channels of Kubernetes' remote command protocol.
-const DATA: u32 = 0;
-const ERROR: u32 = 3;
+pub const DATA: u32 = 0;
+pub const ERROR: u32 = 3;
 
-type Up = mpsc::Sender<TunnelData>;
+pub type Up = mpsc::Sender<TunnelData>;
 
 /// Answers a request for a tunnel, in a task of its own.
 pub fn open(agent: Arc<Agent>, channel: Channel, request: OpenTunnel) {
@@ -56,9 +57,7 @@ pub fn open(agent: Arc<Agent>, channel: Channel, request: OpenTunnel) {
         let done = match request.request {
             Some(open_tunnel::Request::Logs(asked)) => logs(&agent, &asked, &up, &mut down).await,
             Some(open_tunnel::Request::PortForward(asked)) => port_forward(&agent, &asked, &up, &mut down).await,
-            Some(open_tunnel::Request::Exec(_)) => {
-                Err(Status::new(501, "NotImplemented", "this node cannot run commands in containers interactively yet"))
-            }
+            Some(open_tunnel::Request::Exec(asked)) => streams::exec(&agent, &asked, &up, &mut down).await,
             None => Err(Status::bad_request("the tunnel asks for nothing")),
         };
         if let Err(status) = done {
@@ -72,7 +71,7 @@ pub fn open(agent: Arc<Agent>, channel: Channel, request: OpenTunnel) {
     });
 }
 
-fn find(agent: &Agent, namespace: &str, name: &str, uid: &str) -> Result<Handle, Status> {
+pub fn find(agent: &Agent, namespace: &str, name: &str, uid: &str) -> Result<Handle, Status> {
     let found = if uid.is_empty() { agent.worker_named(namespace, name) } else { agent.worker(uid) };
     found.ok_or_else(|| Status::not_found(&copepod_api::resource::PODS, name))
 }

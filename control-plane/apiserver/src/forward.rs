@@ -19,7 +19,7 @@ use copepod_api::{Status, StatusResult, User};
 use copepod_identity::SERVER_NAME;
 use copepod_store::{Door, Leader};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version,
     header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
 };
 use http_body_util::Full;
@@ -63,11 +63,15 @@ const PASSED_ON: [HeaderName; 3] = [ACCEPT, CONTENT_TYPE, USER_AGENT];
 #[derive(Clone)]
 pub struct Forwarder {
     client: Client<Dial, Full<Bytes>>,
+    /// For connections that are to be switched to another protocol, which HTTP/2 cannot.
+    dial: Dial,
 }
 
 impl Forwarder {
     /// `tls`: this server's certificate, and trust in the cluster's authority (`copepod_identity::client_config`).
     pub fn new(mut tls: rustls::ClientConfig) -> Forwarder {
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let dial = Dial::new(tls.clone());
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -76,7 +80,7 @@ impl Forwarder {
             .http2_keep_alive_interval(ALIVE_INTERVAL)
             .http2_keep_alive_timeout(ALIVE_INTERVAL)
             .build(Dial::new(tls));
-        Forwarder { client }
+        Forwarder { client, dial }
     }
 }
 
@@ -97,6 +101,48 @@ pub struct ForLeader<'a> {
     pub body: &'a Bytes,
     /// It comes from another server already.
     pub is_forwarded: bool,
+}
+
+/// What became of a request that wants to switch its connection to another protocol.
+pub enum Switched {
+    /// Switch it here.
+    Here(http::Request<Body>),
+    /// It was switched by the leader, with this server in between, or refused.
+    Done(Response),
+}
+
+/// Finds the leader, and has it switch the client's connection unless it is this server.
+pub async fn switch(
+    door: &dyn Door,
+    forwarder: Option<&Forwarder>,
+    user: &User,
+    mut request: Request<Body>,
+) -> StatusResult<Switched> {
+    let give_up = Instant::now() + LEADER_WAIT_MAX;
+    let is_forwarded = who::is_forwarded(&request);
+    loop {
+        match (door.leader(), forwarder) {
+            (Leader::Here, _) => return Ok(Switched::Here(request)),
+            _ if is_forwarded => {
+                let mut response = answer::refusal(&Status::unavailable("this server does not lead"), Encoding::Json);
+                response.headers_mut().insert(NOT_LEADER, HeaderValue::from_static("true"));
+                return Ok(Switched::Done(response));
+            }
+            (Leader::At(leader), Some(forwarder)) => {
+                if let Some(response) = forwarder.try_to_switch(&leader, user, &mut request).await? {
+                    return Ok(Switched::Done(response));
+                }
+            }
+            (Leader::At(leader), None) => {
+                return Err(Status::unavailable(format!("this server has no nodes; the leader is {leader}")));
+            }
+            (Leader::Unknown, _) => {}
+        }
+        if Instant::now() >= give_up {
+            return Err(Status::unavailable("no server leads, so no node can be reached"));
+        }
+        tokio::time::sleep(LEADER_LOOK_INTERVAL).await;
+    }
 }
 
 /// Finds the leader, and has it carry the request out unless it is this server.
@@ -167,6 +213,42 @@ impl Forwarder {
                 ANSWER_MAX.as_secs()
             ))),
         }
+    }
+}
+
+impl Forwarder {
+    /// Has the leader switch, and from then on carries bytes between it and the client.
+    async fn try_to_switch(
+        &self,
+        leader: &str,
+        user: &User,
+        request: &mut Request<Body>,
+    ) -> StatusResult<Option<Response>> {
+        let path = request.uri().path_and_query().map_or("/", |path| path.as_str()).to_owned();
+        let lost = |error: &dyn std::fmt::Display| Status::unavailable(format!("the leader was lost: {error}"));
+        let address: Uri = format!("https://{leader}").parse().map_err(Status::internal)?;
+        let Ok(stream) = tower::Service::call(&mut self.dial.clone(), address).await else { return Ok(None) };
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(stream).await.map_err(|error| lost(&error))?;
+        tokio::spawn(connection.with_upgrades());
+        let mut passed_on =
+            Request::builder().method(request.method()).uri(path).body(Body::empty()).map_err(Status::internal)?;
+        let told = request.headers().iter().filter(|(name, _)| !who::says_who(name));
+        passed_on.headers_mut().extend(told.map(|(name, value)| (name.clone(), value.clone())));
+        who::describe(user, passed_on.headers_mut())?;
+        let answered = tokio::time::timeout(ANSWER_MAX, sender.send_request(passed_on)).await;
+        let mut response = answered.map_err(|error| lost(&error))?.map_err(|error| lost(&error))?;
+        if response.headers().contains_key(NOT_LEADER) {
+            return Ok(None);
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            let (client, leader) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut response));
+            tokio::spawn(async move {
+                let (Ok(client), Ok(leader)) = tokio::join!(client, leader) else { return };
+                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(leader)).await;
+            });
+        }
+        Ok(Some(response.map(Body::new)))
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     path::{Asked, Place},
     protobuf,
     query::Query,
-    read, reviews, watch, who, write,
+    read, reviews, streams, watch, who, write,
 };
 
 pub struct Front {
@@ -37,11 +37,20 @@ pub struct Front {
     pub bodies: Bodies,
     pub access: Access,
     pub fairness: Arc<Fairness>,
+    pub places: streams::Places,
 }
 
 impl Front {
     pub fn new(door: Arc<dyn Door>, tunnels: Arc<dyn Tunnels>, config: Config) -> Front {
-        Front { door, tunnels, config, bodies: Bodies::default(), access: Access::default(), fairness: Arc::default() }
+        Front {
+            door,
+            tunnels,
+            config,
+            bodies: Bodies::default(),
+            access: Access::default(),
+            fairness: Arc::default(),
+            places: streams::Places::default(),
+        }
     }
 }
 
@@ -119,6 +128,9 @@ async fn about_objects(
 ) -> StatusResult<Response> {
     if verb == "get" && &*asked.subresource == "log" {
         return logs::answer(front, request, &user, &asked, &query).await;
+    }
+    if streams::is_stream(&asked) {
+        return streams::answer(front, request, &user, &asked, &query).await;
     }
     let has_message = protobuf::known(&asked.row.kind.api_version(), &asked.row.kind.name).is_some();
     let wanted = Wanted::of(request.headers(), request.uri(), has_message)?;

@@ -31,6 +31,7 @@ mod reviews;
 mod selection;
 mod serve;
 mod shape;
+mod streams;
 mod watch;
 mod who;
 mod write;
@@ -46,6 +47,7 @@ pub use fairness::defaults::all as flow_defaults;
 pub use forward::Forwarder;
 pub use logs::{LogQuery, LogStream, Tunnels};
 pub use serve::{Peer, serve};
+pub use streams::{ExecQuery, Frame, Link};
 
 /// What the front needs besides the door.
 #[derive(Clone, Default)]

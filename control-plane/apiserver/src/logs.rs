@@ -19,7 +19,9 @@ use crate::{
     front::Front,
     path::Asked,
     query::Query,
-    read, who,
+    read,
+    streams::{ExecQuery, Link},
+    who,
 };
 
 /// The container to show where the client names none.
@@ -30,6 +32,10 @@ pub trait Tunnels: Send + Sync + 'static {
     /// What a container wrote. Fails at once where the node cannot be reached or has no such container; the stream ends
     /// when the node has no more, or the container ends that is followed.
     fn logs(&self, query: LogQuery) -> Async<'_, Result<LogStream, Status>>;
+
+    /// A command in a container, or the streams of the one that runs. Fails where the node cannot be reached or the
+    /// container does not run; how the command ended comes last, on the error channel.
+    fn exec(&self, query: ExecQuery) -> Async<'_, Result<Link, Status>>;
 }
 
 pub type LogStream = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
@@ -154,7 +160,7 @@ fn wish_for(pod: &Key, place: Place, container: String, query: &Query) -> Status
 }
 
 /// The container asked for, or the only one that can be meant.
-fn container(pod: &Object, asked: Option<&str>) -> StatusResult<String> {
+pub fn container(pod: &Object, asked: Option<&str>) -> StatusResult<String> {
     // Decoded for this request only: the stored object stays bytes.
     let value: Value = serde_json::from_slice(pod.bytes()).map_err(Status::internal)?;
     let names = |field: &str| -> Vec<&str> {

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::extract::Request;
 use copepod_api::{Status, StatusResult, User};
 use copepod_identity::SERVERS_GROUP;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 
 use crate::{access::Judge, impersonation};
 
@@ -41,6 +41,11 @@ pub fn user(judge: &Judge, request: &Request) -> StatusResult<User> {
 pub fn is_forwarded(request: &Request) -> bool {
     request.headers().contains_key(REMOTE_USER)
         && request.extensions().get::<User>().is_some_and(|caller| caller.is_in(SERVERS_GROUP))
+}
+
+/// Whether a header says whom a request is for. Between servers, only the server itself may say it.
+pub fn says_who(name: &HeaderName) -> bool {
+    *name == AUTHORIZATION || ["x-remote-", "impersonate-"].iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
 /// Describes a user to the server that a request is passed on to.

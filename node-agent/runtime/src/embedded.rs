@@ -1,5 +1,7 @@
 //! The embedded runtime, as the agent uses it: starts shims, speaks to them, and reads from disk what they know.
 
+mod streams;
+
 use std::{
     collections::HashMap,
     fs, io,

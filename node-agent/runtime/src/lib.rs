@@ -10,6 +10,7 @@ mod cgroup;
 pub mod cri;
 pub mod embedded;
 mod oci;
+mod process;
 mod seccomp;
 pub mod shim;
 mod spec;
@@ -17,6 +18,7 @@ mod wire;
 
 pub use cri::{Cri, ImageConfig, Login};
 pub use embedded::Embedded;
+pub use process::{Process, Reader, Size, Wanted, Writer};
 pub use spec::{
     Capabilities, ContainerSpec, ContainerState, ExecOutput, Exit, HostPort, Mount, Pod, Propagation, Resources,
     RuntimeError, SandboxSpec, SandboxState, Seccomp, StartError, State, Usage, UserAsked, UserIds,

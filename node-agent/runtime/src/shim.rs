@@ -8,6 +8,7 @@ mod children;
 mod logs;
 mod sandbox;
 mod server;
+mod session;
 
 use std::{ffi::OsString, path::PathBuf};
 

@@ -1,4 +1,5 @@
-//! What the agent and a shim say to each other: one JSON value a line, one question a connection.
+//! What the agent and a shim say to each other: one JSON value a line, one question a connection. An answer may carry
+//! descriptors (SCM_RIGHTS, unix(7)).
 
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,14 @@ pub enum Question {
         command: Vec<String>,
         timeout_milliseconds: u64,
     },
+    /// Start a command whose streams the asker holds. Answered with `Opened`, which carries descriptors, and with `Ended`
+    /// when the command has ended.
+    Run {
+        id: String,
+        command: Vec<String>,
+        stdin: bool,
+        tty: bool,
+    },
     /// End everything and then the shim itself.
     Shutdown,
 }
@@ -39,5 +48,20 @@ pub enum Answer {
     Started(Result<ContainerState, StartError>),
     Exited(Exit),
     Said(ExecOutput),
+    /// One descriptor each comes along, in this order.
+    Opened(Vec<End>),
+    Ended {
+        code: i32,
+    },
     Failed(String),
+}
+
+/// Which end of a process's streams a descriptor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum End {
+    Stdin,
+    Stdout,
+    Stderr,
+    /// All of them, as a terminal.
+    Terminal,
 }

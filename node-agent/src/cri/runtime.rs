@@ -8,7 +8,8 @@ use copepod_runtime::Cri;
 use crate::{
     embedded::runtime::{container, exit, failure, found, sandbox, start_error, usage},
     surface::{
-        ContainerSpec, ExecOutput, Exit, Failure, FoundSandbox, Runtime, SandboxNetwork, SandboxSpec, StartError, Usage,
+        ContainerSpec, ExecOutput, Exit, Failure, FoundSandbox, Process, Runtime, SandboxNetwork, SandboxSpec,
+        StartError, Usage, Wanted,
     },
 };
 
@@ -54,6 +55,10 @@ impl Runtime for Containers {
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, Failure> {
         let said = self.0.exec(id, command, timeout).await.map_err(failure)?;
         Ok(ExecOutput { exit_code: said.exit_code, output: said.output })
+    }
+
+    async fn run(&self, _: &str, _: &[String], _: Wanted) -> Result<Process, Failure> {
+        Err("interactive commands are not carried to CRI runtimes; use crictl exec on the node".into())
     }
 
     async fn usage(&self) -> Vec<Usage> {

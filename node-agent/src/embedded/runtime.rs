@@ -8,8 +8,9 @@ use copepod_runtime::{Embedded, RuntimeError};
 use crate::{
     AgentConfig, AgentError,
     surface::{
-        ContainerSpec, ExecOutput, Exit, Failure, FoundContainer, FoundSandbox, FoundState, PodRef, Propagation,
-        Resources, Runtime, SandboxNetwork, SandboxSpec, StartError, Usage, User, UserAsked, UserIds,
+        ContainerSpec, ExecOutput, Exit, Failure, FoundContainer, FoundSandbox, FoundState, PodRef, Process,
+        Propagation, Resources, Runtime, SandboxNetwork, SandboxSpec, StartError, Usage, User, UserAsked, UserIds,
+        Wanted,
     },
 };
 
@@ -65,6 +66,10 @@ impl Runtime for Containers {
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, Failure> {
         let said = self.0.exec(id, command, timeout).await.map_err(failure)?;
         Ok(ExecOutput { exit_code: said.exit_code, output: said.output })
+    }
+
+    async fn run(&self, id: &str, command: &[String], wanted: Wanted) -> Result<Process, Failure> {
+        self.0.run(id, command, wanted).await.map_err(failure)
     }
 
     async fn usage(&self) -> Vec<Usage> {

@@ -544,6 +544,10 @@ impl Runtime for FakeRuntime {
         Ok(ExecOutput::default())
     }
 
+    async fn run(&self, _: &str, _: &[String], _: Wanted) -> Result<Process, Failure> {
+        Err("nothing runs here".into())
+    }
+
     async fn usage(&self) -> Vec<Usage> {
         Vec::new()
     }

@@ -14,7 +14,7 @@ use copepod_store::{Compacted, Cursor, Door, Event, History, Leader, View, door:
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{LogQuery, LogStream, Tunnels};
+use crate::{ExecQuery, Link, LogQuery, LogStream, Tunnels};
 
 pub struct Memory {
     state: Mutex<State>,
@@ -176,5 +176,9 @@ impl Tunnels for Echo {
             let stream: LogStream = Box::pin(futures::stream::iter([Ok(Bytes::from(line))]));
             Ok(stream)
         })
+    }
+
+    fn exec(&self, _: ExecQuery) -> Async<'_, Result<Link, Status>> {
+        Box::pin(async { Err(Status::unavailable("no node is connected")) })
     }
 }

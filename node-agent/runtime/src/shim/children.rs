@@ -21,7 +21,10 @@ use nix::{
     unistd::pipe2,
 };
 
-use super::logs::{Log, Stream};
+use super::{
+    logs::{Log, Stream},
+    session::Process,
+};
 use crate::{ContainerState, Exit, StartError, State, cgroup};
 
 /// What is kept of the output of one exec.
@@ -54,7 +57,7 @@ pub struct Exec {
 }
 
 /// Where libcontainer keeps what it knows.
-fn root(directory: &Path) -> PathBuf {
+pub fn root(directory: &Path) -> PathBuf {
     directory.join("oci")
 }
 
@@ -191,6 +194,7 @@ pub fn exec(
         let (output, out) = pipe().map_err(|error| text(&error))?;
         let err = out.try_clone().map_err(|error| text(&error))?;
         let nothing = File::open("/dev/null").map_err(|error| text(&error))?;
+        let process = Process::write(directory, id, command, false)?;
         let pid = ContainerBuilder::new(id.to_owned(), SyscallType::default())
             .with_root_path(root(directory))
             .map_err(|error| text(&error))?
@@ -198,7 +202,7 @@ pub fn exec(
             .with_stdout(out)
             .with_stderr(err)
             .as_tenant()
-            .with_container_args(command)
+            .with_process(Some(&process.path))
             .with_detach(true)
             .build()
             .map_err(|error| chain(&error))?;
@@ -258,7 +262,7 @@ fn forget(directory: &Path, id: &str) {
     let _ = fs::remove_file(state_path(directory, id));
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -3,9 +3,9 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, IoSlice, Read, Write},
     os::{
-        fd::{AsFd, BorrowedFd},
+        fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
         unix::net::{UnixListener, UnixStream},
     },
     path::Path,
@@ -18,12 +18,16 @@ use nix::{
     sys::{
         signal::{SigSet, Signal, kill},
         signalfd::{SfdFlags, SignalFd},
+        socket::{ControlMessage, MsgFlags, UnixAddr, sendmsg},
         wait::{WaitPidFlag, WaitStatus, waitpid},
     },
     unistd::Pid,
 };
 
-use super::children::{self, Child, Exec};
+use super::{
+    children::{self, Child, Exec},
+    session::{self, Session},
+};
 use crate::{
     ExecOutput, SandboxSpec, cgroup,
     wire::{Answer, Question},
@@ -40,6 +44,7 @@ struct Shim<'a> {
     sandbox: SandboxSpec,
     children: BTreeMap<String, Child>,
     execs: Vec<Exec>,
+    sessions: Vec<Session>,
 }
 
 pub fn run(directory: &Path, sandbox: SandboxSpec) -> Result<(), String> {
@@ -55,7 +60,7 @@ pub fn run(directory: &Path, sandbox: SandboxSpec) -> Result<(), String> {
     let listener = UnixListener::bind(&beside).map_err(|error| format!("{}: {error}", beside.display()))?;
     fs::rename(&beside, &socket).map_err(|error| format!("{}: {error}", socket.display()))?;
 
-    let mut shim = Shim { directory, sandbox, children: BTreeMap::new(), execs: Vec::new() };
+    let mut shim = Shim { directory, sandbox, children: BTreeMap::new(), execs: Vec::new(), sessions: Vec::new() };
     loop {
         let ready = shim.wait(&listener, &ended)?;
         for (id, place) in ready.pipes.into_iter().rev() {
@@ -157,6 +162,8 @@ impl Shim<'_> {
         } else if let Some(exec) = self.execs.iter_mut().find(|exec| exec.pid == pid) {
             exec.exit = Some(code);
             exec.read_rest();
+        } else if let Some(place) = self.sessions.iter().position(|session| session.pid == pid) {
+            say(self.sessions.swap_remove(place).asker, &Answer::Ended { code });
         }
         // Anything else was left behind by a container without a pid namespace of its own.
         true
@@ -237,6 +244,19 @@ impl Shim<'_> {
                     Err((error, stream)) => say(stream, &Answer::Failed(error)),
                 }
             }
+            Question::Run { id, command, stdin, tty } => {
+                if self.children.get(&id).and_then(Child::pid).is_none() {
+                    say(stream, &unknown(&id));
+                    return false;
+                }
+                match session::start(self.directory, &id, command, stdin, tty) {
+                    Ok((pid, ends)) => {
+                        hand_over(&stream, ends);
+                        self.sessions.push(Session { pid, asker: stream });
+                    }
+                    Err(error) => say(stream, &Answer::Failed(error)),
+                }
+            }
             Question::Shutdown => {
                 let ids: Vec<String> = self.children.keys().cloned().collect();
                 let failed = ids.iter().find_map(|id| match self.remove(id) {
@@ -278,6 +298,19 @@ fn say(mut stream: UnixStream, answer: &Answer) {
     if let Ok(mut text) = serde_json::to_vec(answer) {
         text.push(b'\n');
         let _ = stream.write_all(&text);
+    }
+}
+
+/// Says which ends there are and sends them along.
+fn hand_over(stream: &UnixStream, ends: session::Ends) {
+    let answer = Answer::Opened(ends.iter().map(|(end, _)| *end).collect());
+    let descriptors: Vec<RawFd> = ends.iter().map(|(_, descriptor)| descriptor.as_raw_fd()).collect();
+    if let Ok(mut text) = serde_json::to_vec(&answer) {
+        text.push(b'\n');
+        let parts = [IoSlice::new(&text)];
+        let rights = [ControlMessage::ScmRights(&descriptors)];
+        // An asker that has gone gets nothing, and the process finds its streams closed.
+        let _ = sendmsg::<UnixAddr>(stream.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None);
     }
 }
 
