@@ -1,15 +1,16 @@
-//! What a cluster is born with: its namespaces, its roles, and the service under which pods reach the API.
+//! What a cluster is born with: its namespaces, its roles, its keys for tokens, and the service under which pods reach the API.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use copepod_api::{
     Action, Key, Patch, Request, User,
     k8s_openapi::api::{
-        core::v1::{Namespace, Service},
+        core::v1::{Namespace, Secret, Service},
         discovery::v1::EndpointSlice,
     },
-    resource::{ENDPOINT_SLICES, NAMESPACES, SERVICES},
+    resource::{ENDPOINT_SLICES, NAMESPACES, SECRETS, SERVICES},
 };
+use copepod_identity::AccountKeys;
 use copepod_replica::Replica;
 use copepod_store::{Door, View};
 use serde_json::{Value, json};
@@ -77,8 +78,20 @@ fn missing(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>) ->
         requests.push(Request::of::<Service>(user, "default", "kubernetes", "", Action::Create { object: service }));
     }
     requests.extend(roles::missing(view, user));
+    requests.extend(account_keys(view, user));
     requests.extend(endpoints(view, user, servers, port));
     requests
+}
+
+/// The keys that tokens of service accounts are signed with.
+fn account_keys(view: &View, user: &User) -> Option<Request> {
+    if view.object(&Key::new(SECRETS, AccountKeys::NAMESPACE, AccountKeys::SECRET)).is_some() {
+        return None;
+    }
+    let secret =
+        AccountKeys::create().inspect_err(|error| tracing::error!(%error, "no key for tokens can be made")).ok()?;
+    let action = Action::Create { object: secret };
+    Some(Request::of::<Secret>(user, AccountKeys::NAMESPACE, AccountKeys::SECRET, "", action))
 }
 
 /// A server that does not vote yet is not offered: one that fails now would take the cluster with it.

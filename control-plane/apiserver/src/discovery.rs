@@ -56,7 +56,18 @@ pub fn answer(place: &Place, catalog: &Catalog, headers: &HeaderMap) -> StatusRe
                 }
                 paths.extend(versions.iter().map(|version| openapi::group_path(group, version)));
             }
-            paths.extend(["/healthz", "/livez", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+            paths.extend(
+                [
+                    "/.well-known/openid-configuration",
+                    "/healthz",
+                    "/livez",
+                    "/openapi/v3",
+                    "/openid/v1/jwks",
+                    "/readyz",
+                    "/version",
+                ]
+                .map(str::to_owned),
+            );
             return Ok(answer::value(200, &json!({"paths": paths}), Encoding::Pretty));
         }
     };

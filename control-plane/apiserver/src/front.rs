@@ -9,7 +9,7 @@ use axum::{
     routing::any,
 };
 use copepod_access::Wish;
-use copepod_api::{Status, StatusResult, User};
+use copepod_api::{Status, StatusResult, User, resource::SERVICE_ACCOUNTS};
 use copepod_registry::Catalog;
 use copepod_store::Door;
 use futures::FutureExt;
@@ -27,7 +27,9 @@ use crate::{
     path::{Asked, Place},
     protobuf,
     query::Query,
-    read, reviews, streams, watch, who, write,
+    read, reviews, streams,
+    tokens::{self, Keys},
+    watch, who, write,
 };
 
 pub struct Front {
@@ -38,6 +40,7 @@ pub struct Front {
     pub access: Access,
     pub fairness: Arc<Fairness>,
     pub places: streams::Places,
+    pub keys: Keys,
 }
 
 impl Front {
@@ -49,6 +52,7 @@ impl Front {
             bodies: Bodies::default(),
             access: Access::default(),
             fairness: Arc::default(),
+            keys: Keys::default(),
             places: streams::Places::default(),
         }
     }
@@ -82,7 +86,7 @@ async fn answer(front: &Arc<Front>, request: Request) -> StatusResult<Response> 
 
     let view = front.door.view();
     let judge = front.access.at(&view);
-    let user = who::user(&judge, &request)?;
+    let user = who::user(front, &judge, who::caller(&request), request.headers()).await?;
     let query = Query::of(request.uri())?;
     match place {
         Place::Object(asked) => {
@@ -111,6 +115,8 @@ async fn answer(front: &Arc<Front>, request: Request) -> StatusResult<Response> 
                 return Err(Status::method_not_allowed("only GET is supported here"));
             }
             match place {
+                Place::Issuer => Ok(tokens::issuer()),
+                Place::IssuerKeys => tokens::issuer_keys(front),
                 Place::OpenApi(path) => openapi::answer(path.as_deref(), catalog, request.headers()).await,
                 place => discovery::answer(&place, &catalog, request.headers()),
             }
@@ -131,6 +137,9 @@ async fn about_objects(
     }
     if streams::is_stream(&asked) {
         return streams::answer(front, request, &user, &asked, &query).await;
+    }
+    if asked.row.kind.resource() == SERVICE_ACCOUNTS && &*asked.subresource == "token" {
+        return tokens::issue(front, request, &asked).await;
     }
     let has_message = protobuf::known(&asked.row.kind.api_version(), &asked.row.kind.name).is_some();
     let wanted = Wanted::of(request.headers(), request.uri(), has_message)?;

@@ -32,6 +32,7 @@ mod selection;
 mod serve;
 mod shape;
 mod streams;
+mod tokens;
 mod watch;
 mod who;
 mod write;

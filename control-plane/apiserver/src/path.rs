@@ -28,6 +28,10 @@ pub enum Place {
     },
     /// `/openapi/v3` or a document below it.
     OpenApi(Option<String>),
+    /// Who issues tokens: `/.well-known/openid-configuration`.
+    Issuer,
+    /// The keys that tokens are checked with: `/openid/v1/jwks`.
+    IssuerKeys,
     Object(Asked),
     /// A question that is posted and answered and never stored.
     Review {
@@ -89,6 +93,8 @@ impl Place {
             ["healthz" | "livez", ..] => Ok(Place::Health(Probe::Alive)),
             ["readyz", ..] => Ok(Place::Health(Probe::Ready)),
             ["version"] => Ok(Place::Version),
+            [".well-known", "openid-configuration"] => Ok(Place::Issuer),
+            ["openid", "v1", "jwks"] => Ok(Place::IssuerKeys),
             ["openapi", "v3"] => Ok(Place::OpenApi(None)),
             ["openapi", "v3", rest @ ..] => Ok(Place::OpenApi(Some(rest.join("/")))),
             ["api"] => Ok(Place::CoreVersions),

@@ -4,6 +4,7 @@ mod access;
 mod client;
 mod kubectl;
 mod memory;
+mod tokens;
 mod wire;
 
 use copepod_store::Leader;

@@ -10,7 +10,7 @@ use copepod_api::{Status, StatusResult, User};
 use copepod_identity::SERVERS_GROUP;
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 
-use crate::{access::Judge, impersonation};
+use crate::{access::Judge, front::Front, impersonation, tokens};
 
 const REMOTE_USER: HeaderName = HeaderName::from_static("x-remote-user");
 const REMOTE_GROUP: HeaderName = HeaderName::from_static("x-remote-group");
@@ -26,15 +26,31 @@ pub fn anonymous() -> User {
     User { name: ANONYMOUS.into(), groups: vec![UNAUTHENTICATED.into()], ..User::default() }
 }
 
-/// The user that a request counts as.
-pub fn user(judge: &Judge, request: &Request) -> StatusResult<User> {
-    let caller = request.extensions().get::<User>().cloned().unwrap_or_else(anonymous);
+/// Who is at the other end of the connection.
+pub fn caller(request: &Request) -> User {
+    request.extensions().get::<User>().cloned().unwrap_or_else(anonymous)
+}
+
+/// The user that a request of this caller counts as.
+pub async fn user(front: &Front, judge: &Judge, mut caller: User, headers: &HeaderMap) -> StatusResult<User> {
+    if &*caller.name == ANONYMOUS
+        && let Some(token) = bearer(headers)
+    {
+        let identity = tokens::authenticate(&*front.door, &front.keys, token, &[]).await;
+        caller = identity.map_err(|_| Status::unauthorized())?.user;
+    }
     if caller.is_in(SERVERS_GROUP)
-        && let Some(user) = described(request.headers())?
+        && let Some(user) = described(headers)?
     {
         return Ok(user);
     }
-    impersonation::user(judge, caller, request.headers())
+    impersonation::user(judge, caller, headers)
+}
+
+/// The token that a request bears.
+fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let (scheme, token) = headers.get(AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()).filter(|token| !token.is_empty())
 }
 
 /// The server that passed a request on is known to be one of the cluster.

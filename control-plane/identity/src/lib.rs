@@ -4,11 +4,13 @@
 //! it runs on, and a client proves itself by its certificate's subject (CN is the user, O the group), as Kubernetes does
 //! it. A machine may change its address and stays who it is.
 
+mod accounts;
 mod authority;
 mod kubeconfig;
 mod tls;
 mod tokens;
 
+pub use accounts::{AccountKeys, random_uuid};
 pub use authority::{Authority, IdentityError, Issued};
 pub use kubeconfig::kubeconfig;
 pub use tls::{client_config, pinned_client_config, server_config, user_of_certificate};

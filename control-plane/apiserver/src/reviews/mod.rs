@@ -8,10 +8,11 @@ mod people;
 use axum::{extract::Request, response::Response};
 use copepod_access::{Attributes, Wish};
 use copepod_api::{Status, StatusResult, User};
+use copepod_store::View;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::{accept::Wanted, access::Judge, answer, body, front::Front};
+use crate::{accept::Wanted, access::Judge, answer, body, front::Front, tokens::Keys};
 
 pub struct Review {
     pub group: &'static str,
@@ -27,6 +28,8 @@ pub struct Review {
 pub struct Asker<'a> {
     pub user: &'a User,
     pub judge: &'a Judge,
+    pub keys: &'a Keys,
+    pub view: &'a View,
     /// Of a namespaced question; else empty.
     pub namespace: &'a str,
 }
@@ -43,6 +46,15 @@ pub const ALL: &[Review] = &[
         kind: "SelfSubjectReview",
         is_namespaced: false,
         answer: people::who_am_i,
+    },
+    Review {
+        group: AUTHENTICATION,
+        version: "v1",
+        plural: "tokenreviews",
+        singular: "tokenreview",
+        kind: people::TOKEN_REVIEW,
+        is_namespaced: false,
+        answer: people::whose_token,
     },
     Review {
         group: AUTHORIZATION,
@@ -114,7 +126,10 @@ pub async fn answer(
     if !sent.is_object() {
         return Err(Status::bad_request(format!("the body must be a JSON object of the kind {}", review.kind)));
     }
-    sent["status"] = (review.answer)(&Asker { user, judge, namespace }, &sent)?;
+    // What a token rests on may be newer than the view of this server.
+    let view = if review.kind == people::TOKEN_REVIEW { front.door.fresh().await? } else { front.door.view() };
+    let asker = Asker { user, judge, keys: &front.keys, view: &view, namespace };
+    sent["status"] = (review.answer)(&asker, &sent)?;
     sent["apiVersion"] = json!(format!("{}/{}", review.group, review.version));
     sent["kind"] = json!(review.kind);
     if !sent["metadata"].is_object() {

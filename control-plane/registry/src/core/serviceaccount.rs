@@ -1,6 +1,6 @@
 //! ServiceAccounts: who a pod is.
 
-use copepod_api::Scope;
+use copepod_api::{Scope, Subresource};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use serde::Deserialize;
 use serde_json::json;
@@ -13,9 +13,13 @@ use crate::{
 
 const COLUMNS: &[Column] = &[NAME, column("Secrets", "integer", "The number of secrets it names."), AGE];
 
+/// Answered by the front, as nothing is stored.
+const TOKEN: Subresource =
+    Subresource { name: "token", kind: Some(("authentication.k8s.io", "v1", "TokenRequest")), verbs: &["create"] };
+
 pub fn row() -> Row {
     Row::new(
-        kind::<ServiceAccount>("serviceaccounts", "serviceaccount", &["sa"], Scope::Namespaced, &[]),
+        kind::<ServiceAccount>("serviceaccounts", "serviceaccount", &["sa"], Scope::Namespaced, &[TOKEN]),
         Hooks {
             validate: |object, _| ServiceAccount::deserialize(object).map(|_| ()).map_err(|error| error.to_string()),
             columns: COLUMNS,

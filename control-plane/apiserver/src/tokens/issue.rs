@@ -1,0 +1,129 @@
+//! `serviceaccounts/token`: a new token for a service account.
+
+use axum::{extract::Request, response::Response};
+use copepod_api::{
+    Key, Status, StatusResult, Timestamp,
+    field::Errors,
+    resource::{NODES, PODS, SECRETS, SERVICE_ACCOUNTS},
+    time::rfc3339,
+};
+use copepod_store::View;
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Bound, ISSUER, claims};
+use crate::{accept::Wanted, answer, body, front::Front, path::Asked};
+
+/// How long a token is good when nobody says.
+const SECONDS_DEFAULT: i64 = 3600;
+
+/// A shorter life would be over before it is renewed.
+const SECONDS_MIN: i64 = 600;
+const SECONDS_MAX: i64 = 1 << 32;
+
+pub async fn answer(front: &Front, request: Request, asked: &Asked) -> StatusResult<Response> {
+    let wanted = Wanted::of(request.headers(), request.uri(), true)?;
+    let (parts, body) = request.into_parts();
+    let body = front.bodies.read(&parts.headers, body).await?;
+    let mut sent = body::object(&parts.headers, &body.bytes)?.value;
+    let view = front.door.fresh().await?;
+    let token = token(front, &view, asked, &sent)?;
+    sent["apiVersion"] = json!("authentication.k8s.io/v1");
+    sent["kind"] = json!("TokenRequest");
+    sent["metadata"] = json!({
+        "name": asked.name, "namespace": asked.namespace, "creationTimestamp": rfc3339(Timestamp::now()),
+    });
+    sent["spec"]["audiences"] = json!(token.audiences);
+    sent["spec"]["expirationSeconds"] = json!(token.seconds);
+    sent["status"] = json!({"token": token.text, "expirationTimestamp": rfc3339(token.until)});
+    Ok(answer::value(201, &sent, wanted.encoding))
+}
+
+struct Token {
+    text: String,
+    audiences: Vec<String>,
+    seconds: i64,
+    until: Timestamp,
+}
+
+fn token(front: &Front, view: &View, asked: &Asked, sent: &Value) -> StatusResult<Token> {
+    let request = TokenRequest::deserialize(sent).map_err(|error| {
+        Status::bad_request(format!("TokenRequest in version \"v1\" cannot be handled as a TokenRequest: {error}"))
+    })?;
+    for (field, given, meant) in [
+        ("name", request.metadata.name.as_deref(), &asked.name),
+        ("namespace", request.metadata.namespace.as_deref(), &asked.namespace),
+    ] {
+        if given.is_some_and(|given| !given.is_empty() && given != meant) {
+            return Err(Status::bad_request(format!(
+                "the {field} of the service account in the data does not match the {field} on the URL ({meant})"
+            )));
+        }
+    }
+    let spec = request.spec.unwrap_or_default();
+    let seconds = spec.expiration_seconds.unwrap_or(SECONDS_DEFAULT);
+    let mut errors = Errors::default();
+    if seconds < SECONDS_MIN {
+        errors.invalid("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes");
+    }
+    if seconds > SECONDS_MAX {
+        errors.invalid("spec.expirationSeconds", seconds, "may not specify a duration larger than 2^32 seconds");
+    }
+    if !errors.is_empty() {
+        return Err(Status::invalid_as("authentication.k8s.io", "TokenRequest", "", errors));
+    }
+    let key = Key::new(SERVICE_ACCOUNTS, asked.namespace.as_str(), asked.name.as_str());
+    let account = view.object(&key).ok_or_else(|| Status::not_found(&SERVICE_ACCOUNTS, &asked.name))?;
+    let bound = spec.bound_object_ref.as_ref().map(|object| bound(view, &key, object)).transpose()?;
+    let audiences = match spec.audiences {
+        Some(audiences) if !audiences.is_empty() => audiences,
+        _ => vec![ISSUER.to_owned()],
+    };
+    let now = Timestamp::now().as_second();
+    let until = Timestamp::from_second(now + seconds).map_err(Status::internal)?;
+    let claims = claims(&key, &account.meta.uid, bound.as_ref(), &audiences, (now, now + seconds));
+    let text = front.keys.at(view)?.sign(&claims).map_err(Status::internal)?;
+    Ok(Token { text, audiences, seconds, until })
+}
+
+/// The object that the token is to live as long as.
+fn bound(view: &View, account: &Key, named: &BoundObjectReference) -> StatusResult<Bound> {
+    let (version, kind) = (named.api_version.as_deref().unwrap_or_default(), named.kind.as_deref().unwrap_or_default());
+    let (word, resource) = match (version, kind) {
+        ("v1", "Pod") => ("pod", PODS),
+        ("v1", "Secret") => ("secret", SECRETS),
+        ("v1", "Node") => ("node", NODES),
+        _ => {
+            let (group, version) = version.split_once('/').unwrap_or(("", version));
+            let why = format!("cannot bind token to object of type {group}/{version}, Kind={kind}");
+            return Err(Status::bad_request(why));
+        }
+    };
+    let name = named.name.as_deref().unwrap_or_default();
+    let namespace = if resource == NODES { "" } else { account.namespace() };
+    let object =
+        view.object(&Key::new(resource.clone(), namespace, name)).ok_or_else(|| Status::not_found(&resource, name))?;
+    let mut node = None;
+    if resource == PODS {
+        let pod: Value = serde_json::from_slice(object.bytes()).map_err(Status::internal)?;
+        if pod["spec"]["serviceAccountName"].as_str().unwrap_or("default") != account.name() {
+            return Err(Status::bad_request(format!(
+                "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",
+                account.name()
+            )));
+        }
+        node = object.node.as_deref().map(|node| {
+            let uid = view.object(&Key::new(NODES, "", node)).map(|node| node.meta.uid.clone());
+            (node.to_owned(), uid)
+        });
+    }
+    if let Some(uid) = named.uid.as_deref().filter(|uid| !uid.is_empty() && *uid != object.meta.uid) {
+        let why = format!(
+            "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have \
+             been deleted and then recreated"
+        );
+        return Err(Status::conflict(&resource, name, why));
+    }
+    Ok(Bound { word, name: name.to_owned(), uid: object.meta.uid.clone(), node })
+}
