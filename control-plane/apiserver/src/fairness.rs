@@ -63,6 +63,8 @@ struct State {
     plan: Arc<Plan>,
     levels: Levels,
     waiting: BTreeMap<Ticket, oneshot::Sender<()>>,
+    /// By schema and level.
+    refusals: BTreeMap<(Arc<str>, Arc<str>), u64>,
 }
 
 /// A request's place; left when it is dropped.
@@ -80,7 +82,13 @@ impl Default for Fairness {
 
 impl Fairness {
     pub fn with_seats(seats: u32) -> Fairness {
-        let state = State { made_of: None, plan: Arc::default(), levels: Levels::default(), waiting: BTreeMap::new() };
+        let state = State {
+            made_of: None,
+            plan: Arc::default(),
+            levels: Levels::default(),
+            waiting: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+        };
         Fairness { seats, state: Mutex::new(state) }
     }
 
@@ -94,7 +102,10 @@ impl Fairness {
             let mut state = self.lock();
             match state.levels.arrive(&class.level, caller) {
                 Arrival::Runs => return Ok(Seat { fairness: self.clone(), class, width }),
-                Arrival::Refused => return Err(busy()),
+                Arrival::Refused => {
+                    *state.refusals.entry((class.schema, class.level)).or_default() += 1;
+                    return Err(busy());
+                }
                 Arrival::Waits(ticket) => {
                     let (sender, turn) = oneshot::channel();
                     state.waiting.insert(ticket, sender);
@@ -109,9 +120,13 @@ impl Fairness {
     }
 
     /// How many seats are taken and how many wait for one, a level.
-    #[cfg(test)]
     pub fn usage(&self) -> Vec<(String, u32, usize)> {
         self.lock().levels.usage().map(|(name, in_use, waiting)| (name.to_string(), in_use, waiting)).collect()
+    }
+
+    /// How many were refused, by schema and level.
+    pub fn refusals(&self) -> BTreeMap<(Arc<str>, Arc<str>), u64> {
+        self.lock().refusals.clone()
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

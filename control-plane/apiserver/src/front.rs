@@ -1,6 +1,6 @@
 //! Where every request comes in: who asks, for what, may they; then to the one who answers.
 
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use axum::{
     Router,
@@ -20,10 +20,12 @@ use crate::{
     accept::{self, Wanted},
     access::{self, Access},
     answer,
-    body::Bodies,
+    body::{self, Bodies},
     compress, discovery,
     fairness::Fairness,
-    health, list, logs, openapi,
+    health, list, logs,
+    metrics::{Labels, Metrics},
+    openapi,
     path::{Asked, Place},
     protobuf,
     query::Query,
@@ -31,6 +33,9 @@ use crate::{
     tokens::{self, Keys},
     watch, who, write,
 };
+
+/// Prometheus' text format.
+const METRICS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 pub struct Front {
     pub door: Arc<dyn Door>,
@@ -41,6 +46,7 @@ pub struct Front {
     pub fairness: Arc<Fairness>,
     pub places: streams::Places,
     pub keys: Keys,
+    pub metrics: Arc<Metrics>,
 }
 
 impl Front {
@@ -54,6 +60,7 @@ impl Front {
             fairness: Arc::default(),
             keys: Keys::default(),
             places: streams::Places::default(),
+            metrics: Arc::default(),
         }
     }
 }
@@ -65,32 +72,39 @@ pub fn router(front: Front) -> Router {
 async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
     let encoding = accept::of_refusal(request.headers(), request.uri());
     let takes_gzip = compress::is_taken(request.headers());
+    let since = Instant::now();
+    let mut labels = Labels::of_path();
     // A fault of ours costs this request and not the others on its connection.
-    let response = match AssertUnwindSafe(answer(&front, request)).catch_unwind().await {
+    let response = match AssertUnwindSafe(answer(&front, request, &mut labels)).catch_unwind().await {
         Ok(Ok(response)) => response,
         Ok(Err(status)) => answer::refusal(&status, encoding),
         Err(_) => answer::refusal(&Status::internal("this request met a fault in the server; see its log"), encoding),
     };
+    front.metrics.end(&labels, response.status().as_u16(), since);
     if takes_gzip { compress::compressed(response) } else { response }
 }
 
-async fn answer(front: &Arc<Front>, request: Request) -> StatusResult<Response> {
-    let catalog = Catalog::of(&front.door.view());
+/// `labels`: what the request is counted as.
+async fn answer(front: &Arc<Front>, request: Request, labels: &mut Labels) -> StatusResult<Response> {
+    let view = front.door.view();
+    let catalog = Catalog::of(&view);
     let place = Place::of(request.uri().path(), &catalog)?;
-    if let Place::Health(probe) = place {
-        return health::answer(&*front.door, probe);
+    if let Place::Health(probe, check) = &place {
+        return health::answer(&*front.door, *probe, check.as_deref(), request.uri());
     }
     if let Place::Version = place {
         return Ok(health::version());
     }
 
-    let view = front.door.view();
     let judge = front.access.at(&view);
     let user = who::user(front, &judge, who::caller(&request), request.headers()).await?;
     let query = Query::of(request.uri())?;
     match place {
         Place::Object(asked) => {
             let verb = verb(request.method(), &asked, &query)?;
+            let is_apply = body::media_type(request.headers()).starts_with("application/apply-patch");
+            *labels = Labels::of(&asked, verb, is_apply, query.text("dryRun").is_some());
+            let _under_way = front.metrics.begin(labels);
             let seat = {
                 let wish = access::wish(&asked, verb, &query);
                 let seat = front.fairness.seat(&view, &user, &wish).await?;
@@ -117,6 +131,7 @@ async fn answer(front: &Arc<Front>, request: Request) -> StatusResult<Response> 
             match place {
                 Place::Issuer => Ok(tokens::issuer()),
                 Place::IssuerKeys => tokens::issuer_keys(front),
+                Place::Metrics => Ok(answer::typed(200, METRICS, front.metrics.text(&view, &front.fairness))),
                 Place::OpenApi(path) => openapi::answer(path.as_deref(), catalog, request.headers()).await,
                 place => discovery::answer(&place, &catalog, request.headers()),
             }

@@ -20,6 +20,7 @@ mod health;
 mod impersonation;
 mod list;
 mod logs;
+mod metrics;
 mod openapi;
 mod options;
 mod past;

@@ -11,7 +11,9 @@ use crate::reviews::{self, Review};
 const PATH_BYTES_MAX: usize = 4096;
 
 pub enum Place {
-    Health(Probe),
+    /// One check, or all.
+    Health(Probe, Option<String>),
+    Metrics,
     Version,
     /// `/`: the paths there are.
     Root,
@@ -42,6 +44,7 @@ pub enum Place {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Probe {
+    Healthy,
     Alive,
     Ready,
 }
@@ -90,8 +93,10 @@ impl Place {
         let segments: Vec<&str> = segments.iter().map(String::as_str).collect();
         match segments.as_slice() {
             [] => Ok(Place::Root),
-            ["healthz" | "livez", ..] => Ok(Place::Health(Probe::Alive)),
-            ["readyz", ..] => Ok(Place::Health(Probe::Ready)),
+            ["healthz", check @ ..] => Ok(health(Probe::Healthy, check)),
+            ["livez", check @ ..] => Ok(health(Probe::Alive, check)),
+            ["readyz", check @ ..] => Ok(health(Probe::Ready, check)),
+            ["metrics"] => Ok(Place::Metrics),
             ["version"] => Ok(Place::Version),
             [".well-known", "openid-configuration"] => Ok(Place::Issuer),
             ["openid", "v1", "jwks"] => Ok(Place::IssuerKeys),
@@ -109,6 +114,10 @@ impl Place {
             _ => Err(Status::no_such_path()),
         }
     }
+}
+
+fn health(probe: Probe, check: &[&str]) -> Place {
+    Place::Health(probe, (!check.is_empty()).then(|| check.join("/")))
 }
 
 fn object(catalog: &Catalog, group: &str, version: &str, rest: &[&str]) -> StatusResult<Place> {

@@ -4,6 +4,7 @@ mod access;
 mod client;
 mod kubectl;
 mod memory;
+mod probes;
 mod tokens;
 mod wire;
 

@@ -25,6 +25,7 @@ use crate::{
     answer,
     frames::Frames,
     front::Front,
+    metrics::{Labels, Running},
     options,
     path::Asked,
     query::Query,
@@ -76,6 +77,7 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
     };
 
     let now = Instant::now();
+    let counted = front.metrics.running(Labels::of(&asked, "watch", false, false));
     let content_type = frames.content_type();
     let watch = Watch {
         cursor: door.watch(Some(asked.row.resource()), from),
@@ -91,6 +93,7 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
         bookmark_at: allows_bookmarks.then(|| now + BOOKMARK_INTERVAL.mul_f64(0.75 + jitter() / 4.0)),
         ends_at: now + timeout,
         has_ended: false,
+        _counted: counted,
     };
     let stream = futures::stream::unfold(watch, |mut watch| async move {
         let piece = watch.next().await?;
@@ -122,6 +125,7 @@ struct Watch {
     bookmark_at: Option<Instant>,
     ends_at: Instant,
     has_ended: bool,
+    _counted: Running,
 }
 
 impl Watch {

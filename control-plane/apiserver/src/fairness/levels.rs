@@ -139,7 +139,6 @@ impl Levels {
     }
 
     /// The seats in use and how many wait, a level.
-    #[cfg(test)]
     pub fn usage(&self) -> impl Iterator<Item = (&Arc<str>, u32, usize)> {
         self.levels.iter().map(|(name, level)| (name, level.in_use, level.waiting))
     }
