@@ -13,19 +13,19 @@ use crate::{
     POD_RANGE, SERVICE_RANGE,
     addresses::Range,
     elements::Backends,
-    netfilter::{Socket, attribute, find, nested},
+    netfilter::{CONNECTIONS, Socket, attribute, find, nested},
     node::NetworkError,
+    services::Protocol,
 };
 
 /// Of linux/netfilter/nfnetlink_conntrack.h.
-const GET: u16 = 0x101;
-const DELETE: u16 = 0x102;
+const GET: u16 = 1;
+const DELETE: u16 = 2;
 const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
 const ID: u16 = 12;
 const ADDRESSES: u16 = 1;
 const PORTS: u16 = 2;
-const UDP: u8 = 17;
 
 const ENOENT: i32 = 2;
 
@@ -46,7 +46,7 @@ pub fn forget_datagrams(backends: &Backends) -> Result<(), NetworkError> {
 fn forget(is_stale: impl Fn(&Flow) -> bool) -> io::Result<()> {
     let mut socket = Socket::open()?;
     let mut stale = Vec::new();
-    socket.dump(GET, |attributes| {
+    socket.dump(CONNECTIONS | GET, &[], |attributes| {
         if flow(attributes).is_some_and(|flow| is_stale(&flow)) {
             let mut this = Vec::new();
             if let Some(tuple) = find(attributes, ORIGINAL) {
@@ -60,7 +60,7 @@ fn forget(is_stale: impl Fn(&Flow) -> bool) -> io::Result<()> {
         }
     })?;
     for this in stale {
-        match socket.order(DELETE, &this) {
+        match socket.order(CONNECTIONS | DELETE, &this) {
             Err(error) if error.raw_os_error() != Some(ENOENT) => return Err(error),
             _ => {}
         }
@@ -77,7 +77,7 @@ fn flow(attributes: &[u8]) -> Option<Flow> {
 
 fn tuple(attributes: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4)> {
     let (addresses, ports) = (find(attributes, ADDRESSES)?, find(attributes, PORTS)?);
-    if find(ports, 1)? != [UDP] {
+    if find(ports, 1)? != [Protocol::Udp.number()] {
         return None;
     }
     let address = |kind| Some(Ipv4Addr::from(<[u8; 4]>::try_from(find(addresses, kind)?).ok()?));
@@ -89,16 +89,15 @@ fn is_stale(flow: &Flow, backends: &Backends) -> bool {
     let within = |range: &str, address: &Ipv4Addr| Range::parse(range).is_some_and(|range| range.contains(*address));
     let (to, end) = (flow.to, flow.answers_from);
     let is_led = to != end;
-    let leads = format!("{} . {}", end.ip(), end.port());
-    if let Some(backends) = backends.at(*to.ip(), "udp", to.port()) {
-        return !backends.contains(&leads);
+    if let Some(backends) = backends.at(to, Protocol::Udp) {
+        return !backends.contains(&end);
     }
     if within(SERVICE_RANGE, to.ip()) {
         return is_led;
     }
     // The others are addresses of this machine, or none of ours.
-    match backends.at_node("udp", to.port()) {
-        Some(backends) if is_led => within(POD_RANGE, end.ip()) && !backends.contains(&leads),
+    match backends.at_node(to.port(), Protocol::Udp) {
+        Some(backends) if is_led => within(POD_RANGE, end.ip()) && !backends.contains(&end),
         // It came before anybody was there to be led to. What left under another address went elsewhere.
         Some(_) => flow.answers_to == flow.from && !within(POD_RANGE, to.ip()),
         None => is_led && within(POD_RANGE, end.ip()) && !within(POD_RANGE, to.ip()),
@@ -108,13 +107,15 @@ fn is_stale(flow: &Flow, backends: &Backends) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::elements::Elements;
+    use crate::elements::{Elements, Part, Value};
 
     fn backends() -> Backends {
-        let map = |key: &str, to: &str| [(key.to_owned(), to.to_owned())].into();
+        let to = Value::Leads("10.244.1.2:5353".parse().unwrap());
+        let udp = |port| [Part::Protocol(Protocol::Udp), Part::Port(port), Part::Place(0)].to_vec();
+        let service = [vec![Part::Address(Ipv4Addr::new(10, 96, 0, 5))], udp(53)].concat();
         Backends::of(&Elements::from([
-            ("endpoints", map("10.96.0.5 . udp . 53 . 0", "10.244.1.2 . 5353")),
-            ("node_endpoints", map("udp . 30053 . 0", "10.244.1.2 . 5353")),
+            ("endpoints", [(service, to.clone())].into()),
+            ("node_endpoints", [(udp(30053), to)].into()),
         ]))
     }
 

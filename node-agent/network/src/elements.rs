@@ -2,19 +2,76 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::Ipv4Addr,
+    fmt,
+    net::{Ipv4Addr, SocketAddrV4},
 };
 
 use crate::{
     DNS_ADDRESS,
-    services::{Endpoint, HostPort, Service, ServicePort},
+    bytecode::Verdict,
+    rules::{Family, Shared},
+    services::{Endpoint, HostPort, Protocol, Service, ServicePort},
 };
 
-/// The elements of every map and set, as nft writes them; a set's elements have empty values.
-pub type Elements = BTreeMap<&'static str, BTreeMap<String, String>>;
+/// A part of a key: four bytes to the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Part {
+    Address(Ipv4Addr),
+    Protocol(Protocol),
+    Port(u16),
+    /// Of an endpoint among several.
+    Place(u32),
+}
 
-/// Nobody here may answer, and somebody elsewhere would: the client shall try again, and find another node.
-const DROP: &str = "drop";
+impl Part {
+    pub fn bytes(self) -> [u8; 4] {
+        match self {
+            Part::Address(address) => address.octets(),
+            Part::Protocol(protocol) => [protocol.number(), 0, 0, 0],
+            Part::Port(port) => {
+                let [high, low] = port.to_be_bytes();
+                [high, low, 0, 0]
+            }
+            Part::Place(place) => place.to_ne_bytes(),
+        }
+    }
+}
+
+impl fmt::Debug for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Part::Address(address) => write!(f, "{address}"),
+            Part::Protocol(protocol) => f.write_str(protocol.word()),
+            Part::Port(port) => write!(f, "{port}"),
+            Part::Place(place) => write!(f, "#{place}"),
+        }
+    }
+}
+
+pub type Key = Vec<Part>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// Of a set.
+    Member,
+    Leads(SocketAddrV4),
+    Goes(Shared),
+    /// Nobody here may answer, and somebody elsewhere would: the client shall try again, and find another node.
+    Drop,
+}
+
+impl Value {
+    pub fn verdict(&self) -> Option<Verdict> {
+        match self {
+            Value::Goes(chain) => Some(Verdict::Goto(chain.name())),
+            Value::Drop => Some(Verdict::Drop),
+            Value::Member | Value::Leads(_) => None,
+        }
+    }
+}
+
+/// What every map and set holds.
+pub type Elements = BTreeMap<&'static str, BTreeMap<Key, Value>>;
 
 /// `host_ports`: those of each pod, with its address.
 pub fn elements<'a>(
@@ -29,11 +86,13 @@ pub fn elements<'a>(
     }
     for (pod, ports) in host_ports {
         for port in ports {
-            let key = format!("{} . {}", port.protocol.word(), port.host_port);
-            let to = format!("{pod} . {}", port.container_port);
-            writer.put("hairpins", format!("{pod} . {pod}"), String::new());
+            let key = vec![Part::Protocol(port.protocol), Part::Port(port.host_port)];
+            let to = Value::Leads(SocketAddrV4::new(pod, port.container_port));
+            writer.hairpin(pod);
             match port.host_ip.filter(|address| !address.is_unspecified()) {
-                Some(address) => writer.put("host_address_ports", format!("{address} . {key}"), to),
+                Some(address) => {
+                    writer.put("host_address_ports", [vec![Part::Address(address)], key].concat(), to);
+                }
                 None => writer.put("host_ports", key, to),
             }
         }
@@ -44,36 +103,41 @@ pub fn elements<'a>(
 struct Writer(Elements);
 
 impl Writer {
-    fn put(&mut self, map: &'static str, key: String, value: String) {
+    fn put(&mut self, map: &'static str, key: Key, value: Value) {
         self.0.entry(map).or_default().insert(key, value);
+    }
+
+    /// A pod that may be led to itself, and would wonder about a packet of its own.
+    fn hairpin(&mut self, pod: Ipv4Addr) {
+        self.put("hairpins", vec![Part::Address(pod); 2], Value::Member);
     }
 
     fn port(&mut self, service: &Service, port: &ServicePort) {
         let all = reached(port, |_| true);
         let local = reached(port, |endpoint| endpoint.is_local);
         for endpoint in &local {
-            self.put("hairpins", format!("{0} . {0}", endpoint.address), String::new());
+            self.hairpin(*endpoint.ip());
         }
         if all.is_empty() {
             return;
         }
-        let protocol = port.protocol.word();
-        let sticky = if service.affinity.is_some() { "-sticky" } else { "" };
-        let record = service.affinity.map(|time| format!("goto record-{}", time.as_secs()));
+        let protocol = Part::Protocol(port.protocol);
+        let record = service.affinity.map(|time| Value::Goes(Shared::Record(time)));
+        let sticky = record.is_some();
         // The name service answers where it is, whatever a service of that address says.
         if let Some(address) = service.address.filter(|address| *address != DNS_ADDRESS) {
-            let key = format!("{address} . {protocol} . {}", port.port);
+            let key = vec![Part::Address(address), protocol, Part::Port(port.port)];
             let endpoints = if service.inside_stays { &local } else { &all };
-            self.front("services", "endpoints", &key, "pick", sticky, endpoints);
+            self.front(Family::Service, &key, sticky, endpoints);
             if let Some(record) = record.clone() {
                 self.put("sticky_services", key, record);
             }
         }
         if let Some(node_port) = port.node_port {
-            let key = format!("{protocol} . {node_port}");
-            self.front("node_ports", "node_endpoints", &key, "port", sticky, &all);
+            let key = vec![protocol, Part::Port(node_port)];
+            self.front(Family::Port, &key, sticky, &all);
             if service.outside_stays {
-                self.front("kept_ports", "kept_endpoints", &key, "keep", sticky, &local);
+                self.front(Family::Kept, &key, sticky, &local);
             }
             if let Some(record) = record {
                 self.put("sticky_ports", key, record);
@@ -81,82 +145,67 @@ impl Writer {
         }
     }
 
-    fn front(
-        &mut self,
-        verdicts: &'static str,
-        map: &'static str,
-        key: &str,
-        chain: &str,
-        sticky: &str,
-        endpoints: &[&Endpoint],
-    ) {
-        let verdict = match endpoints.len() {
-            0 => DROP.to_owned(),
-            number => format!("goto {chain}-{number}{sticky}"),
+    fn front(&mut self, family: Family, key: &[Part], sticky: bool, endpoints: &[SocketAddrV4]) {
+        let (fronts, map) = match family {
+            Family::Service => ("services", "endpoints"),
+            Family::Port => ("node_ports", "node_endpoints"),
+            Family::Kept => ("kept_ports", "kept_endpoints"),
         };
-        self.put(verdicts, key.to_owned(), verdict);
-        for (place, endpoint) in endpoints.iter().enumerate() {
-            self.put(map, format!("{key} . {place}"), format!("{} . {}", endpoint.address, endpoint.port));
+        let value = match endpoints.len() as u32 {
+            0 => Value::Drop,
+            endpoints => Value::Goes(Shared::Pick { family, endpoints, sticky }),
+        };
+        self.put(fronts, key.to_vec(), value);
+        for (place, endpoint) in (0..).zip(endpoints) {
+            self.put(map, [key, &[Part::Place(place)]].concat(), Value::Leads(*endpoint));
         }
     }
 }
 
 /// Those that take requests; if there are none, those that leave and still do.
-fn reached(port: &ServicePort, counts: impl Fn(&Endpoint) -> bool) -> Vec<&Endpoint> {
+fn reached(port: &ServicePort, counts: impl Fn(&Endpoint) -> bool) -> Vec<SocketAddrV4> {
     let among = |wanted: fn(&Endpoint) -> bool| {
         let chosen = port.endpoints.iter().filter(|endpoint| wanted(endpoint) && counts(endpoint));
         // Slices may say the same twice.
-        let chosen: BTreeMap<_, _> = chosen.map(|endpoint| ((endpoint.address, endpoint.port), endpoint)).collect();
-        chosen.into_values().collect::<Vec<_>>()
+        chosen.map(|endpoint| SocketAddrV4::new(endpoint.address, endpoint.port)).collect::<BTreeSet<_>>()
     };
     let ready = among(|endpoint| endpoint.is_ready);
-    if ready.is_empty() { among(|endpoint| endpoint.is_leaving) } else { ready }
+    let reached = if ready.is_empty() { among(|endpoint| endpoint.is_leaving) } else { ready };
+    reached.into_iter().collect()
 }
 
 /// Where each address and port may lead, read from elements.
 #[derive(Debug, Default, PartialEq)]
-pub struct Backends(BTreeMap<String, BTreeSet<String>>);
+pub struct Backends(BTreeMap<Key, BTreeSet<SocketAddrV4>>);
 
 impl Backends {
     pub fn of(elements: &Elements) -> Backends {
-        let mut backends: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-        for (map, is_picked) in [
-            ("endpoints", true),
-            ("node_endpoints", true),
-            ("kept_endpoints", true),
-            ("host_ports", false),
-            ("host_address_ports", false),
-        ] {
-            for (key, to) in elements.get(map).into_iter().flatten() {
-                // The last part of a picked one is its place.
-                let front =
-                    if is_picked { key.rsplit_once(" . ").map_or(key.as_str(), |(front, _)| front) } else { key };
-                backends.entry(front.to_owned()).or_default().insert(to.clone());
-            }
+        let mut backends: BTreeMap<Key, BTreeSet<SocketAddrV4>> = BTreeMap::new();
+        for (key, value) in elements.values().flatten() {
+            let Value::Leads(to) = value else { continue };
+            let is_place = matches!(key.last(), Some(Part::Place(_)));
+            let front = &key[..key.len() - usize::from(is_place)];
+            backends.entry(front.to_vec()).or_default().insert(*to);
         }
         Backends(backends)
     }
 
     /// For an address of a service.
-    pub fn at(&self, address: Ipv4Addr, protocol: &str, port: u16) -> Option<&BTreeSet<String>> {
-        self.0.get(&format!("{address} . {protocol} . {port}"))
+    pub fn at(&self, to: SocketAddrV4, protocol: Protocol) -> Option<&BTreeSet<SocketAddrV4>> {
+        self.0.get([Part::Address(*to.ip()), Part::Protocol(protocol), Part::Port(to.port())].as_slice())
     }
 
     /// For any address of the node.
-    pub fn at_node(&self, protocol: &str, port: u16) -> Option<&BTreeSet<String>> {
-        self.0.get(&format!("{protocol} . {port}"))
+    pub fn at_node(&self, port: u16, protocol: Protocol) -> Option<&BTreeSet<SocketAddrV4>> {
+        self.0.get([Part::Protocol(protocol), Part::Port(port)].as_slice())
     }
 
     /// Whether others of that protocol differ.
-    pub fn differ(&self, other: &Backends, protocol: &str) -> bool {
-        let of = |backends: &Backends| {
-            let marked = format!("{protocol} . ");
-            let own = |(front, to): (&String, &BTreeSet<String>)| {
-                front.contains(&marked).then(|| (front.clone(), to.clone()))
-            };
-            backends.0.iter().filter_map(own).collect::<Vec<_>>()
-        };
-        of(self) != of(other)
+    pub fn differ(&self, other: &Backends, protocol: Protocol) -> bool {
+        fn of(backends: &Backends, protocol: Protocol) -> impl Iterator<Item = (&Key, &BTreeSet<SocketAddrV4>)> {
+            backends.0.iter().filter(move |(front, _)| front.contains(&Part::Protocol(protocol)))
+        }
+        !of(self, protocol).eq(of(other, protocol))
     }
 }
 
@@ -165,7 +214,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::Protocol;
 
     fn endpoint(last: u8, is_local: bool, is_ready: bool) -> Endpoint {
         Endpoint { address: Ipv4Addr::new(10, 244, 0, last), port: 8080, is_local, is_ready, is_leaving: false }
@@ -177,10 +225,21 @@ mod tests {
     }
 
     fn text(service: Service) -> String {
+        written(elements(&[service], []))
+    }
+
+    fn written(elements: Elements) -> String {
         let mut text = String::new();
-        for (map, elements) in elements(&[service], []) {
+        for (map, elements) in elements {
             for (key, value) in elements {
-                text.push_str(&format!("{map}: {key} → {value}\n"));
+                let key: Vec<String> = key.iter().map(|part| format!("{part:?}")).collect();
+                let value = match value {
+                    Value::Member => String::new(),
+                    Value::Leads(to) => to.to_string(),
+                    Value::Goes(chain) => chain.name(),
+                    Value::Drop => "drop".to_owned(),
+                };
+                text.push_str(&format!("{map}: {} → {value}\n", key.join(" ")));
             }
         }
         text
@@ -191,13 +250,13 @@ mod tests {
         let service = service(vec![endpoint(2, true, true), endpoint(3, false, true), endpoint(4, true, false)], false);
         assert_eq!(
             text(service),
-            "endpoints: 10.96.0.5 . tcp . 80 . 0 → 10.244.0.2 . 8080\n\
-             endpoints: 10.96.0.5 . tcp . 80 . 1 → 10.244.0.3 . 8080\n\
-             hairpins: 10.244.0.2 . 10.244.0.2 → \n\
-             node_endpoints: tcp . 30080 . 0 → 10.244.0.2 . 8080\n\
-             node_endpoints: tcp . 30080 . 1 → 10.244.0.3 . 8080\n\
-             node_ports: tcp . 30080 → goto port-2\n\
-             services: 10.96.0.5 . tcp . 80 → goto pick-2\n"
+            "endpoints: 10.96.0.5 tcp 80 #0 → 10.244.0.2:8080\n\
+             endpoints: 10.96.0.5 tcp 80 #1 → 10.244.0.3:8080\n\
+             hairpins: 10.244.0.2 10.244.0.2 → \n\
+             node_endpoints: tcp 30080 #0 → 10.244.0.2:8080\n\
+             node_endpoints: tcp 30080 #1 → 10.244.0.3:8080\n\
+             node_ports: tcp 30080 → port-2\n\
+             services: 10.96.0.5 tcp 80 → pick-2\n"
         );
     }
 
@@ -205,13 +264,13 @@ mod tests {
     fn one_that_leaves_is_reached_while_nobody_else_is_there() {
         let leaving = Endpoint { is_leaving: true, ..endpoint(4, true, false) };
         assert!(text(service(vec![endpoint(2, true, true), leaving.clone()], false)).contains("pick-1"));
-        assert!(text(service(vec![leaving], false)).contains("10.244.0.4 . 8080"));
+        assert!(text(service(vec![leaving], false)).contains("10.244.0.4:8080"));
     }
 
     #[test]
     fn a_local_policy_leads_to_pods_of_this_node() {
         let text = text(service(vec![endpoint(2, true, true), endpoint(3, false, true)], true));
-        for expected in ["kept_ports: tcp . 30080 → goto keep-1", "services: 10.96.0.5 . tcp . 80 → goto pick-2"] {
+        for expected in ["kept_ports: tcp 30080 → keep-1", "services: 10.96.0.5 tcp 80 → pick-2"] {
             assert!(text.contains(expected), "{text}");
         }
     }
@@ -219,9 +278,9 @@ mod tests {
     #[test]
     fn a_local_policy_without_pods_here_leaves_clients_to_other_nodes() {
         let far = || vec![endpoint(3, false, true)];
-        assert!(text(service(far(), true)).contains("kept_ports: tcp . 30080 → drop"));
+        assert!(text(service(far(), true)).contains("kept_ports: tcp 30080 → drop"));
         let inside = text(Service { inside_stays: true, ..service(far(), false) });
-        assert!(inside.contains("services: 10.96.0.5 . tcp . 80 → drop") && inside.contains("→ goto port-1"));
+        assert!(inside.contains("services: 10.96.0.5 tcp 80 → drop") && inside.contains("→ port-1"));
     }
 
     #[test]
@@ -229,9 +288,9 @@ mod tests {
         let text =
             text(Service { affinity: Some(Duration::from_secs(9)), ..service(vec![endpoint(3, true, true)], false) });
         for expected in [
-            "services: 10.96.0.5 . tcp . 80 → goto pick-1-sticky",
-            "sticky_services: 10.96.0.5 . tcp . 80 → goto record-9",
-            "sticky_ports: tcp . 30080 → goto record-9",
+            "services: 10.96.0.5 tcp 80 → pick-1-sticky",
+            "sticky_services: 10.96.0.5 tcp 80 → record-9",
+            "sticky_ports: tcp 30080 → record-9",
         ] {
             assert!(text.contains(expected), "{text}");
         }
@@ -241,12 +300,12 @@ mod tests {
     fn where_things_lead_is_read_back() {
         let before = elements(&[service(vec![endpoint(2, true, true), endpoint(3, true, true)], false)], []);
         let backends = Backends::of(&before);
-        let both = BTreeSet::from(["10.244.0.2 . 8080".to_owned(), "10.244.0.3 . 8080".to_owned()]);
-        assert_eq!(backends.at(Ipv4Addr::new(10, 96, 0, 5), "tcp", 80), Some(&both));
-        assert_eq!(backends.at_node("tcp", 30080), Some(&both));
-        assert_eq!(backends.at_node("udp", 30080), None);
+        let both = BTreeSet::from(["10.244.0.2:8080".parse().unwrap(), "10.244.0.3:8080".parse().unwrap()]);
+        assert_eq!(backends.at("10.96.0.5:80".parse().unwrap(), Protocol::Tcp), Some(&both));
+        assert_eq!(backends.at_node(30080, Protocol::Tcp), Some(&both));
+        assert_eq!(backends.at_node(30080, Protocol::Udp), None);
         let after = Backends::of(&elements(&[service(vec![endpoint(2, true, true)], false)], []));
-        assert!(backends.differ(&after, "tcp") && !backends.differ(&after, "udp"));
+        assert!(backends.differ(&after, Protocol::Tcp) && !backends.differ(&after, Protocol::Udp));
     }
 
     #[test]
@@ -258,9 +317,12 @@ mod tests {
             container_port: 5353,
         };
         let ports = [port(None), port(Some([192, 0, 2, 1]))];
-        let elements = elements(&[], [(Ipv4Addr::new(10, 244, 0, 2), ports.as_slice())]);
-        assert_eq!(elements["host_ports"]["udp . 53"], "10.244.0.2 . 5353");
-        assert_eq!(elements["host_address_ports"]["192.0.2.1 . udp . 53"], "10.244.0.2 . 5353");
+        let text = written(elements(&[], [(Ipv4Addr::new(10, 244, 0, 2), ports.as_slice())]));
+        for expected in
+            ["host_ports: udp 53 → 10.244.0.2:5353", "host_address_ports: 192.0.2.1 udp 53 → 10.244.0.2:5353"]
+        {
+            assert!(text.contains(expected), "{text}");
+        }
     }
 
     #[test]

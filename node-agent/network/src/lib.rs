@@ -5,19 +5,20 @@
 //! elements, all in one transaction of the kernel. Names are answered from memory.
 
 mod addresses;
+mod bytecode;
 mod conntrack;
 mod dns;
 mod elements;
 mod files;
 mod link;
 mod netfilter;
-mod nft;
 mod node;
 mod pods;
 mod resolver;
 mod routes;
 mod rules;
 mod services;
+mod table;
 
 pub use dns::Search;
 pub use node::{Config, Network, NetworkError, Peer, PodLink, upstream};

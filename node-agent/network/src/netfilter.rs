@@ -5,17 +5,31 @@ use std::{
     os::fd::{AsRawFd, OwnedFd},
 };
 
-use nix::sys::socket::{
-    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, socket,
+use nix::{
+    errno::Errno,
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, connect, recv, send, setsockopt,
+        socket, sockopt,
+    },
 };
 
 const REQUEST: u16 = 0x1;
 const ACK: u16 = 0x4;
 const DUMP: u16 = 0x300;
+const CREATE: u16 = 0x400;
+const APPEND: u16 = 0x800;
 
 /// Kinds of messages that belong to netlink itself.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
+
+/// A transaction of nftables is between these two.
+const BEGIN: u16 = 0x10;
+const END: u16 = 0x11;
+
+/// What messages to nftables have before their own number, and those about connections.
+pub const NFTABLES: u16 = 10 << 8;
+pub const CONNECTIONS: u16 = 1 << 8;
 
 const HEADER: usize = 16;
 /// Family, version and a number that most leave at zero.
@@ -25,6 +39,9 @@ const IPV4: u8 = 2;
 /// Attributes with others in them say so.
 const NESTED: u16 = 0x8000;
 const KIND: u16 = 0x3fff;
+
+/// What goes to the kernel at once without asking for more room.
+const SENT_AT_ONCE: usize = 64 * 1024;
 
 /// What the kernel gives at a time is no longer than this.
 const ANSWER: usize = 256 * 1024;
@@ -73,55 +90,125 @@ impl Socket {
 
     /// Does one thing, and returns when the kernel has done it.
     pub fn order(&mut self, kind: u16, attributes: &[u8]) -> io::Result<()> {
-        self.send(kind, REQUEST | ACK, attributes)?;
-        self.answers(|_| ())
+        self.number = self.number.wrapping_add(1);
+        let mut message = Vec::new();
+        write(&mut message, kind, REQUEST | ACK, self.number, [IPV4, 0, 0, 0], attributes);
+        self.exchange(&message, self.number, |_| ())
     }
 
     /// All there is of something; `each` is given attributes.
-    pub fn dump(&mut self, kind: u16, each: impl FnMut(&[u8])) -> io::Result<()> {
-        self.send(kind, REQUEST | DUMP, &[])?;
-        self.answers(each)
-    }
-
-    fn send(&mut self, kind: u16, flags: u16, attributes: &[u8]) -> io::Result<()> {
+    pub fn dump(&mut self, kind: u16, attributes: &[u8], each: impl FnMut(&[u8])) -> io::Result<()> {
         self.number = self.number.wrapping_add(1);
-        let length = u32::try_from(HEADER + GENERIC + attributes.len()).map_err(io::Error::other)?;
         let mut message = Vec::new();
-        message.extend(length.to_ne_bytes());
-        message.extend(kind.to_ne_bytes());
-        message.extend(flags.to_ne_bytes());
-        message.extend(self.number.to_ne_bytes());
-        message.extend([0; 4]);
-        message.extend([IPV4, 0, 0, 0]);
-        message.extend(attributes);
-        send(self.socket.as_raw_fd(), &message, MsgFlags::empty())?;
-        Ok(())
+        write(&mut message, kind, REQUEST | DUMP, self.number, [IPV4, 0, 0, 0], attributes);
+        self.exchange(&message, self.number, each)
     }
 
-    /// Up to the one that says that it was the last.
-    fn answers(&mut self, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+    /// Sends, and reads up to the answer to the message with the number `last`. The kernel does what it is told while it
+    /// takes it, so its answers are there as soon as a message is sent: nothing waits here.
+    fn exchange(&mut self, messages: &[u8], last: u32, mut each: impl FnMut(&[u8])) -> io::Result<()> {
+        if messages.len() > SENT_AT_ONCE {
+            setsockopt(&self.socket, sockopt::SndBufForce, &(messages.len() + SENT_AT_ONCE))?;
+        }
+        send(self.socket.as_raw_fd(), messages, MsgFlags::empty())?;
+        let mut failed = None;
         let mut buffer = vec![0; ANSWER];
         loop {
-            let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
+            let length = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => length,
+                // A transaction that was refused as such has no answer to its last message.
+                Err(Errno::EAGAIN) => return Err(failed.unwrap_or(io::ErrorKind::UnexpectedEof.into())),
+                Err(error) => return Err(error.into()),
+            };
             let mut rest = &buffer[..length];
             while rest.len() >= HEADER {
                 let word = |at: usize| u32::from_ne_bytes([rest[at], rest[at + 1], rest[at + 2], rest[at + 3]]);
-                let length = word(0) as usize;
+                let (length, number) = (word(0) as usize, word(8));
                 let kind = u16::from_ne_bytes([rest[4], rest[5]]);
                 let Some(content) = rest.get(HEADER..length) else { return Err(io::ErrorKind::InvalidData.into()) };
-                let is_ours = word(8) == self.number;
                 rest = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
                 match kind {
-                    _ if !is_ours => {}
-                    DONE => return Ok(()),
+                    DONE => return failed.map_or(Ok(()), Err),
                     ERROR => {
                         let code = content.get(..4).and_then(|code| code.try_into().ok()).map_or(0, i32::from_ne_bytes);
-                        return if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) };
+                        if code != 0 {
+                            failed.get_or_insert(io::Error::from_raw_os_error(-code));
+                        }
+                        if number == last {
+                            return failed.map_or(Ok(()), Err);
+                        }
                     }
                     _ => each(content.get(GENERIC..).unwrap_or_default()),
                 }
             }
         }
+    }
+}
+
+fn write(into: &mut Vec<u8>, kind: u16, flags: u16, number: u32, generic: [u8; GENERIC], attributes: &[u8]) {
+    let length = u32::try_from(HEADER + GENERIC + attributes.len()).unwrap_or(u32::MAX);
+    into.extend(length.to_ne_bytes());
+    into.extend(kind.to_ne_bytes());
+    into.extend(flags.to_ne_bytes());
+    into.extend(number.to_ne_bytes());
+    into.extend([0; 4]);
+    into.extend(generic);
+    into.extend(attributes);
+}
+
+/// A transaction of nftables: all of it, or nothing.
+pub struct Batch {
+    messages: Vec<u8>,
+    number: u32,
+    /// Where the flags of the last message are.
+    last_flags: usize,
+}
+
+impl Default for Batch {
+    fn default() -> Batch {
+        let mut batch = Batch { messages: Vec::new(), number: 0, last_flags: 0 };
+        batch.boundary(BEGIN);
+        batch
+    }
+}
+
+impl Batch {
+    fn boundary(&mut self, kind: u16) {
+        let [high, low] = (NFTABLES >> 8).to_be_bytes();
+        write(&mut self.messages, kind, REQUEST, self.number, [0, 0, high, low], &[]);
+    }
+
+    fn add(&mut self, kind: u16, flags: u16, attributes: &[u8]) {
+        self.number += 1;
+        self.last_flags = self.messages.len() + 6;
+        write(&mut self.messages, NFTABLES | kind, REQUEST | flags, self.number, [IPV4, 0, 0, 0], attributes);
+    }
+
+    /// Makes something; what is there already and the same is as good.
+    pub fn create(&mut self, kind: u16, attributes: &[u8]) {
+        self.add(kind, CREATE, attributes);
+    }
+
+    pub fn append(&mut self, kind: u16, attributes: &[u8]) {
+        self.add(kind, CREATE | APPEND, attributes);
+    }
+
+    pub fn delete(&mut self, kind: u16, attributes: &[u8]) {
+        self.add(kind, 0, attributes);
+    }
+
+    /// Nothing to say is no transaction.
+    pub fn commit(mut self) -> io::Result<()> {
+        if self.number == 0 {
+            return Ok(());
+        }
+        let last = self.number;
+        // Errors are told of every message, and success of the last one only.
+        let flags = &mut self.messages[self.last_flags..][..2];
+        let asked = u16::from_ne_bytes([flags[0], flags[1]]) | ACK;
+        flags.copy_from_slice(&asked.to_ne_bytes());
+        self.boundary(END);
+        Socket::open()?.exchange(&self.messages, last, |_| ())
     }
 }
 

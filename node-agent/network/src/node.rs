@@ -16,11 +16,10 @@ use crate::{
     dns::{Names, Server},
     elements::elements,
     link,
-    nft::{self, Table},
     pods::{Pods, Wishes},
     routes::{self, Route},
-    rules::NOTHING,
     services::{HostPort, Service},
+    table::Table,
 };
 
 pub struct Config {
@@ -50,8 +49,6 @@ pub enum NetworkError {
     Io { what: String, error: std::io::Error },
     #[error("{what}: {error}")]
     Netlink { what: &'static str, error: rtnetlink::Error },
-    #[error("nftables: {0}")]
-    Nft(String),
     #[error("the range of this node's pods is not known yet")]
     NoRange,
     #[error("all addresses of {0} are taken")]
@@ -145,7 +142,7 @@ impl Network {
             return Ok(());
         }
         given.host_ports.insert(pod.uid.clone(), ports);
-        given.tell().await
+        given.tell()
     }
 
     pub async fn detach(&self, uid: &str) -> Result<(), NetworkError> {
@@ -153,7 +150,7 @@ impl Network {
         {
             let mut given = self.given.lock().await;
             if given.host_ports.remove(uid).is_some() {
-                given.tell().await?;
+                given.tell()?;
             }
             given.pods.forget(uid).map_err(|error| NetworkError::io("forgetting what a pod asked for", error))?;
         }
@@ -211,7 +208,7 @@ impl Network {
             self.dns.set_names(Names::of(&services));
         }
         given.services = Some(services);
-        given.tell().await
+        given.tell()
     }
 
     /// Takes away everything that was made here, by whatever process.
@@ -222,15 +219,15 @@ impl Network {
         }
         link::remove_all(&handle).await?;
         link::disown(&handle, DNS_ADDRESS).await?;
-        nft::run(NOTHING).await.map(drop)
+        Table::remove()
     }
 }
 
 impl Given {
-    async fn tell(&mut self) -> Result<(), NetworkError> {
+    fn tell(&mut self) -> Result<(), NetworkError> {
         let Some(services) = &self.services else { return Ok(()) };
         let host_ports = self.host_ports.values().map(|(pod, ports)| (*pod, ports.as_slice()));
-        self.table.apply(elements(services, host_ports)).await
+        self.table.apply(elements(services, host_ports))
     }
 }
 

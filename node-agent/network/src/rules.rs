@@ -1,187 +1,287 @@
-//! The rules of the table, which are the same whatever services there are.
+//! The table: its maps and sets, and the rules, which are the same whatever services there are.
 //!
-//! They are made as a whole, with all elements, in the transaction that takes away a table of before: an agent that starts
-//! again so takes over from one that serves.
+//! They are told so that the kernel may hold them already: maps and chains that are there stay, and what is in them is
+//! replaced in the same transaction. An agent that starts again so takes over a table that serves.
 
-use crate::{DNS_ADDRESS, POD_RANGE, SERVICE_RANGE};
+use std::{net::Ipv4Addr, time::Duration};
+
+use crate::{
+    DNS_ADDRESS, POD_RANGE, SERVICE_RANGE,
+    addresses::Range,
+    bytecode::{
+        Field::{self, Destination, Dice, OriginalDestination, OriginalPort, OriginalSource, Port, Source},
+        Must::{Be, NotBe},
+        Rule, Verdict,
+    },
+    services::Protocol,
+};
+
+pub const TABLE: &str = "copepod";
 
 /// The mark of packets that came in at a node port: they may leave to another node, and the answer must come back here.
-const MARK: &str = "0x4000";
+const MARK: u32 = 0x4000;
 
-/// What has ports.
-const ALL: &str = "ip protocol { tcp, udp, sctp }";
+/// How the links of pods are called.
+const LINKS: &str = "cpd";
 
-/// Keys of the endpoints are where the packet goes, and the dice that choose among several. Their values are of `th`, no
-/// protocol's port in particular: of `tcp`, nft would let no rule that looks into them match other packets.
-const MAPS: [(&str, &str); 10] = [
-    ("services", "type ipv4_addr . inet_proto . inet_service : verdict"),
-    ("endpoints", "typeof ip daddr . ip protocol . th dport . numgen random mod 4294967295 : ip daddr . th dport"),
-    ("node_ports", "type inet_proto . inet_service : verdict"),
-    ("node_endpoints", "typeof ip protocol . th dport . numgen random mod 4294967295 : ip daddr . th dport"),
-    ("kept_ports", "type inet_proto . inet_service : verdict"),
-    ("kept_endpoints", "typeof ip protocol . th dport . numgen random mod 4294967295 : ip daddr . th dport"),
-    ("sticky_services", "type ipv4_addr . inet_proto . inet_service : verdict"),
-    ("sticky_ports", "type inet_proto . inet_service : verdict"),
-    ("host_ports", "type inet_proto . inet_service : ipv4_addr . inet_service"),
-    ("host_address_ports", "type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service"),
-];
+const LOOPBACK: Range = Range { base: Ipv4Addr::new(127, 0, 0, 0), bits: 8 };
 
+/// Which client was led where, for services that lead a client always to the same: filled by the rules themselves, and kept
+/// when they are made again. The kernel makes no place for more: then the dice decide.
 pub const AFFINITY: &str = "affinity";
+const CLIENTS_MAX: u32 = 262_144;
 
-/// Which client was led where, for services that lead a client always to the same: filled by the rules themselves. The kernel makes no place for more: then the dice decide.
-const STICKY: &str = "typeof ip saddr . ip daddr . ip protocol . th dport : ip daddr . th dport; \
-     flags dynamic, timeout; size 262144";
-
-const SETS: [(&str, &str); 1] = [("hairpins", "type ipv4_addr . ipv4_addr")];
-
-struct Chain {
-    name: &'static str,
-    /// Where the kernel enters it; empty for one that others lead to.
-    hook: &'static str,
-    rules: String,
+/// What a map gives for a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gives {
+    /// Nothing: it is a set.
+    Membership,
+    Verdict,
+    AddressAndPort,
 }
 
-fn chains() -> [Chain; 10] {
-    let chain = |name, hook, rules: &str| Chain { name, hook, rules: rules.to_owned() };
-    [
+pub struct Map {
+    pub name: &'static str,
+    /// The parts of a key, each of four bytes.
+    pub key: &'static [Field],
+    pub gives: Gives,
+    /// Filled by rules, for a time, up to a number.
+    pub recorded: Option<u32>,
+}
+
+/// Endpoints of a node port have no address before them; dice choose among several.
+const NODE_KEY: &[Field] = &[Field::Protocol, Port];
+const SERVICE_KEY: &[Field] = &[Destination, Field::Protocol, Port];
+
+pub const MAPS: [Map; 12] = [
+    map("services", SERVICE_KEY, Gives::Verdict),
+    map("endpoints", &[Destination, Field::Protocol, Port, Dice(0)], Gives::AddressAndPort),
+    map("node_ports", NODE_KEY, Gives::Verdict),
+    map("node_endpoints", &[Field::Protocol, Port, Dice(0)], Gives::AddressAndPort),
+    map("kept_ports", NODE_KEY, Gives::Verdict),
+    map("kept_endpoints", &[Field::Protocol, Port, Dice(0)], Gives::AddressAndPort),
+    map("sticky_services", SERVICE_KEY, Gives::Verdict),
+    map("sticky_ports", NODE_KEY, Gives::Verdict),
+    map("host_ports", NODE_KEY, Gives::AddressAndPort),
+    map("host_address_ports", SERVICE_KEY, Gives::AddressAndPort),
+    map("hairpins", &[Source, Destination], Gives::Membership),
+    Map {
+        recorded: Some(CLIENTS_MAX),
+        ..map(AFFINITY, &[Source, Destination, Field::Protocol, Port], Gives::AddressAndPort)
+    },
+];
+
+const fn map(name: &'static str, key: &'static [Field], gives: Gives) -> Map {
+    Map { name, key, gives, recorded: None }
+}
+
+/// Where the kernel enters a chain.
+pub struct Hook {
+    /// `filter` or `nat`.
+    pub kind: &'static str,
+    pub place: Place,
+    pub priority: i32,
+}
+
+#[derive(Clone, Copy)]
+pub enum Place {
+    Prerouting = 0,
+    Forward = 2,
+    Output = 3,
+    Postrouting = 4,
+}
+
+pub struct Chain {
+    pub name: String,
+    /// `None` for one that others lead to.
+    pub hook: Option<Hook>,
+    pub rules: Vec<Rule>,
+}
+
+/// Before connections are known.
+const RAW: i32 = -300;
+const DESTINATION_NAT: i32 = -100;
+const FILTER: i32 = 0;
+const SOURCE_NAT: i32 = 100;
+
+/// The chains that are always there; those that are led to come first.
+pub fn chains() -> Vec<Chain> {
+    let hooked = |name: &str, kind, place, priority, rules| Chain {
+        name: name.to_owned(),
+        hook: Some(Hook { kind, place, priority }),
+        rules,
+    };
+    let inner = |name: &str, rules| Chain { name: name.to_owned(), hook: None, rules };
+    let rule = Rule::new;
+    let to_balance = || {
+        let jump = Verdict::Jump("balance".to_owned());
+        Protocol::ALL.map(|protocol| rule().protocol(protocol).decide(&jump)).to_vec()
+    };
+    vec![
+        inner("local_ports", local_ports()),
+        // The address of the name service is one of this machine's, and none of those that ports of the node are at.
+        inner(
+            "balance",
+            vec![
+                rule().follow(SERVICE_KEY, "services"),
+                rule()
+                    .address(Destination, NotBe, DNS_ADDRESS)
+                    .machine_has(Destination, Be)
+                    .decide(&Verdict::Jump("local_ports".to_owned())),
+            ],
+        ),
         // Questions to the name service are many and short, and need no translation. Packets to the loopback come from
         // this machine only: links of pods are told to let them through for the sake of ports of the node.
-        chain(
+        hooked(
             "untracked_in",
-            "type filter hook prerouting priority raw",
-            &format!("iifname \"cpd*\" ip daddr 127.0.0.0/8 drop\nip daddr {DNS_ADDRESS} udp dport 53 notrack"),
+            "filter",
+            Place::Prerouting,
+            RAW,
+            vec![
+                rule().came_by(LINKS).within(Destination, Be, LOOPBACK).drop(),
+                rule().address(Destination, Be, DNS_ADDRESS).protocol(Protocol::Udp).port(53).untracked(),
+            ],
         ),
-        chain(
+        hooked(
             "untracked_out",
-            "type filter hook output priority raw",
-            &format!("ip saddr {DNS_ADDRESS} udp sport 53 notrack\nip daddr {DNS_ADDRESS} udp dport 53 notrack"),
+            "filter",
+            Place::Output,
+            RAW,
+            vec![
+                rule().address(Source, Be, DNS_ADDRESS).protocol(Protocol::Udp).source_port(53).untracked(),
+                rule().address(Destination, Be, DNS_ADDRESS).protocol(Protocol::Udp).port(53).untracked(),
+            ],
         ),
-        // The address of the name service is one of this machine's, and none of those that ports of the node are at.
-        chain(
-            "balance",
-            "",
-            &format!(
-                "ip daddr . ip protocol . th dport vmap @services
-                 ip daddr != {DNS_ADDRESS} fib daddr type local jump local_ports"
-            ),
-        ),
-        // As upstream with nftables, node ports are not at the loopback. Host ports are at 127.0.0.1, but not at other
-        // addresses of the loopback, where machines have name servers of their own.
-        chain(
-            "local_ports",
-            "",
-            &format!(
-                "dnat ip to ip daddr . ip protocol . th dport map @host_address_ports
-                 ip daddr != 127.0.0.0/8 ip saddr != {POD_RANGE} fib saddr type != local \
-                     ip protocol . th dport vmap @kept_ports
-                 ip daddr != 127.0.0.0/8 ip protocol . th dport vmap @node_ports
-                 ip daddr 127.0.0.0/8 ip daddr != 127.0.0.1 return
-                 dnat ip to ip protocol . th dport map @host_ports"
-            ),
-        ),
+        hooked("prerouting", "nat", Place::Prerouting, DESTINATION_NAT, to_balance()),
+        hooked("output", "nat", Place::Output, DESTINATION_NAT, to_balance()),
         // After the translation it is known who was chosen for whom.
-        chain("recorded", "type filter hook postrouting priority 0", &recorded()),
-        chain("prerouting", "type nat hook prerouting priority -100", &format!("{ALL} jump balance")),
-        chain("output", "type nat hook output priority -100", &format!("{ALL} jump balance")),
-        chain(
-            "postrouting",
-            "type nat hook postrouting priority 100",
-            &format!(
-                "ip saddr . ip daddr @hairpins masquerade
-                 ip saddr 127.0.0.0/8 oifname \"cpd*\" masquerade
-                 meta mark and {MARK} == {MARK} oifname != \"cpd*\" masquerade
-                 ip saddr {POD_RANGE} ip daddr != {POD_RANGE} oifname != \"cpd*\" oifname != \"lo\" masquerade"
-            ),
+        hooked(
+            "recorded",
+            "filter",
+            Place::Postrouting,
+            FILTER,
+            vec![
+                rule().begins().led().follow(&[OriginalDestination, Field::Protocol, OriginalPort], "sticky_services"),
+                rule().begins().led().follow(&[Field::Protocol, OriginalPort], "sticky_ports"),
+            ],
         ),
-        chain(
+        hooked("postrouting", "nat", Place::Postrouting, SOURCE_NAT, postrouting()),
+        hooked(
             "unserved_forward",
-            "type filter hook forward priority 0",
-            &format!(
-                "ip daddr {SERVICE_RANGE} ct state new meta l4proto tcp reject with tcp reset
-                 ip daddr {SERVICE_RANGE} ct state new reject"
-            ),
+            "filter",
+            Place::Forward,
+            FILTER,
+            vec![
+                unserved().begins().protocol(Protocol::Tcp).refuse(Some(Protocol::Tcp)),
+                unserved().begins().refuse(None),
+            ],
         ),
-        chain(
+        hooked(
             "unserved_output",
-            "type filter hook output priority 0",
-            &format!(
-                "ip daddr != {DNS_ADDRESS} ip daddr {SERVICE_RANGE} meta l4proto tcp reject with tcp reset
-                 ip daddr != {DNS_ADDRESS} ip daddr {SERVICE_RANGE} reject"
-            ),
+            "filter",
+            Place::Output,
+            FILTER,
+            vec![unserved().protocol(Protocol::Tcp).refuse(Some(Protocol::Tcp)), unserved().refuse(None)],
         ),
     ]
 }
 
-/// The kernel knows what a port of the original direction is once it knows the protocol.
-fn recorded() -> String {
-    let rules = ["tcp", "udp", "sctp"].map(|protocol| {
-        let new = format!("meta l4proto {protocol} ct state new ct status dnat");
-        format!(
-            "{new} ct original ip daddr . ip protocol . ct original proto-dst vmap @sticky_services
-             {new} ip protocol . ct original proto-dst vmap @sticky_ports"
-        )
-    });
-    rules.join("\n")
+fn range(text: &str) -> Range {
+    Range::parse(text).unwrap_or(Range { base: Ipv4Addr::UNSPECIFIED, bits: 32 })
 }
 
-/// Everything that is not an element, in maps without elements.
-pub fn rules() -> String {
-    let mut text = String::from("table ip copepod {\n");
-    for (name, kind) in MAPS {
-        text.push_str(&format!("map {name} {{ {kind}; }}\n"));
-    }
-    text.push_str(&format!("map {AFFINITY} {{ {STICKY}; }}\n"));
-    for (name, kind) in SETS {
-        text.push_str(&format!("set {name} {{ {kind}; }}\n"));
-    }
-    let chains = chains();
-    for chain in &chains {
-        let hook = if chain.hook.is_empty() { String::new() } else { format!("{};", chain.hook) };
-        text.push_str(&format!("chain {} {{ {hook} }}\n", chain.name));
-    }
-    text.push_str("}\n");
-    for chain in &chains {
-        for rule in chain.rules.lines() {
-            text.push_str(&format!("add rule ip copepod {} {}\n", chain.name, rule.trim()));
-        }
-    }
-    text
+/// As upstream with nftables, node ports are not at the loopback. Host ports are at 127.0.0.1, but not at other addresses of
+/// the loopback, where machines have name servers of their own.
+fn local_ports() -> Vec<Rule> {
+    let rule = Rule::new;
+    vec![
+        rule().lead(SERVICE_KEY, "host_address_ports"),
+        rule()
+            .within(Destination, NotBe, LOOPBACK)
+            .within(Source, NotBe, range(POD_RANGE))
+            .machine_has(Source, NotBe)
+            .follow(NODE_KEY, "kept_ports"),
+        rule().within(Destination, NotBe, LOOPBACK).follow(NODE_KEY, "node_ports"),
+        rule()
+            .within(Destination, Be, LOOPBACK)
+            .address(Destination, NotBe, Ipv4Addr::LOCALHOST)
+            .decide(&Verdict::Return),
+        rule().lead(NODE_KEY, "host_ports"),
+    ]
 }
 
-/// Takes everything away, whether there is something or not.
-pub const NOTHING: &str = "table ip copepod {}\ndelete table ip copepod\n";
+fn postrouting() -> Vec<Rule> {
+    let rule = Rule::new;
+    let pods = range(POD_RANGE);
+    vec![
+        rule().listed(&[Source, Destination], "hairpins").masquerade(),
+        rule().within(Source, Be, LOOPBACK).leaves_by(Be, LINKS).masquerade(),
+        rule().has_mark(MARK).leaves_by(NotBe, LINKS).masquerade(),
+        rule()
+            .within(Source, Be, pods)
+            .within(Destination, NotBe, pods)
+            .leaves_by(NotBe, LINKS)
+            .leaves_by(NotBe, "lo\0")
+            .masquerade(),
+    ]
+}
 
-/// A chain that verdicts lead to. It depends on its name only, so that services share it:
-///
-/// - `pick-3` picks one of three endpoints, `port-3` and `keep-3` of a node port, of all nodes or of this one;
-/// - `pick-3-sticky` leads a client to where it was led before, if it is known;
-/// - `record-60` keeps for sixty seconds where a client was led.
-pub fn shared(chain: &str) -> String {
-    let mut parts = chain.split('-');
-    let (family, number) = (parts.next().unwrap_or_default(), parts.next().unwrap_or("1"));
-    let is_sticky = parts.next().is_some();
-    let mut rules = Vec::new();
-    if family == "record" {
-        for protocol in ["tcp", "udp", "sctp"] {
-            rules.push(format!(
-                "meta l4proto {protocol} update @{AFFINITY} {{ ct original ip saddr . ct original ip daddr . ip protocol . \
-                 ct original proto-dst timeout {number}s : ip daddr . {protocol} dport }}"
-            ));
+fn unserved() -> Rule {
+    Rule::new().within(Destination, Be, range(SERVICE_RANGE)).address(Destination, NotBe, DNS_ADDRESS)
+}
+
+/// A chain that elements lead to, which depends on its name only, so that services share it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Shared {
+    /// Picks one of so many endpoints; of one that a client was led to before, that one.
+    Pick { family: Family, endpoints: u32, sticky: bool },
+    /// Keeps for this time where a client was led.
+    Record(Duration),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Family {
+    Service,
+    /// Of a node port, on all nodes.
+    Port,
+    /// Of a node port, on this node.
+    Kept,
+}
+
+impl Shared {
+    pub fn name(self) -> String {
+        match self {
+            Shared::Pick { family, endpoints, sticky } => {
+                let family = match family {
+                    Family::Service => "pick",
+                    Family::Port => "port",
+                    Family::Kept => "keep",
+                };
+                format!("{family}-{endpoints}{}", if sticky { "-sticky" } else { "" })
+            }
+            Shared::Record(time) => format!("record-{}", time.as_secs()),
         }
-    } else {
-        if family == "port" {
-            rules.push(format!("meta mark set meta mark or {MARK}"));
-        }
-        if is_sticky {
-            rules.push(format!("dnat ip to ip saddr . ip daddr . ip protocol . th dport map @{AFFINITY}"));
-        }
-        let (key, map) = match family {
-            "pick" => ("ip daddr . ", "endpoints"),
-            "keep" => ("", "kept_endpoints"),
-            _ => ("", "node_endpoints"),
+    }
+
+    pub fn chain(self) -> Chain {
+        let rules = match self {
+            Shared::Record(time) => {
+                let fields = [OriginalSource, OriginalDestination, Field::Protocol, OriginalPort];
+                vec![Rule::new().record(&fields, AFFINITY, time)]
+            }
+            Shared::Pick { family, endpoints, sticky } => {
+                let (address, map): (&[Field], _) = match family {
+                    Family::Service => (&[Destination], "endpoints"),
+                    Family::Port => (&[], "node_endpoints"),
+                    Family::Kept => (&[], "kept_endpoints"),
+                };
+                let marked = (family == Family::Port).then(|| Rule::new().mark(MARK));
+                let before = [Source, Destination, Field::Protocol, Port];
+                let again = sticky.then(|| Rule::new().lead(&before, AFFINITY));
+                let key = [address, NODE_KEY, &[Dice(endpoints)]].concat();
+                marked.into_iter().chain(again).chain([Rule::new().lead(&key, map)]).collect()
+            }
         };
-        rules.push(format!("dnat ip to {key}ip protocol . th dport . numgen random mod {number} map @{map}"));
+        Chain { name: self.name(), hook: None, rules }
     }
-    let rules: String = rules.iter().map(|rule| format!("add rule ip copepod {chain} {rule}\n")).collect();
-    format!("add chain ip copepod {chain}\nflush chain ip copepod {chain}\n{rules}")
 }

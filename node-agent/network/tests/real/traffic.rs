@@ -212,6 +212,9 @@ fn a_client_comes_back_to_its_endpoint_until_it_is_gone() {
     let chosen = answering(&client.space, WEB);
     assert_eq!(chosen.len(), 1, "{chosen:?}");
     assert_eq!(answering(&outside, "192.0.2.1:30080").len(), 1);
+    let one = one.restart();
+    tell(&one, &all);
+    assert_eq!(answering(&client.space, WEB), chosen, "the kernel remembers what an agent does not");
     let others: Vec<&Pod> =
         pods.iter().zip(["a", "b", "c"]).filter(|(_, name)| *name != chosen[0]).map(|(pod, _)| pod).collect();
     tell(&one, &others);
