@@ -9,9 +9,9 @@ use std::{
     time::Duration,
 };
 
-use copepod_api::{Key, Status, Timestamp};
-use copepod_controllers::{ALL, Controller};
-use copepod_store::{Door, Event};
+use copepod_api::{Key, Plan, Status, Timestamp};
+use copepod_controllers::Controller;
+use copepod_store::{Door, Event, View};
 use futures::{StreamExt, stream::FuturesUnordered};
 
 /// First pause after a refused plan; doubled up to `RETRY_MAX`. A conflict is usually settled by the very next view.
@@ -21,7 +21,35 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// Keys decided between two looks at the events, so that a storm of keys does not hide what changes meanwhile.
 const KEYS_A_ROUND: usize = 128;
 
-/// A controller, by its place in `ALL`, and one of its keys.
+/// What the driver runs.
+pub trait Job: Send + Sync {
+    fn name(&self) -> &'static str;
+    /// Which of its keys an event makes dirty.
+    fn wakes(&self, view: &View, event: &Event) -> Vec<Key>;
+    /// Every key it should look at when a leader starts.
+    fn all(&self, view: &View) -> Vec<Key>;
+    fn reconcile(&self, view: &View, key: &Key, now: Timestamp) -> Plan;
+}
+
+impl Job for &'static Controller {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn wakes(&self, view: &View, event: &Event) -> Vec<Key> {
+        (self.wakes)(view, event)
+    }
+
+    fn all(&self, view: &View) -> Vec<Key> {
+        (self.all)(view)
+    }
+
+    fn reconcile(&self, view: &View, key: &Key, now: Timestamp) -> Plan {
+        (self.reconcile)(view, key, now)
+    }
+}
+
+/// A job, by its place among all, and one of its keys.
 type Work = (usize, Key);
 
 #[derive(Default)]
@@ -33,25 +61,25 @@ struct Agenda {
 }
 
 /// Runs all controllers until dropped.
-pub async fn run(door: Arc<dyn Door>) {
+pub async fn run(door: Arc<dyn Door>, jobs: &[Box<dyn Job>]) {
     loop {
-        let Some(compacted) = session(&door).await else { return };
+        let Some(compacted) = session(&door, jobs).await else { return };
         tracing::warn!(%compacted, "the controllers fell behind the log of events and look at everything again");
     }
 }
 
-async fn session(door: &Arc<dyn Door>) -> Option<String> {
+async fn session(door: &Arc<dyn Door>, jobs: &[Box<dyn Job>]) -> Option<String> {
     let view = door.view();
     let mut cursor = door.watch(None, view.revision());
     let mut agenda = Agenda::default();
-    for (place, controller) in ALL.iter().enumerate() {
-        agenda.dirty.extend((controller.all)(&view).into_iter().map(|key| (place, key)));
+    for (place, job) in jobs.iter().enumerate() {
+        agenda.dirty.extend(job.all(&view).into_iter().map(|key| (place, key)));
     }
     let mut plans = FuturesUnordered::new();
     loop {
         agenda.ring(Timestamp::now());
         for work in agenda.take(KEYS_A_ROUND) {
-            let plan = (controller(&work).reconcile)(&door.view(), &work.1, Timestamp::now());
+            let plan = jobs[work.0].reconcile(&door.view(), &work.1, Timestamp::now());
             agenda.set_timer(&work, plan.look_again);
             if plan.requests.is_empty() {
                 agenda.refusals.remove(&work);
@@ -67,9 +95,9 @@ async fn session(door: &Arc<dyn Door>) -> Option<String> {
         let pause = agenda.pause(Timestamp::now());
         tokio::select! {
             biased;
-            Some((work, outcome)) = plans.next(), if !plans.is_empty() => agenda.done(work, outcome),
+            Some((work, outcome)) = plans.next(), if !plans.is_empty() => agenda.done(jobs[work.0].name(), work, outcome),
             events = cursor.next() => match events {
-                Ok(events) => agenda.wake(&door.view(), &events),
+                Ok(events) => agenda.wake(jobs, &door.view(), &events),
                 Err(compacted) => return Some(compacted.to_string()),
             },
             () = tokio::time::sleep(pause) => (),
@@ -77,15 +105,11 @@ async fn session(door: &Arc<dyn Door>) -> Option<String> {
     }
 }
 
-fn controller(work: &Work) -> &'static Controller {
-    &ALL[work.0]
-}
-
 impl Agenda {
-    fn wake(&mut self, view: &copepod_store::View, events: &[Event]) {
+    fn wake(&mut self, jobs: &[Box<dyn Job>], view: &View, events: &[Event]) {
         for event in events {
-            for (place, controller) in ALL.iter().enumerate() {
-                self.dirty.extend((controller.wakes)(view, event).into_iter().map(|key| (place, key)));
+            for (place, job) in jobs.iter().enumerate() {
+                self.dirty.extend(job.wakes(view, event).into_iter().map(|key| (place, key)));
             }
         }
     }
@@ -116,7 +140,7 @@ impl Agenda {
         }
     }
 
-    fn done(&mut self, work: Work, outcome: Result<(), Status>) {
+    fn done(&mut self, name: &'static str, work: Work, outcome: Result<(), Status>) {
         self.under_way.remove(&work);
         let Err(status) = outcome else {
             self.refusals.remove(&work);
@@ -126,7 +150,6 @@ impl Agenda {
         *refusals += 1;
         let pause = RETRY_MIN.saturating_mul(1 << (*refusals - 1).min(12)).min(RETRY_MAX);
         if *refusals > 3 {
-            let name = controller(&work).name;
             tracing::warn!(controller = name, key = %work.1, %status, refusals, "a plan was refused again");
         }
         let again = Timestamp::now() + pause;
@@ -162,7 +185,7 @@ mod tests {
         agenda.under_way.insert(work("a"));
         agenda.dirty.extend([work("a"), work("b")]);
         assert_eq!(agenda.take(10), [work("b")]);
-        agenda.done(work("a"), Ok(()));
+        agenda.done("test", work("a"), Ok(()));
         assert_eq!(agenda.take(10), [work("a")]);
     }
 
@@ -171,7 +194,7 @@ mod tests {
         let mut agenda = Agenda::default();
         let start = Timestamp::now();
         for _ in 0..4 {
-            agenda.done(work("a"), Err(Status::internal("no")));
+            agenda.done("test", work("a"), Err(Status::internal("no")));
         }
         assert!(agenda.take(10).is_empty());
         assert!(agenda.timers[&work("a")] > start);

@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use copepod_identity::Authority;
 use copepod_nodes::Hub;
 use copepod_replica::Replica;
 use copepod_store::Door;
 
-use crate::{bootstrap, driver, scheduling};
+use crate::{bootstrap, driver, keyed, scheduling};
 
-pub async fn while_leading(replica: Replica, door: Arc<dyn Door>, hub: Arc<Hub>) {
+pub async fn while_leading(replica: Replica, door: Arc<dyn Door>, hub: Arc<Hub>, authority: Arc<Authority>) {
+    let controllers = copepod_controllers::ALL.iter().map(|controller| Box::new(controller) as Box<dyn driver::Job>);
+    let jobs: Vec<Box<dyn driver::Job>> = controllers.chain(keyed::jobs(&authority)).collect();
     let mut role = replica.role();
     loop {
         let Ok(leading) = role.wait_for(|role| role.leading).await.map(|role| role.clone()) else { return };
@@ -16,7 +19,7 @@ pub async fn while_leading(replica: Replica, door: Arc<dyn Door>, hub: Arc<Hub>)
         tokio::select! {
             lost = role.wait_for(|role| !role.leading || role.term != leading.term) => if lost.is_err() { return },
             () = bootstrap::run(door.clone(), replica.clone()) => (),
-            () = driver::run(door.clone()) => (),
+            () = driver::run(door.clone(), &jobs) => (),
             () = scheduling::run(door.clone()) => (),
             () = copepod_nodes::watch_silence(door.clone(), hub.clone()) => (),
         }

@@ -7,6 +7,7 @@ mod door;
 mod driver;
 mod error;
 mod join;
+mod keyed;
 mod keys;
 mod leading;
 mod links;

@@ -89,7 +89,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
     );
     let router = grpc.into_axum_router().reset_fallback().merge(rest);
 
-    let loops = tokio::spawn(leading::while_leading(replica.clone(), door as Arc<dyn Door>, hub));
+    let loops = tokio::spawn(leading::while_leading(replica.clone(), door as Arc<dyn Door>, hub, authority));
     tracing::info!(name = config.name, address = config.advertise, "the server is up");
     copepod_apiserver::serve(listener, Arc::new(ArcSwap::from_pointee(tls)), router, stop).await;
 

@@ -16,6 +16,7 @@ pub mod namespace;
 pub mod node_lifecycle;
 pub mod podgc;
 pub mod replicaset;
+pub mod serviceaccount;
 
 mod hash;
 mod owned;
@@ -51,4 +52,5 @@ pub const ALL: &[Controller] = &[
     disruption::CONTROLLER,
     events::CONTROLLER,
     clusterrole_aggregation::CONTROLLER,
+    serviceaccount::CONTROLLER,
 ];
