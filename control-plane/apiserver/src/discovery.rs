@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::response::Response;
-use copepod_api::{Kind, Scope, StatusResult, openapi};
+use axum::{body::Body, response::Response};
+use copepod_api::{Kind, Scope, Status, StatusResult, openapi};
 use copepod_registry::{Catalog, Row};
 use http::{
     HeaderMap, HeaderValue, StatusCode,
-    header::{CONTENT_TYPE, ETAG, IF_NONE_MATCH, VARY},
+    header::{ETAG, IF_NONE_MATCH, VARY},
 };
 use serde_json::{Value, json};
 
@@ -15,21 +15,75 @@ use crate::{
     accept::{self, Encoding},
     answer,
     path::Place,
-    reviews,
+    protobuf, reviews,
 };
 
-/// Says that a document is of the aggregated form; clients look for exactly this.
-const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+/// How a client wants to be told.
+#[derive(Clone, Copy)]
+enum Form {
+    /// Each path for itself.
+    Plain(Encoding),
+    /// Everything below `/api` or `/apis` in one document, of this version. Clients look for exactly this content type.
+    Aggregated { version: &'static str, content_type: &'static str },
+}
+
+const AGGREGATED: [Form; 2] = [
+    Form::Aggregated {
+        version: "v2",
+        content_type: "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+    },
+    Form::Aggregated {
+        version: "v2beta1",
+        content_type: "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+    },
+];
+
+impl Form {
+    /// The first that the client names and that there is.
+    fn of(headers: &HeaderMap, place: &Place) -> StatusResult<Form> {
+        let mut ranges = accept::ranges(headers).peekable();
+        if ranges.peek().is_none() {
+            return Ok(Form::Plain(Encoding::Json));
+        }
+        let can_aggregate = matches!(place, Place::CoreVersions | Place::Groups);
+        let known = ranges.find_map(|range| {
+            let encoding = match range.media.as_str() {
+                "application/json" | "application/*" | "*/*" => Encoding::Json,
+                "application/yaml" => Encoding::Yaml,
+                protobuf::MEDIA_TYPE => Encoding::Protobuf,
+                _ => return None,
+            };
+            let is_aggregated = encoding == Encoding::Json && range.parameter("g") == Some("apidiscovery.k8s.io");
+            match range.parameter("as") {
+                None => Some(Form::Plain(encoding)),
+                Some("APIGroupDiscoveryList") if is_aggregated && can_aggregate => {
+                    let asked = range.parameter("v");
+                    AGGREGATED
+                        .into_iter()
+                        .find(|form| matches!(form, Form::Aggregated { version, .. } if Some(*version) == asked))
+                }
+                Some(_) => None,
+            }
+        });
+        known.ok_or_else(|| {
+            Status::not_acceptable(
+                "only the following media types are accepted: application/json, application/yaml, \
+                 application/vnd.kubernetes.protobuf",
+            )
+        })
+    }
+}
 
 pub fn answer(place: &Place, catalog: &Catalog, headers: &HeaderMap) -> StatusResult<Response> {
-    let aggregated = accept::ranges(headers).next().is_some_and(|range| {
-        range.parameter("as") == Some("APIGroupDiscoveryList")
-            && range.parameter("g") == Some("apidiscovery.k8s.io")
-            && range.parameter("v") == Some("v2")
-    });
+    let encoding = match Form::of(headers, place)? {
+        Form::Aggregated { version, content_type } => {
+            let is_core = matches!(place, Place::CoreVersions);
+            let document = everything(catalog, is_core, version).to_string();
+            return Ok(tagged(answer::typed(200, content_type, document.clone()), document.as_bytes(), headers));
+        }
+        Form::Plain(encoding) => encoding,
+    };
     let document = match place {
-        Place::CoreVersions if aggregated => return Ok(tagged(&everything(catalog, true), AGGREGATED, headers)),
-        Place::Groups if aggregated => return Ok(tagged(&everything(catalog, false), AGGREGATED, headers)),
         Place::CoreVersions => json!({
             "kind": "APIVersions",
             "versions": ["v1"],
@@ -41,7 +95,7 @@ pub fn answer(place: &Place, catalog: &Catalog, headers: &HeaderMap) -> StatusRe
         }),
         Place::Group(name) => {
             let versions = groups(catalog).into_iter().find(|(group, _)| group == name && !group.is_empty());
-            let (group, versions) = versions.ok_or_else(copepod_api::Status::no_such_path)?;
+            let (group, versions) = versions.ok_or_else(Status::no_such_path)?;
             let mut group = api_group(group, &versions);
             group["kind"] = json!("APIGroup");
             group["apiVersion"] = json!("v1");
@@ -61,6 +115,7 @@ pub fn answer(place: &Place, catalog: &Catalog, headers: &HeaderMap) -> StatusRe
                     "/.well-known/openid-configuration",
                     "/healthz",
                     "/livez",
+                    "/metrics",
                     "/openapi/v3",
                     "/openid/v1/jwks",
                     "/readyz",
@@ -71,18 +126,16 @@ pub fn answer(place: &Place, catalog: &Catalog, headers: &HeaderMap) -> StatusRe
             return Ok(answer::value(200, &json!({"paths": paths}), Encoding::Pretty));
         }
     };
-    Ok(tagged(&document, "application/json", headers))
+    Ok(tagged(answer::value(200, &document, encoding), document.to_string().as_bytes(), headers))
 }
 
 /// Clients keep discovery and ask whether it changed.
-fn tagged(document: &Value, content_type: &'static str, headers: &HeaderMap) -> Response {
-    let bytes = document.to_string();
-    let tag = format!("\"{}\"", openapi::hash(bytes.as_bytes()));
-    let is_known = headers.get(IF_NONE_MATCH).is_some_and(|known| known.as_bytes() == tag.as_bytes());
-    let mut response = answer::typed(200, content_type, if is_known { String::new() } else { bytes });
+fn tagged(mut response: Response, document: &[u8], headers: &HeaderMap) -> Response {
+    let tag = format!("\"{}\"", openapi::hash(document));
+    let is_known = headers.get_all(IF_NONE_MATCH).iter().any(|known| known.as_bytes() == tag.as_bytes());
     if is_known {
+        response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        response.headers_mut().remove(CONTENT_TYPE);
     }
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(ETAG, tag);
@@ -126,7 +179,7 @@ fn reviews_of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'st
 /// `APIResourceList` of a group and version.
 fn resources(catalog: &Catalog, group: &str, version: &str) -> StatusResult<Value> {
     if !groups(catalog).iter().any(|(known, versions)| *known == group && versions.contains(&version)) {
-        return Err(copepod_api::Status::no_such_path());
+        return Err(Status::no_such_path());
     }
     let mut resources = Vec::new();
     for row in rows_of(catalog, group, version) {
@@ -175,7 +228,7 @@ fn add_names(resource: &mut Value, kind: &Kind) {
 }
 
 /// Everything in one document: the core group, or all others.
-fn everything(catalog: &Catalog, core: bool) -> Value {
+fn everything(catalog: &Catalog, core: bool, version: &str) -> Value {
     let items: Vec<Value> = groups(catalog)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
@@ -204,7 +257,7 @@ fn everything(catalog: &Catalog, core: bool) -> Value {
         })
         .collect();
     json!({
-        "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items,
+        "kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items,
     })
 }
 

@@ -318,6 +318,22 @@ async fn the_api_describes_itself() {
     let again = http.send(Method::GET, "/apis", &[("accept", AGGREGATED), ("if-none-match", tag)], "").await;
     assert_eq!((again.code, again.text.len()), (304, 0));
 
+    const BETA: &str = "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList";
+    let future = "application/json;g=apidiscovery.k8s.io;v=v3;as=APIGroupDiscoveryList";
+    let beta = http.get_as("/api", &format!("{future},{BETA},application/json")).await;
+    assert_eq!(
+        (&beta.headers["content-type"], &beta.json()["apiVersion"]),
+        (&BETA.parse().unwrap(), &json!("apidiscovery.k8s.io/v2beta1"))
+    );
+    let pods = beta.json()["items"][0]["versions"][0]["resources"].as_array().unwrap().clone();
+    let pods = pods.iter().find(|resource| resource["resource"] == "pods").unwrap().clone();
+    assert_eq!(pods["responseKind"], json!({"group": "", "version": "v1", "kind": "Pod"}));
+    assert_eq!((&pods["singularResource"], &pods["scope"]), (&json!("pod"), &json!("Namespaced")));
+    assert_eq!(http.get_as("/apis/apps", &format!("{AGGREGATED},application/json")).await.json()["kind"], "APIGroup");
+    assert_eq!(http.get_as("/api", future).await.code, 406);
+    let (_, list) = http.bytes("/apis/apps/v1", &[("accept", "application/vnd.kubernetes.protobuf")]).await;
+    assert_eq!(crate::protobuf::decode(&list).unwrap()["groupVersion"], "apps/v1");
+
     let index = http.get("/openapi/v3").await.json();
     let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
     let document = http.get(url).await.json();

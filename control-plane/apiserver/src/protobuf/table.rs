@@ -140,6 +140,7 @@ pub struct Known {
 pub fn known(api_version: &str, kind: &str) -> Option<Known> {
     let package = match (kind, api_version) {
         ("DeleteOptions" | "Status", _) | (_, "meta.k8s.io/v1") => "meta".to_owned(),
+        ("APIGroup" | "APIGroupList" | "APIResourceList" | "APIVersions", "v1" | "") => "meta".to_owned(),
         (_, "v1") => "core".to_owned(),
         (_, other) => {
             let (group, version) = other.split_once('/')?;
