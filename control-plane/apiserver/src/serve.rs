@@ -15,6 +15,7 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use rustls::ServerConfig;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -39,6 +40,9 @@ const ALIVE_MAX: Duration = Duration::from_secs(15);
 
 /// How many requests one connection may have under way; a controller that watches every kind needs a few hundred.
 const STREAMS_MAX: u32 = 1_000;
+
+/// How long the head of a request may be: selectors that name hundreds of objects stand in it.
+const HEAD_BYTES_MAX: u32 = 128 * 1024;
 
 /// How much may wait to be sent on one stream: what a client that does not read costs.
 const UNSENT_BYTES_MAX: usize = 128 * 1024;
@@ -109,6 +113,10 @@ async fn connection(
     stop: CancellationToken,
 ) {
     let _ = stream.set_nodelay(true);
+    // HTTP/1.1 has no pings: without these, a watch of a client that vanished would stay for an hour.
+    let socket = SockRef::from(&stream);
+    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ALIVE_INTERVAL).with_interval(ALIVE_MAX));
+    let _ = socket.set_tcp_user_timeout(Some(ALIVE_INTERVAL + ALIVE_MAX));
     let stream = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS connection came about"),
@@ -132,7 +140,8 @@ async fn connection(
         .keep_alive_interval(ALIVE_INTERVAL)
         .keep_alive_timeout(ALIVE_MAX)
         .max_send_buf_size(UNSENT_BYTES_MAX)
-        .max_concurrent_streams(STREAMS_MAX);
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BYTES_MAX);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let mut is_stopping = false;

@@ -2,6 +2,7 @@
 
 mod access;
 mod client;
+mod hostile;
 mod kubectl;
 mod memory;
 mod probes;

@@ -4,7 +4,11 @@
 //! JSON.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use copepod_api::{Status, StatusResult, Timestamp, decode, time};
+use copepod_api::{
+    Status, StatusResult, Timestamp,
+    decode::{self, DEPTH_MAX},
+    time,
+};
 use serde_json::{Map, Value, json};
 
 use super::{
@@ -15,9 +19,6 @@ use super::{
 
 /// How many values one body may hold: a value of two bytes takes fifty times that when it is decoded.
 const VALUES_MAX: usize = 500_000;
-
-/// How deep messages may lie in each other. Only schemas can be deeper than a dozen, and JSON has the same limit.
-const DEPTH_MAX: usize = 100;
 
 /// The object of a body, `apiVersion` and `kind` included.
 pub fn decode(bytes: &[u8]) -> StatusResult<Value> {
@@ -59,6 +60,7 @@ impl Decoder {
     fn message(&mut self, message: &str, bytes: &[u8]) -> StatusResult<Map<String, Value>> {
         let message = messages().get(message).ok_or_else(|| malformed(&format!("there is no message {message}")))?;
         if self.depth == DEPTH_MAX {
+            // Only schemas can be deeper than a dozen, and JSON has the same limit.
             return Err(malformed(&format!("it is nested deeper than {DEPTH_MAX} levels")));
         }
         self.depth += 1;

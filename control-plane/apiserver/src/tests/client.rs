@@ -11,8 +11,9 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use serde_json::Value;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::memory::{Echo, Memory, MemoryDoor};
@@ -81,6 +82,20 @@ impl Server {
     }
 
     pub fn client_with(&self, who: As, protocols: &[&[u8]]) -> Http {
+        Http {
+            base: format!("https://{}", self.address),
+            client: Client::builder(TokioExecutor::new()).build(Dial::new(self.tls(who, protocols))),
+        }
+    }
+
+    /// An administrator's connection on which nothing was said yet.
+    pub async fn connect(&self, protocol: &[u8]) -> TlsStream<TcpStream> {
+        let tls = TlsConnector::from(Arc::new(self.tls(As::Admin, &[protocol])));
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        tls.connect(copepod_identity::SERVER_NAME.try_into().unwrap(), tcp).await.unwrap()
+    }
+
+    fn tls(&self, who: As, protocols: &[&[u8]]) -> rustls::ClientConfig {
         let issue = |user: &str, group: &str| self.authority.issue_client(user, group, Timestamp::now(), HOUR).unwrap();
         let issued = match who {
             As::Admin => Some(issue("admin", MASTERS_GROUP)),
@@ -92,10 +107,7 @@ impl Server {
         let own = issued.as_ref().map(|issued| (&*issued.certificate_pem, &*issued.key_pem));
         let mut tls = client_config(self.authority.certificate_pem(), own).unwrap();
         tls.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-        Http {
-            base: format!("https://{}", self.address),
-            client: Client::builder(TokioExecutor::new()).build(Dial::new(tls)),
-        }
+        tls
     }
 }
 
@@ -149,7 +161,12 @@ impl Http {
     }
 
     pub async fn send(&self, method: Method, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {
-        let response = self.open(method, path, headers, body).await;
+        self.send_bytes(method, path, headers, body.to_owned().into()).await
+    }
+
+    /// What is sent is not always text.
+    pub async fn send_bytes(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Answer {
+        let response = self.open_with(method, path, headers, body).await;
         let (parts, body) = response.into_parts();
         let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
         Answer { code: parts.status.as_u16(), headers: parts.headers, text }
@@ -168,11 +185,21 @@ impl Http {
         headers: &[(&str, &str)],
         body: &str,
     ) -> http::Response<Incoming> {
+        self.open_with(method, path, headers, body.to_owned().into()).await
+    }
+
+    async fn open_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> http::Response<Incoming> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        self.client.request(request.body(Full::from(body.to_owned())).unwrap()).await.unwrap()
+        self.client.request(request.body(Full::from(body)).unwrap()).await.unwrap()
     }
 
     pub async fn watch(&self, path: &str) -> Events {
