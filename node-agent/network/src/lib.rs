@@ -19,6 +19,7 @@ mod routes;
 mod rules;
 mod services;
 mod table;
+mod tunnel;
 
 pub use dns::Search;
 pub use node::{Config, Network, NetworkError, Peer, PodLink, upstream};

@@ -205,11 +205,11 @@ pub async fn mtu(handle: &Handle, uplink: u32) -> Option<u32> {
     })
 }
 
-async fn expect(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
+pub async fn expect(handle: &Handle, name: &str) -> Result<u32, NetworkError> {
     index_of(handle, name).await?.ok_or_else(|| NetworkError::Other(format!("there is no link {name}")))
 }
 
-async fn index_of(handle: &Handle, name: &str) -> Result<Option<u32>, NetworkError> {
+pub async fn index_of(handle: &Handle, name: &str) -> Result<Option<u32>, NetworkError> {
     const ENODEV: i32 = 19;
     match handle.link().get().match_name(name.to_owned()).execute().try_next().await {
         Ok(link) => Ok(link.map(|link| link.header.index)),

@@ -20,6 +20,7 @@ use crate::{
     routes::{self, Route},
     services::{HostPort, Service},
     table::Table,
+    tunnel,
 };
 
 pub struct Config {
@@ -82,7 +83,9 @@ struct Given {
     pods: Pods,
     host_ports: BTreeMap<String, (Ipv4Addr, Vec<HostPort>)>,
     table: Table,
+    /// Ways to the pods of other nodes, and to whom the kernel knows one since this process began.
     routes: BTreeSet<Route>,
+    peers: BTreeMap<Range, Ipv4Addr>,
 }
 
 impl Network {
@@ -105,8 +108,9 @@ impl Network {
                 host_ports.insert(pod.to_owned(), (address, wishes.host_ports.clone()));
             }
         }
-        let given =
-            Given { services: None, pods, host_ports, table: Table::default(), routes: routes::held(&handle).await? };
+        let routes = routes::held(&handle).await?;
+        let (table, peers) = (Table::default(), BTreeMap::new());
+        let given = Given { services: None, pods, host_ports, table, routes, peers };
         Ok(Network {
             handle,
             dns,
@@ -123,11 +127,7 @@ impl Network {
         let address = taken
             .map_err(|error| NetworkError::io("writing an address down", error))?
             .ok_or_else(|| NetworkError::Full(range.to_string()))?;
-        let mtu = match routes::uplink(&self.handle).await {
-            Some(uplink) => link::mtu(&self.handle, uplink).await,
-            None => None,
-        };
-        link::attach(&self.handle, &pod.uid, netns, address, mtu).await?;
+        link::attach(&self.handle, &pod.uid, netns, address, self.mtu().await).await?;
         self.know(pod, address).await?;
         Ok(address)
     }
@@ -174,31 +174,70 @@ impl Network {
     }
 
     /// The range of this node's pods, and where those of the others are.
-    pub async fn set_nodes(&self, own: Option<&str>, peers: &[Peer]) -> Result<(), NetworkError> {
-        if let Some(range) = own.and_then(Range::parse) {
+    pub async fn set_nodes(&self, own: Option<&Peer>, peers: &[Peer]) -> Result<(), NetworkError> {
+        let own = own.and_then(|own| Some((Range::parse(&own.range)?, own.address)));
+        if let Some((range, _)) = own {
             *self.range.lock().unwrap_or_else(PoisonError::into_inner) = Some(range);
         }
         let mut given = self.given.lock().await;
-        let wanted: BTreeSet<Route> =
+        let wanted: BTreeMap<Range, Ipv4Addr> =
             peers.iter().filter_map(|peer| Some((Range::parse(&peer.range)?, peer.address))).collect();
-        let gone: Vec<Route> = given.routes.difference(&wanted).copied().collect();
+        let gone: Vec<Route> =
+            given.routes.iter().filter(|route| !wanted.contains_key(&route.range)).copied().collect();
         for route in gone {
             routes::remove(&self.handle, route).await;
             given.routes.remove(&route);
+            given.peers.remove(&route.range);
         }
-        let added: Vec<Route> = wanted.difference(&given.routes).copied().collect();
         let mut failed = None;
-        for route in added {
-            match routes::add(&self.handle, route).await {
-                Ok(()) => drop(given.routes.insert(route)),
+        for (range, address) in wanted {
+            if given.peers.get(&range) == Some(&address) {
+                continue;
+            }
+            match self.reach(&mut given, own, range, address).await {
+                Ok(()) => drop(given.peers.insert(range, address)),
                 // The others are reached all the same.
                 Err(error) => {
-                    let (range, address) = route;
                     failed.get_or_insert(NetworkError::Other(format!("{range} at {address}: {error}")));
                 }
             }
         }
         failed.map_or(Ok(()), Err)
+    }
+
+    /// Makes the way to the pods of another node, in the place of another way to them.
+    async fn reach(
+        &self,
+        given: &mut Given,
+        own: Option<(Range, Ipv4Addr)>,
+        range: Range,
+        address: Ipv4Addr,
+    ) -> Result<(), NetworkError> {
+        let hop = if routes::is_near(&self.handle, address).await? { address } else { range.base };
+        let route = Route { range, hop };
+        let tunnel = match route.is_tunnel() {
+            true => {
+                let tunnel = tunnel::open(&self.handle, own.ok_or(NetworkError::NoRange)?, self.mtu().await).await?;
+                tunnel::know(&self.handle, tunnel, range, address).await?;
+                Some(tunnel)
+            }
+            false => None,
+        };
+        routes::add(&self.handle, route, tunnel).await?;
+        let others: Vec<Route> =
+            given.routes.iter().filter(|held| held.range == range && **held != route).copied().collect();
+        for other in others {
+            routes::remove(&self.handle, other).await;
+            given.routes.remove(&other);
+        }
+        given.routes.insert(route);
+        Ok(())
+    }
+
+    /// How large packets may be that leave this machine.
+    async fn mtu(&self) -> Option<u32> {
+        let uplink = routes::uplink(&self.handle).await?;
+        link::mtu(&self.handle, uplink).await
     }
 
     /// All services. When it returns, every new connection on this node sees them.
@@ -217,6 +256,7 @@ impl Network {
         for route in routes::held(&handle).await? {
             routes::remove(&handle, route).await;
         }
+        tunnel::remove(&handle).await?;
         link::remove_all(&handle).await?;
         link::disown(&handle, DNS_ADDRESS).await?;
         Table::remove()

@@ -19,23 +19,52 @@ use crate::{addresses::Range, node::NetworkError};
 /// Who made a route; a number that no other program is known to use (iproute2's rt_protos).
 const OURS: RouteProtocol = RouteProtocol::Other(122);
 
-/// A range, and the node that it is behind, which must be on one of our links.
-pub type Route = (Range, Ipv4Addr);
-
-fn message((range, node): Route) -> RouteMessage {
-    let route = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(range.base, range.bits);
-    route.gateway(node).protocol(OURS).build()
+/// A range, and the next hop towards it: the node that it is behind, or the end of its tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Route {
+    pub range: Range,
+    pub hop: Ipv4Addr,
 }
 
-pub async fn add(handle: &Handle, route: Route) -> Result<(), NetworkError> {
-    let added = handle.route().add(message(route)).replace().execute().await;
-    added.map_err(|error| NetworkError::netlink("a route to another node (is it on the same network?)", error))
+impl Route {
+    /// The first address of a range is nobody's, but the tunnel's.
+    pub fn is_tunnel(self) -> bool {
+        self.hop == self.range.base
+    }
+}
+
+fn message(route: Route) -> RouteMessageBuilder<Ipv4Addr> {
+    let Route { range, hop } = route;
+    RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(range.base, range.bits).gateway(hop).protocol(OURS)
+}
+
+/// `tunnel`: the link of a route through it.
+pub async fn add(handle: &Handle, route: Route, tunnel: Option<u32>) -> Result<(), NetworkError> {
+    let message = match tunnel {
+        Some(index) => message(route).output_interface(index).onlink(),
+        None => message(route),
+    };
+    let added = handle.route().add(message.build()).replace().execute().await;
+    added.map_err(|error| NetworkError::netlink("a route to another node", error))
+}
+
+/// Whether a node is on one of our links, and is reached without anybody in between.
+pub async fn is_near(handle: &Handle, node: Ipv4Addr) -> Result<bool, NetworkError> {
+    let asked = RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(node, 32).build();
+    let found = handle.route().get(asked).execute().try_next().await;
+    let found = found.map_err(|error| NetworkError::netlink("looking for the way to another node", error))?;
+    Ok(found.is_some_and(|route| {
+        !route
+            .attributes
+            .iter()
+            .any(|attribute| matches!(attribute, RouteAttribute::Gateway(_) | RouteAttribute::Via(_)))
+    }))
 }
 
 /// Gone already is as good.
 pub async fn remove(handle: &Handle, route: Route) {
-    if let Err(error) = handle.route().del(message(route)).execute().await {
-        tracing::debug!(range = %route.0, %error, "a route to another node");
+    if let Err(error) = handle.route().del(message(route).build()).execute().await {
+        tracing::debug!(range = %route.range, %error, "a route to another node");
     }
 }
 
@@ -46,15 +75,15 @@ pub async fn held(handle: &Handle) -> Result<BTreeSet<Route>, NetworkError> {
     Ok(ours
         .filter_map(|route| {
             let mut base = None;
-            let mut node = None;
+            let mut hop = None;
             for attribute in &route.attributes {
                 match attribute {
                     RouteAttribute::Destination(RouteAddress::Inet(address)) => base = Some(*address),
-                    RouteAttribute::Gateway(RouteAddress::Inet(address)) => node = Some(*address),
+                    RouteAttribute::Gateway(RouteAddress::Inet(address)) => hop = Some(*address),
                     _ => {}
                 }
             }
-            Some((Range { base: base?, bits: route.header.destination_prefix_length }, node?))
+            Some(Route { range: Range { base: base?, bits: route.header.destination_prefix_length }, hop: hop? })
         })
         .collect())
 }

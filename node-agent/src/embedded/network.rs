@@ -63,15 +63,12 @@ impl Network for PodsNetwork {
     }
 
     async fn apply(&self, cluster: &Cluster) -> Result<(), Failure> {
-        let own = cluster.nodes.get(&self.name).and_then(|node| range(node));
-        let peers: Vec<Peer> = cluster
-            .nodes
-            .iter()
-            .filter(|(name, _)| **name != self.name)
-            .filter_map(|(_, node)| Some(Peer { address: address(node)?, range: range(node)?.to_owned() }))
-            .collect();
+        let peer = |node: &v1::Node| Some(Peer { address: address(node)?, range: range(node)?.to_owned() });
+        let own = cluster.nodes.get(&self.name).and_then(|node| peer(node));
+        let others = cluster.nodes.iter().filter(|(name, _)| **name != self.name);
+        let peers: Vec<Peer> = others.filter_map(|(_, node)| peer(node)).collect();
         // One node that cannot be reached must not keep the services of all others from being known.
-        let routed = self.node.set_nodes(own, &peers).await;
+        let routed = self.node.set_nodes(own.as_ref(), &peers).await;
         self.node.set_services(services(cluster, &self.name)).await.map_err(failure)?;
         // What services there are is known here now, and said so; a route that is missing is tried again with the next
         // change, and must not hold up the stop of pods.

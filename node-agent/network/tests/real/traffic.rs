@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::world::{Node, Pod, Space, Wire, again, search};
+use crate::world::{Node, Pod, Space, Wire, again, answers, node_far_away, search};
 use copepod_network::{Endpoint, HostPort, Protocol, Service, ServicePort, Wishes};
 
 const WEB: &str = "10.96.0.5:80";
@@ -251,4 +251,34 @@ fn datagrams_leave_endpoints_that_are_gone() {
     one.services(&[service(&[&c], 1, Protocol::Udp)]);
     assert_eq!(asker(), format!("c to {}", a.address));
     assert_eq!(host(), "c to 192.0.2.1");
+}
+
+#[test]
+fn pods_of_a_node_behind_a_router_are_reached_through_a_tunnel() {
+    let mut wire = Wire::new();
+    let (one, two) = (wire.node(), wire.node());
+    let far = node_far_away(&mut wire, 9);
+    one.peers(&[&two, &far]);
+    two.peers(&[&one, &far]);
+    far.peers(&[&one, &two]);
+    let (a, b, c) = (one.pod("a"), far.pod("b"), two.pod("c"));
+    for (pod, name) in [(&a, "a"), (&b, "b"), (&c, "c")] {
+        pod.space.serve(name, 8080);
+    }
+    let at = |pod: &Pod| format!("{}:8080", pod.address);
+    assert_eq!(a.space.tcp(&at(&b)), format!("b to {}", a.address));
+    assert_eq!(b.space.udp(&at(&c)), format!("c to {}", b.address));
+    assert_eq!(a.space.tcp(&at(&c)), format!("c to {}", a.address), "the near one still directly");
+    assert!(one.space.tcp(&at(&b)).starts_with("b to "), "machines reach them as well");
+    serve(&[&one], &[&b]);
+    assert_eq!(a.space.tcp(WEB), format!("b to {}", a.address));
+    assert!(two.space.tcp("192.0.2.1:30080").starts_with("b to "));
+    // More than fits into one packet around a packet.
+    let mut long = a.space.connect(&at(&b)).unwrap();
+    assert_eq!(answers(&mut long, 50_000), 50_000 * format!("b to {}\n", a.address).len());
+    let one = one.restart();
+    one.peers(&[&two, &far]);
+    assert_eq!(a.space.tcp(&at(&b)), format!("b to {}", a.address));
+    one.with(async |_| copepod_network::Network::tear_down().await).unwrap();
+    assert!(!one.space.sh("ip -o link; ip route").contains("cptunnel"));
 }

@@ -25,7 +25,7 @@ const IMPATIENCE: Duration = Duration::from_millis(300);
 /// A network namespace, and that of the wire it is on: a link goes with either of its ends.
 pub struct Space {
     file: Arc<File>,
-    _wire: Option<Arc<File>>,
+    _wires: Vec<Arc<File>>,
 }
 
 impl Space {
@@ -34,9 +34,14 @@ impl Space {
             unshare(CloneFlags::CLONE_NEWNET).expect("tests of the network need root");
             File::open("/proc/thread-self/ns/net").unwrap()
         });
-        let space = Space { file: Arc::new(made.join().unwrap()), _wire: None };
+        let space = Space { file: Arc::new(made.join().unwrap()), _wires: Vec::new() };
         space.sh("ip link set lo up");
         space
+    }
+
+    /// Keeps the other while this one is there.
+    fn wire_of(&mut self, other: &Space) {
+        self._wires.extend([other.file.clone()].into_iter().chain(other._wires.iter().cloned()));
     }
 
     pub fn path(&self) -> PathBuf {
@@ -147,6 +152,22 @@ pub fn again(stream: &mut TcpStream) -> String {
     }
 }
 
+/// Asks so often at once, and says how long the answers are together.
+pub fn answers(stream: &mut TcpStream, number: usize) -> usize {
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut writing = stream.try_clone().unwrap();
+    let asking = std::thread::spawn(move || writing.write_all(&vec![b'?'; number]));
+    let (mut length, mut answer) = (0, [0; 4096]);
+    while let Ok(more @ 1..) = stream.read(&mut answer) {
+        length += more;
+        if length >= number * "b to 10.244.1.2\n".len() {
+            break;
+        }
+    }
+    asking.join().unwrap().unwrap();
+    length
+}
+
 /// Machines on one wire: 192.0.2.1 and so on.
 pub struct Wire {
     switch: Space,
@@ -163,7 +184,7 @@ impl Wire {
     pub fn machine(&mut self) -> Space {
         self.machines += 1;
         let (number, mut machine) = (self.machines, Space::new());
-        machine._wire = Some(self.switch.file.clone());
+        machine.wire_of(&self.switch);
         machine.sh(&format!(
             "ip link add eth0 type veth peer name port && ip link set port netns {switch} name port{number} && \
              ip addr add 192.0.2.{number}/24 dev eth0 && ip link set eth0 up && ip route add default via 192.0.2.254",
@@ -175,13 +196,32 @@ impl Wire {
 
     pub fn node(&mut self) -> Node {
         let space = self.machine();
-        Node::start(space, self.machines, tempfile::tempdir().unwrap())
+        let address = Ipv4Addr::new(192, 0, 2, self.machines);
+        Node::start(space, address, self.machines, tempfile::tempdir().unwrap())
     }
+}
+
+/// A node alone on its wire, 198.51.100.<number>, and a router on the wire of others, to which it is connected.
+pub fn node_far_away(wire: &mut Wire, number: u8) -> Node {
+    let (router, mut machine) = (wire.machine(), Space::new());
+    machine.wire_of(&router);
+    let address = Ipv4Addr::new(198, 51, 100, number);
+    machine.sh(&format!(
+        "ip link add eth0 type veth peer name far && ip link set far netns {} && ip addr add {address}/24 dev eth0 && \
+         ip link set eth0 up && ip route add default via 198.51.100.254",
+        router.path().display(),
+    ));
+    router.sh(
+        "ip addr add 198.51.100.254/24 dev far && ip link set far up && echo 1 > /proc/sys/net/ipv4/ip_forward && \
+               ip addr add 192.0.2.254/24 dev eth0",
+    );
+    Node::start(machine, address, number, tempfile::tempdir().unwrap())
 }
 
 /// A machine with the network of pods 10.244.<number>.0/24.
 pub struct Node {
     pub space: Space,
+    address: Ipv4Addr,
     number: u8,
     state: TempDir,
     /// Its threads are inside.
@@ -190,7 +230,7 @@ pub struct Node {
 }
 
 impl Node {
-    fn start(space: Space, number: u8, state: TempDir) -> Node {
+    fn start(space: Space, address: Ipv4Addr, number: u8, state: TempDir) -> Node {
         let file = space.file.clone();
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
@@ -201,14 +241,14 @@ impl Node {
         let config = Config { state_dir: state.path().to_owned(), upstream: Vec::new() };
         let opened = runtime.spawn(Network::open(config));
         let network = Arc::new(runtime.block_on(opened).unwrap().unwrap());
-        Node { space, number, state, runtime, network }
+        Node { space, address, number, state, runtime, network }
     }
 
     /// Ends the process, so to speak, and begins another.
     pub fn restart(self) -> Node {
         drop(self.network);
         drop(self.runtime);
-        Node::start(self.space, self.number, self.state)
+        Node::start(self.space, self.address, self.number, self.state)
     }
 
     /// Does something with the network, inside.
@@ -221,12 +261,12 @@ impl Node {
 
     pub fn peers(&self, others: &[&Node]) {
         let peers: Vec<Peer> = others.iter().map(|node| node.as_peer()).collect();
-        let own = self.as_peer().range;
+        let own = self.as_peer();
         self.with(async move |network| network.set_nodes(Some(&own), &peers).await).unwrap();
     }
 
     fn as_peer(&self) -> Peer {
-        Peer { address: Ipv4Addr::new(192, 0, 2, self.number), range: format!("10.244.{}.0/24", self.number) }
+        Peer { address: self.address, range: format!("10.244.{}.0/24", self.number) }
     }
 
     pub fn services(&self, services: &[copepod_network::Service]) {
