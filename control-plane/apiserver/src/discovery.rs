@@ -116,6 +116,7 @@ pub fn answer(place: &Place, catalog: &Catalog, headers: &HeaderMap) -> StatusRe
                     "/healthz",
                     "/livez",
                     "/metrics",
+                    "/openapi/v2",
                     "/openapi/v3",
                     "/openid/v1/jwks",
                     "/readyz",

@@ -28,6 +28,7 @@ pub enum Place {
         group: String,
         version: String,
     },
+    OpenApiV2,
     /// `/openapi/v3` or a document below it.
     OpenApi(Option<String>),
     /// Who issues tokens: `/.well-known/openid-configuration`.
@@ -100,6 +101,7 @@ impl Place {
             ["version"] => Ok(Place::Version),
             [".well-known", "openid-configuration"] => Ok(Place::Issuer),
             ["openid", "v1", "jwks"] => Ok(Place::IssuerKeys),
+            ["openapi", "v2"] => Ok(Place::OpenApiV2),
             ["openapi", "v3"] => Ok(Place::OpenApi(None)),
             ["openapi", "v3", rest @ ..] => Ok(Place::OpenApi(Some(rest.join("/")))),
             ["api"] => Ok(Place::CoreVersions),

@@ -9,7 +9,7 @@
 mod envelope;
 mod read;
 mod table;
-mod wire;
+pub mod wire;
 mod write;
 
 #[cfg(test)]

@@ -335,6 +335,22 @@ async fn the_api_describes_itself() {
     let (_, list) = http.bytes("/apis/apps/v1", &[("accept", "application/vnd.kubernetes.protobuf")]).await;
     assert_eq!(crate::protobuf::decode(&list).unwrap()["groupVersion"], "apps/v1");
 
+    let old = http.get("/openapi/v2").await;
+    let definitions = &old.json()["definitions"];
+    let pod = &definitions["io.k8s.api.core.v1.Pod"];
+    assert_eq!(pod["properties"]["spec"]["$ref"], "#/definitions/io.k8s.api.core.v1.PodSpec");
+    assert_eq!(pod["x-kubernetes-group-version-kind"], json!([{"group": "", "version": "v1", "kind": "Pod"}]));
+    let patch = &old.json()["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["patch"];
+    assert!(
+        patch["parameters"].as_array().unwrap().iter().any(|own| own["name"] == "dryRun" && own["type"] == "string")
+    );
+    let known = [("if-none-match", old.headers["etag"].to_str().unwrap())];
+    assert_eq!(http.send(Method::GET, "/openapi/v2", &known, "").await.code, 304);
+    let asked = [("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf")];
+    let (parts, document) = http.bytes("/openapi/v2", &asked).await;
+    assert_eq!(parts.headers["content-type"], "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+    assert!(document.starts_with(b"\x0a\x032.0"));
+
     let index = http.get("/openapi/v3").await.json();
     let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
     let document = http.get(url).await.json();
