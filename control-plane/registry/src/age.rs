@@ -7,6 +7,10 @@ pub fn since(then: Option<Timestamp>, now: Timestamp) -> String {
     then.map_or_else(|| "<unknown>".to_owned(), |then| human(now.duration_since(then)))
 }
 
+pub fn of_seconds(seconds: i64) -> String {
+    human(SignedDuration::from_secs(seconds))
+}
+
 pub fn human(duration: SignedDuration) -> String {
     let seconds = duration.as_secs();
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);

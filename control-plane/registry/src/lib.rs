@@ -8,14 +8,23 @@
 
 mod catalog;
 mod row;
+mod rules;
 
+mod admissionregistration;
 mod apps;
+mod certificates;
 mod coordination;
 mod core;
 mod discovery;
 mod events;
+mod flowcontrol;
+mod networking;
+mod node;
 mod policy;
 mod rbac;
+mod resource;
+mod scheduling;
+mod storage;
 
 mod pipeline;
 
@@ -55,12 +64,20 @@ pub struct Transaction {
 pub fn rows() -> &'static [Arc<Row>] {
     static ROWS: LazyLock<Vec<Arc<Row>>> = LazyLock::new(|| {
         let mut rows = core::rows();
+        rows.extend(admissionregistration::rows());
         rows.extend(apps::rows());
+        rows.extend(certificates::rows());
         rows.extend(coordination::rows());
         rows.extend(discovery::rows());
         rows.extend(events::rows());
+        rows.extend(flowcontrol::rows());
+        rows.extend(networking::rows());
+        rows.extend(node::rows());
         rows.extend(policy::rows());
         rows.extend(rbac::rows());
+        rows.extend(resource::rows());
+        rows.extend(scheduling::rows());
+        rows.extend(storage::rows());
         rows.into_iter().map(Arc::new).collect()
     });
     &ROWS

@@ -61,6 +61,9 @@ pub struct Column {
 pub(crate) struct Hooks {
     /// Fills in what the client left out. Runs on every write of the object and must be idempotent.
     pub default: fn(&mut Value),
+    /// Writes down what the request says beside the object: who asks, and when. At creation, and after an update has been
+    /// cut down to what its path may touch.
+    pub stamp: fn(&World<'_>, &Request, &mut Value),
     /// Refuses content that this user may not write, though they may write the object: new, and old for updates.
     pub guard: fn(&World<'_>, &Request, &Value, Option<&Value>) -> Result<(), Status>,
     /// Admission and allocation at creation; may write other objects of the same transaction.
@@ -71,6 +74,8 @@ pub(crate) struct Hooks {
     pub validate: fn(&Value, &mut Errors) -> Result<(), String>,
     /// What may not change: new, old.
     pub validate_update: fn(&Value, &Value, &mut Errors),
+    /// What may not change in the status: new, old.
+    pub validate_status: fn(&Value, &Value, &mut Errors),
     /// What else is created with an object.
     pub created: fn(&mut World<'_>, &Object) -> Result<(), Status>,
     /// Refuses a deletion.
@@ -83,6 +88,8 @@ pub(crate) struct Hooks {
     pub grace: Option<fn(&Value, Option<i64>) -> i64>,
     /// Subresources with a meaning of their own: `binding`, `eviction`.
     pub actions: &'static [(&'static str, Handler)],
+    /// Subresources that touch a field of the status and nothing else, with the name of that field.
+    pub parts: &'static [(&'static str, &'static str)],
     /// The fields that selectors may name besides `metadata.name` and `metadata.namespace`, and how to read them.
     pub fields: &'static [(&'static str, Read)],
     pub columns: &'static [Column],
@@ -116,6 +123,9 @@ impl Hooks {
         admit_update: |_, _, _| Ok(()),
         validate: |_, _| Ok(()),
         validate_update: |_, _, _| (),
+        validate_status: |_, _, _| (),
+        stamp: |_, _, _| (),
+        parts: &[],
         created: |_, _| Ok(()),
         admit_delete: |_, _| Ok(()),
         leaving: |_| (),
@@ -144,6 +154,15 @@ pub const NAME: Column = Column {
 };
 pub const AGE: Column = column("Age", "string", "The time since the object was created.");
 
+/// Kinds without columns of their own say when, and not how long ago.
+pub const CREATED_AT: Column = Column {
+    name: Cow::Borrowed("Created At"),
+    kind: Cow::Borrowed("date"),
+    format: Cow::Borrowed(""),
+    description: Cow::Borrowed("The time at which the object was created."),
+    priority: 0,
+};
+
 pub const fn column(name: &'static str, kind: &'static str, description: &'static str) -> Column {
     Column {
         name: Cow::Borrowed(name),
@@ -166,6 +185,10 @@ pub const fn wide(name: &'static str, description: &'static str) -> Column {
 
 pub fn name(object: &Object) -> Value {
     json!(object.key.name())
+}
+
+pub fn created_at(object: &Object) -> Value {
+    json!(object.meta.creation_timestamp.map(copepod_api::time::rfc3339))
 }
 
 pub fn age(object: &Object, now: Timestamp) -> Value {
@@ -307,6 +330,11 @@ impl Row {
     /// The verbs of a subresource.
     pub fn subresource_verbs(&self, name: &str) -> &'static [&'static str] {
         self.kind.subresource(name).map_or(&[], |subresource| subresource.verbs)
+    }
+
+    /// The field of the status that a subresource is about.
+    pub(crate) fn part(&self, subresource: &str) -> Option<&'static str> {
+        self.hooks.parts.iter().find(|(name, _)| *name == subresource).map(|(_, field)| *field)
     }
 
     pub(crate) fn has_status(&self) -> bool {

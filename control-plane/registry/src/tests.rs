@@ -2,6 +2,7 @@
 
 mod fixture;
 mod hostile;
+mod kinds;
 mod lifecycle;
 mod rbac;
 mod tables;

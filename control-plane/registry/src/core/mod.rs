@@ -4,9 +4,13 @@ mod allocate;
 mod configmap;
 mod endpoints;
 pub(crate) mod event;
+mod limitrange;
 mod namespace;
 mod node;
+mod persistentvolume;
+mod persistentvolumeclaim;
 pub(crate) mod pod;
+mod resourcequota;
 mod secret;
 mod service;
 mod serviceaccount;
@@ -18,9 +22,13 @@ pub(crate) fn rows() -> Vec<Row> {
         configmap::row(),
         endpoints::row(),
         event::row(),
+        limitrange::row(),
         namespace::row(),
         node::row(),
+        persistentvolumeclaim::row(),
+        persistentvolume::row(),
         pod::row(),
+        resourcequota::row(),
         secret::row(),
         serviceaccount::row(),
         service::row(),

@@ -138,6 +138,11 @@ pub fn validate(row: &Row, object: &Value, old: Option<&Value>) -> StatusResult<
             (row.hooks.validate_update)(object, old, &mut errors);
         }
     }
+    if let Some(old) = old
+        && object.get("status") != old.get("status")
+    {
+        (row.hooks.validate_status)(object, old, &mut errors);
+    }
     match errors.is_empty() {
         true => Ok(()),
         false => Err(Status::invalid(&row.kind, text(object, "/metadata/name").unwrap_or_default(), errors)),

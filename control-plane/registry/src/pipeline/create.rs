@@ -48,6 +48,7 @@ pub fn create_admitted(
     }
     open_namespace(world, row, request, &object)?;
     begin(world, row, &mut object)?;
+    (row.hooks.stamp)(world, request, &mut object);
     (row.hooks.default)(&mut object);
     (row.hooks.guard)(world, request, &object, None)?;
     (row.hooks.admit)(world, &mut object)?;

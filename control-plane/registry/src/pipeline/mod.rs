@@ -121,12 +121,16 @@ fn carry_out(world: &mut World<'_>, request: &Request) -> StatusResult<Reply> {
         return handler(world, row, request);
     }
     match (&*target.subresource, &request.action) {
-        ("status", Action::Update { object }) if row.has_status() => update::update(world, row, request, object),
-        ("status", Action::Patch { patch }) if row.has_status() => patch::patch(world, row, request, patch),
+        (part, Action::Update { object }) if is_of_status(row, part) => update::update(world, row, request, object),
+        (part, Action::Patch { patch }) if is_of_status(row, part) => patch::patch(world, row, request, patch),
         ("scale", Action::Update { .. } | Action::Patch { .. }) if row.hooks.scale => scale::scale(world, row, request),
         _ if row.kind.subresource(&target.subresource).is_some() => Err(not_allowed(row, request)),
         _ => Err(Status::no_such_path()),
     }
+}
+
+fn is_of_status(row: &Row, subresource: &str) -> bool {
+    (subresource == "status" && row.has_status()) || row.part(subresource).is_some()
 }
 
 fn not_allowed(row: &Row, request: &Request) -> Status {

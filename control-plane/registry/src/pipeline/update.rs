@@ -37,9 +37,13 @@ pub fn replace(
     let old = live.value();
     preconditions(row, live, &new)?;
     isolate(row, &request.target.subresource, &mut new, old);
+    let is_of_status = &*request.target.subresource == "status" || row.part(&request.target.subresource).is_some();
+    if is_of_status {
+        (row.hooks.stamp)(world, request, &mut new);
+    }
     (row.hooks.default)(&mut new);
     (row.hooks.guard)(world, request, &new, Some(old))?;
-    if &*request.target.subresource != "status" {
+    if !is_of_status {
         (row.hooks.admit_update)(world, &mut new, live)?;
     }
     count_generation(row, &mut new, old);
@@ -111,13 +115,20 @@ fn isolate(row: &Row, subresource: &str, new: &mut Value, old: &Value) {
         }
         json::remove(metadata, "selfLink");
         json::remove(metadata, "resourceVersion");
-        if subresource == "status" {
+        if subresource == "status" || row.part(subresource).is_some() {
             // Labels and annotations may travel with a status; who owns the object and what holds it may not.
             json::take_over(metadata, "ownerReferences", old_metadata);
             json::take_over(metadata, "finalizers", old_metadata);
         }
     }
-    if subresource == "status" {
+    if let Some(part) = row.part(subresource) {
+        let stated = new.get("status").cloned().unwrap_or(Value::Null);
+        json::take_over(new, "status", old);
+        if let Some(status) = json::object(new, "status") {
+            json::take_over(status, part, &stated);
+        }
+    }
+    if subresource == "status" || row.part(subresource).is_some() {
         let fields: Vec<String> = [&*new, old]
             .into_iter()
             .filter_map(Value::as_object)

@@ -1,0 +1,166 @@
+//! Programs that are asked about writes.
+
+use copepod_api::{Scope, field::Errors, names};
+use k8s_openapi::api::admissionregistration::v1::{MutatingWebhookConfiguration, ValidatingWebhookConfiguration};
+use serde_json::{Value, json};
+
+use super::{extension, rules};
+use crate::{
+    Row, json as fields,
+    row::{self, AGE, Column, Hooks, NAME, column, kind},
+    rules::{Part, at, each, list_at, text_at},
+};
+
+const COLUMNS: &[Column] = &[NAME, column("Webhooks", "integer", "How many are asked."), AGE];
+
+const SHARED: Hooks = Hooks {
+    columns: COLUMNS,
+    cells: |object, now| {
+        vec![row::name(object), json!(list_at(object.value(), "webhooks").len()), row::age(object, now)]
+    },
+    generation: true,
+    ..Hooks::NONE
+};
+
+pub fn validating() -> Row {
+    Row::new(
+        extension(kind::<ValidatingWebhookConfiguration>(
+            "validatingwebhookconfigurations",
+            "validatingwebhookconfiguration",
+            &[],
+            Scope::Cluster,
+            &[],
+        )),
+        Hooks {
+            default: |configuration| fields::each(configuration, "webhooks").for_each(default),
+            validate: |configuration, errors| {
+                validate(configuration, errors);
+                Ok(())
+            },
+            ..SHARED
+        },
+    )
+}
+
+pub fn mutating() -> Row {
+    Row::new(
+        extension(kind::<MutatingWebhookConfiguration>(
+            "mutatingwebhookconfigurations",
+            "mutatingwebhookconfiguration",
+            &[],
+            Scope::Cluster,
+            &[],
+        )),
+        Hooks {
+            default: |configuration| {
+                for webhook in fields::each(configuration, "webhooks") {
+                    default(webhook);
+                    fields::default(webhook, "reinvocationPolicy", "Never");
+                }
+            },
+            validate: |configuration, errors| {
+                validate(configuration, errors);
+                for (path, webhook) in each(configuration, "webhooks") {
+                    Part { value: webhook, path: &path }.one_of("reinvocationPolicy", &["IfNeeded", "Never"], errors);
+                }
+                Ok(())
+            },
+            ..SHARED
+        },
+    )
+}
+
+fn default(webhook: &mut Value) {
+    fields::default(webhook, "failurePolicy", "Fail");
+    fields::default(webhook, "timeoutSeconds", 10);
+    rules::default_selectors(webhook);
+    fields::each(webhook, "rules").for_each(rules::default_rule);
+    if let Some(service) = webhook.pointer_mut("/clientConfig/service") {
+        fields::default(service, "port", 443);
+    }
+}
+
+fn validate(configuration: &Value, errors: &mut Errors) {
+    let mut seen = Vec::new();
+    for (path, webhook) in each(configuration, "webhooks") {
+        let part = Part { value: webhook, path: &path };
+        let name = text_at(webhook, "name");
+        part.required("name", errors);
+        if !name.is_empty() && name.split('.').count() < 3 {
+            errors.invalid(
+                part.path_of("name"),
+                name,
+                "should be a domain with at least three segments separated by dots",
+            );
+        }
+        part.named("name", names::dns_subdomain, errors);
+        if seen.contains(&name) {
+            errors.duplicate(part.path_of("name"), name);
+        }
+        seen.push(name);
+        for (own, rule) in each(webhook, "rules") {
+            let path = part.path_of(&own);
+            rules::rule(&Part { value: rule, path: &path }, errors);
+        }
+        part.one_of("failurePolicy", &["Fail", "Ignore"], errors);
+        part.required("sideEffects", errors);
+        part.one_of("sideEffects", &["None", "NoneOnDryRun"], errors);
+        rules::selectors(&part, errors);
+        rules::conditions(&part, errors);
+        let seconds = at(webhook, "timeoutSeconds").as_i64().unwrap_or(10);
+        if !(1..=30).contains(&seconds) {
+            errors.invalid(
+                part.path_of("timeoutSeconds"),
+                seconds,
+                "the timeout value must be between 1 and 30 seconds",
+            );
+        }
+        let versions = list_at(webhook, "admissionReviewVersions");
+        if versions.is_empty() {
+            errors.required(part.path_of("admissionReviewVersions"), "must specify one of v1, v1beta1");
+        } else if !versions.iter().any(|version| version == "v1" || version == "v1beta1") {
+            errors.invalid(
+                part.path_of("admissionReviewVersions"),
+                versions,
+                "must include at least one of v1, v1beta1",
+            );
+        }
+        client(&part, errors);
+    }
+}
+
+fn client(webhook: &Part<'_>, errors: &mut Errors) {
+    let path = webhook.path_of("clientConfig");
+    let client = Part { value: at(webhook.value, "clientConfig"), path: &path };
+    match (client.is_set("url"), client.is_set("service")) {
+        (true, true) | (false, false) => errors.required(&path, "exactly one of url or service is required"),
+        (true, false) => {
+            let url = text_at(client.value, "url");
+            if !url.starts_with("https://") || url.len() <= "https://".len() {
+                errors.invalid(
+                    client.path_of("url"),
+                    url,
+                    "'https' is the only allowed URL scheme; desired format: https://host[/path]",
+                );
+            } else if url.contains('?') || url.contains('#') || url.contains('@') {
+                errors.invalid(
+                    client.path_of("url"),
+                    url,
+                    "user info, query parameters and fragments are not permitted in the URL",
+                );
+            }
+        }
+        (false, true) => {
+            client.required("service.name", errors);
+            client.required("service.namespace", errors);
+            let port = at(client.value, "service.port").as_i64().unwrap_or(443);
+            if let Err(why) = names::port_number(port) {
+                errors.invalid(client.path_of("service.port"), port, &format!("port is not valid: {why}"));
+            }
+            let path = text_at(client.value, "service.path");
+            if !path.is_empty() && !path.starts_with('/') {
+                errors.invalid(client.path_of("service.path"), path, "must start with a '/'");
+            }
+        }
+    }
+}
