@@ -2,7 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use copepod_api::{Key, Timestamp, resource::SECRETS};
+use copepod_api::{Key, Object, Timestamp, resource::SECRETS};
+use copepod_apiserver::AccountKeysCache;
 use copepod_identity::{Authority, Role, Tokens};
 use copepod_nodes::Issue;
 use copepod_proto::peers::{Member, PeerJoinReply, PeerJoinRequest};
@@ -21,13 +22,14 @@ const NODE_VALIDITY: Duration = Duration::from_secs(90 * 24 * 3600);
 pub struct Admission {
     authority: Arc<Authority>,
     keys: Keys,
+    account_keys: AccountKeysCache,
     door: Arc<ServerDoor>,
     replica: Replica,
 }
 
 impl Admission {
     pub fn new(authority: Arc<Authority>, keys: Keys, door: Arc<ServerDoor>, replica: Replica) -> Admission {
-        Admission { authority, keys, door, replica }
+        Admission { authority, keys, account_keys: AccountKeysCache::default(), door, replica }
     }
 
     /// A machine with a server token becomes a learner, and a voter when it has caught up.
@@ -91,6 +93,12 @@ impl Issue for Admission {
         let group = user.groups.first().map_or("", |group| group);
         let signed = self.authority.sign_request(request, &user.name, group, Timestamp::now(), NODE_VALIDITY);
         signed.map_err(|error| error.to_string())
+    }
+
+    fn pod_token(&self, view: &View, pod: &Object, audience: &str, seconds: i64) -> Result<(String, i64), String> {
+        let audiences = (!audience.is_empty()).then(|| audience.to_owned()).into_iter().collect();
+        let issued = copepod_apiserver::pod_token(&self.account_keys, view, pod, audiences, seconds);
+        issued.map_err(|status| status.message().to_owned())
     }
 
     fn authority(&self) -> String {

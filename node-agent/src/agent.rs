@@ -232,6 +232,18 @@ impl Agent {
         changed
     }
 
+    /// Has volumes show new tokens before the old ones run out; for as long as the agent runs.
+    pub async fn keep_tokens(&self) {
+        loop {
+            for uid in self.machine.tokens.due().await {
+                match self.worker(&uid) {
+                    Some(worker) => drop(worker.notes.send(Note::Tokens)),
+                    None => self.machine.tokens.forget(&uid),
+                }
+            }
+        }
+    }
+
     /// Brings the data path up to date, and says so; for as long as the agent runs.
     pub async fn keep_data_path(&self) {
         let mut wanted = self.wanted.subscribe();

@@ -81,6 +81,7 @@ pub(crate) async fn drive(
         cluster: Mutex::new(Cluster::default()),
         reports: Reports::default(),
         events: Events::new(&config.name),
+        tokens: crate::tokens::Tokens::default(),
     });
     let object = node::object(config, address, &capacity, &version, Timestamp::now());
     let agent = Agent::start(machine).await?;
@@ -88,6 +89,7 @@ pub(crate) async fn drive(
     tokio::select! {
         () = session::hold(session, stop.clone()) => (),
         () = agent.keep_data_path() => (),
+        () = agent.keep_tokens() => (),
         () = stop.cancelled() => (),
     }
     // Workers may be in the middle of something; they end here with their runtime, and go on in the next life.

@@ -27,6 +27,7 @@ pub fn sandbox_id(pod: &PodRef, attempt: u32) -> String {
 }
 
 pub async fn prepare_volumes(machine: Arc<Machine>, pod: Arc<Pod>, ips: Vec<String>) -> Result<Volumes, VolumeError> {
+    machine.tokens.obtain(&pod).await;
     let work = move || {
         let sources = PodSources { machine: &machine, pod: &pod, pod_ips: &ips };
         let version = Timestamp::now().as_nanosecond().to_string();
@@ -148,6 +149,7 @@ pub async fn tear_down(
         kept::keep(&data_dir, &object, &log_dir, Timestamp::now())
     };
     let done = tokio::task::spawn_blocking(work).await.map_err(|error| error.to_string())?;
+    machine.tokens.forget(&pod.uid);
     done.map_err(|error| format!("directories: {error}"))
 }
 

@@ -31,6 +31,7 @@ mod reports;
 mod session;
 mod streams;
 pub mod surface;
+mod tokens;
 mod tunnels;
 mod worker;
 

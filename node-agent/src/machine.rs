@@ -16,6 +16,7 @@ use crate::{
     events::Events,
     reports::Reports,
     surface::{Cluster, PodRef, Rooms},
+    tokens::Tokens,
 };
 
 pub struct Machine {
@@ -31,6 +32,7 @@ pub struct Machine {
     pub cluster: Mutex<Cluster>,
     pub reports: Reports,
     pub events: Events,
+    pub tokens: Tokens,
 }
 
 impl Machine {
@@ -123,9 +125,9 @@ impl copepod_volumes::Sources for PodSources<'_> {
         copepod_pods::downward::resource(self.pod, "", selector, &self.machine.facts(self.pod_ips))
     }
 
-    fn service_account_token(&self, _audience: &str, _expiration_seconds: i64) -> Option<String> {
-        // Tokens need a request to the API server; until the session carries those, pods go without.
-        None
+    fn service_account_token(&self, audience: &str, expiration_seconds: i64) -> Option<String> {
+        let uid = self.pod.metadata.uid.as_deref().unwrap_or_default();
+        self.machine.tokens.get(uid, audience, expiration_seconds)
     }
 
     fn authority(&self) -> Option<String> {

@@ -117,7 +117,10 @@ async fn once(session: &Session, server: &str) -> End {
         Ok(Err(status)) => return End::Refused(format!("{}: {}", status.code(), status.message())),
         Err(_) => return End::Refused("no answer to hello".into()),
     };
-    carry(session, server, &channel, outbox, inbound).await
+    session.agent.machine.tokens.connect(Some(channel.clone()));
+    let end = carry(session, server, &channel, outbox, inbound).await;
+    session.agent.machine.tokens.connect(None);
+    end
 }
 
 async fn carry(

@@ -162,3 +162,26 @@ async fn a_server_that_does_not_lead_sends_the_agent_on() {
     let cluster = world.session().await;
     assert_eq!(cluster.revision, 0);
 }
+
+#[tokio::test]
+async fn a_pod_shows_its_token_and_keeps_it_while_no_server_answers() {
+    let mut world = World::new().await;
+    let mut cluster = world.session().await;
+    let sources = json!([{"serviceAccountToken": {"path": "token", "audience": "vault", "expirationSeconds": 3600}}]);
+    let spec = json!({
+        "containers": [{"name": "a", "image": "x:1"}],
+        "volumes": [{"name": "t", "projected": {"sources": sources}}],
+    });
+    cluster.tell(1, true, &[world.pod("p", "u1", spec)]).await;
+    cluster.until("u1", world::is_ready).await;
+    let path = world.path("pods/u1/volumes/kubernetes.io~projected/t/token");
+    let token = || std::fs::read_to_string(&path).unwrap();
+    assert_eq!(token(), "token of p for \"vault\"");
+
+    world.stop_agent().await;
+    world.cut();
+    world.start_agent().await;
+    world.runtime.crash("u1-a-0", 1);
+    world.runtime.until_running("u1-a-1").await;
+    assert_eq!(token(), "token of p for \"vault\"");
+}

@@ -43,6 +43,8 @@ pub enum Note {
     Released,
     /// A config map or secret that the pod may show has changed.
     Configuration,
+    /// A token that the pod shows is to be renewed.
+    Tokens,
     Done(Job, Outcome),
     Exited {
         container: String,
@@ -357,6 +359,7 @@ impl Worker {
                 self.observed.forgive();
                 self.refresh_volumes();
             }
+            Note::Tokens => self.refresh_volumes(),
             Note::Done(job, outcome) => self.done(job, outcome),
             Note::Exited { container, id, exit, message } => self.exited(&container, &id, exit, message),
             Note::Rested(job) => drop(self.observed.busy.remove(&job)),

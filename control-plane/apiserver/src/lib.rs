@@ -50,6 +50,7 @@ pub use forward::Forwarder;
 pub use logs::{LogQuery, LogStream, Tunnels};
 pub use serve::{Peer, serve};
 pub use streams::{ExecQuery, Frame, Link};
+pub use tokens::{Keys as AccountKeysCache, pod_token};
 
 /// What the front needs besides the door.
 #[derive(Clone, Default)]

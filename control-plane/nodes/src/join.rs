@@ -1,6 +1,6 @@
 //! How a machine becomes a node: a token buys a certificate for one name.
 
-use copepod_api::{Key, User, names, resource::NODES};
+use copepod_api::{Key, Object, User, names, resource::NODES};
 use copepod_store::View;
 use tonic::Status;
 
@@ -11,6 +11,9 @@ pub trait Issue: Send + Sync + 'static {
 
     /// A certificate for the key of the request (PEM) and this user; whatever subject the request names is ignored.
     fn sign_node(&self, request: &str, user: &User) -> Result<String, String>;
+
+    /// A token of a pod's service account, and when it runs out (Unix seconds).
+    fn pod_token(&self, view: &View, pod: &Object, audience: &str, seconds: i64) -> Result<(String, i64), String>;
 
     /// The authority's certificate, PEM.
     fn authority(&self) -> String;

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use copepod_api::{
-    Key, Resource,
+    Key, Object, Resource,
     k8s_openapi::api::core::v1::{Container, Pod, Volume},
     resource::{CONFIG_MAPS, SECRETS},
 };
@@ -19,6 +19,15 @@ pub fn of(namespace: &str, pod: &Pod) -> BTreeSet<Key> {
         .chain(pulls)
         .map(|(resource, name)| Key::new(resource, namespace, name))
         .collect()
+}
+
+/// Whether a volume of the pod shows a token of its service account for this audience.
+pub fn shows_token(pod: &Object, audience: &str) -> bool {
+    let Ok(pod) = serde_json::from_slice::<Pod>(pod.bytes()) else { return false };
+    let volumes = pod.spec.into_iter().flat_map(|spec| spec.volumes.unwrap_or_default());
+    let sources = volumes.filter_map(|volume| volume.projected?.sources).flatten();
+    let mut tokens = sources.filter_map(|source| source.service_account_token);
+    tokens.any(|token| token.audience.as_deref().unwrap_or_default() == audience)
 }
 
 type Reference<'a> = (Resource, &'a str);

@@ -2,10 +2,14 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use copepod_api::{Revision, Timestamp, User, resource::ENDPOINT_SLICES, time::rfc3339};
+use copepod_api::{
+    Key, Object, Revision, Timestamp, User,
+    resource::{ENDPOINT_SLICES, PODS},
+    time::rfc3339,
+};
 use copepod_proto::nodes::{
-    FromNode, JoinReply, JoinRequest, Redirect, Released, RenewRequest, ToNode, TunnelData, Welcome, from_node,
-    nodes_server::Nodes, to_node,
+    FromNode, JoinReply, JoinRequest, Redirect, Released, RenewRequest, ToNode, TokenReply, TokenRequest, TunnelData,
+    Welcome, from_node, nodes_server::Nodes, to_node,
 };
 use copepod_store::{Cursor, Door, Event, Leader};
 use futures::{Stream, StreamExt};
@@ -18,7 +22,7 @@ use crate::{
     Hub, Issue,
     feed::{Fed, Feed},
     hub::{HEARTBEAT, SESSION_QUEUE, Session},
-    join,
+    join, references,
     release::Leaving,
     silence,
     status::{self, Readiness},
@@ -66,6 +70,21 @@ impl Nodes for NodeFront {
             .sign_node(&request.get_ref().certificate_request, &user_of(&node))
             .map_err(Status::invalid_argument)?;
         Ok(Response::new(self.certified(certificate)))
+    }
+
+    async fn token(&self, request: Request<TokenRequest>) -> Result<Response<TokenReply>, Status> {
+        let node = node_of(&request)?;
+        let asked = request.into_inner();
+        let view = self.door.fresh().await.map_err(unavailable)?;
+        let key = Key::new(PODS, asked.namespace.as_str(), asked.pod.as_str());
+        let own = |pod: &&Arc<Object>| pod.meta.uid == asked.uid && pod.node.as_deref() == Some(node.as_str());
+        let pod = view.object(&key).filter(own).ok_or_else(|| Status::not_found("no such pod runs on this node"))?;
+        if !references::shows_token(pod, &asked.audience) {
+            return Err(Status::permission_denied("the pod has no volume that shows such a token"));
+        }
+        let issued = self.issue.pod_token(&view, pod, &asked.audience, asked.expiration_seconds);
+        let (token, expires_at) = issued.map_err(Status::failed_precondition)?;
+        Ok(Response::new(TokenReply { token, expires_at }))
     }
 
     async fn session(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Outbound<ToNode>>, Status> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use copepod_api::Timestamp;
 use copepod_identity::{Authority, Role, Tokens, server_config, user_of_certificate};
 use copepod_proto::nodes::{
-    FromNode, JoinReply, JoinRequest, RenewRequest, ToNode, TunnelData,
+    FromNode, JoinReply, JoinRequest, RenewRequest, ToNode, TokenReply, TokenRequest, TunnelData,
     nodes_client::NodesClient,
     nodes_server::{Nodes, NodesServer},
 };
@@ -62,6 +62,10 @@ impl Nodes for Front {
     async fn renew(&self, request: Request<RenewRequest>) -> Result<Response<JoinReply>, Status> {
         let certificate = caller(&request).ok_or_else(|| Status::unauthenticated("no certificate"))?;
         Ok(Response::new(JoinReply { certificate, ..JoinReply::default() }))
+    }
+
+    async fn token(&self, _: Request<TokenRequest>) -> Result<Response<TokenReply>, Status> {
+        Err(Status::unimplemented(""))
     }
 
     async fn session(&self, _: Request<Streaming<FromNode>>) -> Result<Response<Self::SessionStream>, Status> {

@@ -16,7 +16,7 @@ use std::{
 use copepod_api::Timestamp;
 use copepod_proto::nodes::{
     Change, Delta, FromNode, JoinReply, JoinRequest, LogRequest, OpenTunnel, Redirect, Released, RenewRequest, ToNode,
-    TunnelData, Welcome, from_node,
+    TokenReply, TokenRequest, TunnelData, Welcome, from_node,
     nodes_server::{Nodes, NodesServer},
     open_tunnel, to_node,
 };
@@ -249,6 +249,13 @@ impl Nodes for Front {
 
     async fn renew(&self, _: Request<RenewRequest>) -> Result<Response<JoinReply>, Status> {
         Err(Status::unimplemented(""))
+    }
+
+    async fn token(&self, request: Request<TokenRequest>) -> Result<Response<TokenReply>, Status> {
+        let asked = request.into_inner();
+        let token = format!("token of {} for {:?}", asked.pod, asked.audience);
+        let expires_at = Timestamp::now().as_second() + asked.expiration_seconds;
+        Ok(Response::new(TokenReply { token, expires_at }))
     }
 
     async fn session(&self, request: Request<Streaming<FromNode>>) -> Result<Response<Outbound<ToNode>>, Status> {

@@ -51,6 +51,18 @@ pub(crate) fn write(dir: &Path, payload: &Payload, group: Option<u32>, version: 
     remove_old_versions(dir, &name)
 }
 
+/// Takes over from what is shown what the payload is to keep; gives the first of them that is not there.
+pub(crate) fn keep(dir: &Path, payload: &mut Payload) -> Option<String> {
+    for path in &payload.kept {
+        let stands = fs::read(dir.join(DATA).join(path)).ok();
+        match (stands, payload.files.get_mut(path)) {
+            (Some(bytes), Some(file)) => file.bytes = bytes,
+            _ => return Some(path.clone()),
+        }
+    }
+    None
+}
+
 fn free_name(dir: &Path, version: &str) -> String {
     let mut name = format!("..{version}");
     while dir.join(&name).exists() {

@@ -39,7 +39,7 @@ pub trait Sources {
     fn secret(&self, name: &str) -> Option<Secret>;
     fn field(&self, selector: &ObjectFieldSelector) -> Result<String, String>;
     fn resource(&self, selector: &ResourceFieldSelector) -> Result<String, String>;
-    /// A token of the pod's service account. `None` if tokens are not to be had (yet): the file is then left out.
+    /// A token of the pod's service account. `None` if none is to be had now: the file that stands is then left as it is.
     fn service_account_token(&self, audience: &str, expiration_seconds: i64) -> Option<String>;
     /// The cluster's certificate authority, for `kube-root-ca.crt`, should the config map of that name be missing.
     fn authority(&self) -> Option<String>;
@@ -110,6 +110,13 @@ pub fn references(pod: &Pod) -> (Vec<String>, Vec<String>) {
     (config_maps, secrets)
 }
 
+/// The tokens that the pod's volumes show: the audience (empty: the API's own) and the seconds to ask for.
+pub fn tokens(pod: &Pod) -> Vec<(String, i64)> {
+    let sources = volumes(pod).iter().filter_map(|volume| volume.projected.as_ref()?.sources.as_ref()).flatten();
+    let tokens = sources.filter_map(|source| source.service_account_token.as_ref());
+    tokens.map(payload::token).collect()
+}
+
 fn volumes(pod: &Pod) -> &[Volume] {
     pod.spec.as_ref().and_then(|spec| spec.volumes.as_deref()).unwrap_or_default()
 }
@@ -124,8 +131,12 @@ fn one(pod_dir: &Path, pod: &Pod, volume: &Volume, sources: &dyn Sources, versio
     if let Some(source) = &volume.host_path {
         return host_path::make(&volume.name, source).map(|path| Made { path, read_only: false });
     }
-    if let Some(payload) = payload::of(volume, sources)? {
+    if let Some(mut payload) = payload::of(volume, sources)? {
         let path = place::dir(pod_dir, payload.plugin, &volume.name)?;
+        if let Some(missing) = atomic::keep(&path, &mut payload) {
+            let what = format!("no token for {missing:?}: no server has issued one yet");
+            return Err(VolumeError::Missing { volume: volume.name.clone(), what });
+        }
         atomic::write(&path, &payload, fs_group, version).map_err(|error| place::io(&volume.name, &path, error))?;
         return Ok(Made { path, read_only: true });
     }

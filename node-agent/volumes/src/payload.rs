@@ -1,8 +1,10 @@
 //! The files that a volume of configuration shows.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{ConfigMap, DownwardAPIVolumeFile, KeyToPath, Secret, Volume, VolumeProjection};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, DownwardAPIVolumeFile, KeyToPath, Secret, ServiceAccountTokenProjection, Volume, VolumeProjection,
+};
 
 use crate::{Sources, VolumeError};
 
@@ -20,6 +22,8 @@ pub(crate) struct Payload {
     pub plugin: &'static str,
     /// By path relative to the volume.
     pub files: BTreeMap<String, File>,
+    /// Those whose content is to be had from nowhere at the moment: as they stand.
+    pub kept: BTreeSet<String>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -30,7 +34,7 @@ pub(crate) struct File {
 
 /// The files of a volume of configuration; `None` for a volume of another kind.
 pub(crate) fn of(volume: &Volume, sources: &dyn Sources) -> Result<Option<Payload>, VolumeError> {
-    let mut files = Files { volume: &volume.name, files: BTreeMap::new(), mode: DEFAULT_MODE };
+    let mut files = Files { volume: &volume.name, files: BTreeMap::new(), kept: BTreeSet::new(), mode: DEFAULT_MODE };
     let plugin = if let Some(source) = &volume.config_map {
         files.mode = mode(source.default_mode);
         files.config_map(sources, &source.name, source.items.as_deref(), source.optional == Some(true))?;
@@ -53,7 +57,12 @@ pub(crate) fn of(volume: &Volume, sources: &dyn Sources) -> Result<Option<Payloa
     } else {
         return Ok(None);
     };
-    Ok(Some(Payload { plugin, files: files.files }))
+    Ok(Some(Payload { plugin, files: files.files, kept: files.kept }))
+}
+
+/// The audience of a token and the seconds it is asked for.
+pub(crate) fn token(source: &ServiceAccountTokenProjection) -> (String, i64) {
+    (source.audience.clone().unwrap_or_default(), source.expiration_seconds.unwrap_or(TOKEN_SECONDS))
 }
 
 fn mode(mode: Option<i32>) -> u32 {
@@ -63,6 +72,7 @@ fn mode(mode: Option<i32>) -> u32 {
 struct Files<'a> {
     volume: &'a str,
     files: BTreeMap<String, File>,
+    kept: BTreeSet<String>,
     mode: u32,
 }
 
@@ -78,11 +88,11 @@ impl Files<'_> {
             self.downward(sources, source.items.as_deref().unwrap_or_default())?;
         }
         if let Some(source) = &projection.service_account_token {
-            let audience = source.audience.as_deref().unwrap_or_default();
-            let seconds = source.expiration_seconds.unwrap_or(TOKEN_SECONDS);
-            match sources.service_account_token(audience, seconds) {
-                Some(token) => self.add(&source.path, token.into_bytes(), None)?,
-                None => tracing::debug!(volume = self.volume, "no service account token to be had; left out"),
+            let (audience, seconds) = token(source);
+            let token = sources.service_account_token(&audience, seconds);
+            self.add(&source.path, token.clone().unwrap_or_default().into_bytes(), None)?;
+            if token.is_none() {
+                self.kept.insert(source.path.clone());
             }
         }
         Ok(())

@@ -2,17 +2,17 @@
 
 use axum::{extract::Request, response::Response};
 use copepod_api::{
-    Key, Status, StatusResult, Timestamp,
+    Key, Object, Status, StatusResult, Timestamp,
     field::Errors,
     resource::{NODES, PODS, SECRETS, SERVICE_ACCOUNTS},
     time::rfc3339,
 };
 use copepod_store::View;
-use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest};
+use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Bound, ISSUER, claims};
+use super::{Bound, ISSUER, Keys, claims};
 use crate::{accept::Wanted, answer, body, front::Front, path::Asked};
 
 /// How long a token is good when nobody says.
@@ -47,6 +47,7 @@ struct Token {
     until: Timestamp,
 }
 
+/// Reads a request and answers it.
 fn token(front: &Front, view: &View, asked: &Asked, sent: &Value) -> StatusResult<Token> {
     let request = TokenRequest::deserialize(sent).map_err(|error| {
         Status::bad_request(format!("TokenRequest in version \"v1\" cannot be handled as a TokenRequest: {error}"))
@@ -61,7 +62,35 @@ fn token(front: &Front, view: &View, asked: &Asked, sent: &Value) -> StatusResul
             )));
         }
     }
-    let spec = request.spec.unwrap_or_default();
+    let account = Key::new(SERVICE_ACCOUNTS, asked.namespace.as_str(), asked.name.as_str());
+    mint(&front.keys, view, &account, request.spec.unwrap_or_default())
+}
+
+/// A token for a volume of a pod, and when it runs out (Unix seconds).
+pub fn pod_token(
+    keys: &Keys,
+    view: &View,
+    pod: &Object,
+    audiences: Vec<String>,
+    seconds: i64,
+) -> StatusResult<(String, i64)> {
+    let value: Value = serde_json::from_slice(pod.bytes()).map_err(Status::internal)?;
+    let name = value["spec"]["serviceAccountName"].as_str().unwrap_or("default");
+    let spec = TokenRequestSpec {
+        audiences: Some(audiences),
+        bound_object_ref: Some(BoundObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Pod".to_owned()),
+            name: Some(pod.key.name().to_owned()),
+            uid: Some(pod.meta.uid.clone()),
+        }),
+        expiration_seconds: Some(seconds),
+    };
+    let token = mint(keys, view, &Key::new(SERVICE_ACCOUNTS, pod.key.namespace(), name), spec)?;
+    Ok((token.text, token.until.as_second()))
+}
+
+fn mint(keys: &Keys, view: &View, key: &Key, spec: TokenRequestSpec) -> StatusResult<Token> {
     let seconds = spec.expiration_seconds.unwrap_or(SECONDS_DEFAULT);
     let mut errors = Errors::default();
     if seconds < SECONDS_MIN {
@@ -73,17 +102,16 @@ fn token(front: &Front, view: &View, asked: &Asked, sent: &Value) -> StatusResul
     if !errors.is_empty() {
         return Err(Status::invalid_as("authentication.k8s.io", "TokenRequest", "", errors));
     }
-    let key = Key::new(SERVICE_ACCOUNTS, asked.namespace.as_str(), asked.name.as_str());
-    let account = view.object(&key).ok_or_else(|| Status::not_found(&SERVICE_ACCOUNTS, &asked.name))?;
-    let bound = spec.bound_object_ref.as_ref().map(|object| bound(view, &key, object)).transpose()?;
+    let account = view.object(key).ok_or_else(|| Status::not_found(&SERVICE_ACCOUNTS, key.name()))?;
+    let bound = spec.bound_object_ref.as_ref().map(|object| bound(view, key, object)).transpose()?;
     let audiences = match spec.audiences {
         Some(audiences) if !audiences.is_empty() => audiences,
         _ => vec![ISSUER.to_owned()],
     };
     let now = Timestamp::now().as_second();
     let until = Timestamp::from_second(now + seconds).map_err(Status::internal)?;
-    let claims = claims(&key, &account.meta.uid, bound.as_ref(), &audiences, (now, now + seconds));
-    let text = front.keys.at(view)?.sign(&claims).map_err(Status::internal)?;
+    let claims = claims(key, &account.meta.uid, bound.as_ref(), &audiences, (now, now + seconds));
+    let text = keys.at(view)?.sign(&claims).map_err(Status::internal)?;
     Ok(Token { text, audiences, seconds, until })
 }
 

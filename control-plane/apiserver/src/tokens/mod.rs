@@ -14,7 +14,7 @@ use copepod_store::{Door, View};
 use serde_json::{Value, json};
 
 use account::{Bound, ISSUER, claims};
-pub use issue::answer as issue;
+pub use issue::{answer as issue, pod_token};
 
 use crate::{answer, front::Front};
 
