@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use copepod_api::Status;
-use copepod_apiserver::{ExecQuery, Frame, Link, LogQuery, LogStream, Tunnels};
+use copepod_apiserver::{ExecQuery, ForwardQuery, Frame, Link, LogQuery, LogStream, Tunnels};
 use copepod_nodes::Hub;
-use copepod_proto::nodes::{ExecRequest, LogRequest, TunnelData, open_tunnel};
+use copepod_proto::nodes::{ExecRequest, LogRequest, PortForwardRequest, TunnelData, open_tunnel};
 use copepod_store::door::Async;
 use futures::{SinkExt, StreamExt};
 use tokio_util::sync::PollSender;
@@ -89,6 +89,18 @@ impl Tunnels for NodeTunnels {
                 attach: query.attach,
             };
             self.link(&query.node, open_tunnel::Request::Exec(request)).await
+        })
+    }
+
+    fn forward(&self, query: ForwardQuery) -> Async<'_, Result<Link, Status>> {
+        Box::pin(async move {
+            let request = PortForwardRequest {
+                namespace: query.namespace,
+                pod: query.pod,
+                uid: query.uid,
+                port: query.port.into(),
+            };
+            self.link(&query.node, open_tunnel::Request::PortForward(request)).await
         })
     }
 }

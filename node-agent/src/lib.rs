@@ -27,6 +27,7 @@ mod logs;
 mod machine;
 mod membership;
 mod node;
+mod ports;
 mod reports;
 mod session;
 mod streams;

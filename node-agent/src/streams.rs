@@ -25,7 +25,8 @@ use crate::{
 const STDOUT: u32 = 1;
 const STDERR: u32 = 2;
 const RESIZE: u32 = 4;
-const STDIN_ENDS: u32 = 5;
+/// Nothing more follows in this direction.
+pub const ENDS: u32 = 5;
 
 /// How much is read at once.
 const PART_BYTES: usize = 32 << 10;
@@ -139,11 +140,13 @@ async fn input(
                 }
             }
             RESIZE => {
-                if let (Some(resize), Ok(size)) = (&resize, serde_json::from_slice::<Resize>(&message.data)) {
+                // Of several sizes only the last still counts.
+                let sizes = serde_json::Deserializer::from_slice(&message.data).into_iter::<Resize>();
+                if let (Some(resize), Some(size)) = (&resize, sizes.map_while(Result::ok).last()) {
                     resize(Size { columns: size.width, rows: size.height });
                 }
             }
-            STDIN_ENDS => stdin = None,
+            ENDS => stdin = None,
             _ => {}
         }
     }

@@ -4,14 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use copepod_api::{Status, Timestamp};
-use copepod_proto::nodes::{
-    LogRequest, OpenTunnel, PortForwardRequest, TunnelData, nodes_client::NodesClient, open_tunnel,
-};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    sync::mpsc,
-};
+use copepod_proto::nodes::{LogRequest, OpenTunnel, TunnelData, nodes_client::NodesClient, open_tunnel};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Streaming, transport::Channel};
 
@@ -19,15 +13,12 @@ use crate::{
     agent::Agent,
     kept,
     logs::{FOLLOW, Reader},
-    streams,
+    ports, streams,
     worker::Handle,
 };
 
 /// Messages on their way up; each holds at most 64 KiB.
 const QUEUE: usize = 8;
-
-/// How long a connection into a pod may take to be made.
-const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// How long the other side may take to have read everything.
 const LINGER: Duration = Duration::from_secs(30);
@@ -56,7 +47,7 @@ pub fn open(agent: Arc<Agent>, channel: Channel, request: OpenTunnel) {
         };
         let done = match request.request {
             Some(open_tunnel::Request::Logs(asked)) => logs(&agent, &asked, &up, &mut down).await,
-            Some(open_tunnel::Request::PortForward(asked)) => port_forward(&agent, &asked, &up, &mut down).await,
+            Some(open_tunnel::Request::PortForward(asked)) => ports::forward(&agent, &asked, &up, &mut down).await,
             Some(open_tunnel::Request::Exec(asked)) => streams::exec(&agent, &asked, &up, &mut down).await,
             None => Err(Status::bad_request("the tunnel asks for nothing")),
         };
@@ -76,7 +67,7 @@ pub fn find(agent: &Agent, namespace: &str, name: &str, uid: &str) -> Result<Han
     found.ok_or_else(|| Status::not_found(&copepod_api::resource::PODS, name))
 }
 
-async fn send(up: &Up, data: Vec<u8>) -> bool {
+pub async fn send(up: &Up, data: Vec<u8>) -> bool {
     up.send(TunnelData { id: String::new(), channel: DATA, data: Bytes::from(data) }).await.is_ok()
 }
 
@@ -141,46 +132,4 @@ async fn kept_logs(agent: &Agent, asked: &LogRequest, up: &Up) -> Result<(), Sta
             return Ok(());
         }
     }
-}
-
-async fn port_forward(
-    agent: &Agent,
-    asked: &PortForwardRequest,
-    up: &Up,
-    down: &mut Streaming<TunnelData>,
-) -> Result<(), Status> {
-    let handle = find(agent, &asked.namespace, &asked.pod, &asked.uid)?;
-    let ip = handle.view.borrow().ips.first().cloned();
-    let ip = ip.ok_or_else(|| Status::bad_request(format!("pod {:?} has no address yet", asked.pod)))?;
-    let port = u16::try_from(asked.port).map_err(|_| Status::bad_request("the port is not one"))?;
-    let dialled = tokio::time::timeout(CONNECT_MAX, TcpStream::connect((ip.as_str(), port))).await;
-    let stream = match dialled {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(Status::internal(format!("port {port} of pod {:?}: {error}", asked.pod))),
-        Err(_) => return Err(Status::internal(format!("port {port} of pod {:?} does not answer", asked.pod))),
-    };
-    let (mut from_pod, mut to_pod) = stream.into_split();
-    let upward = async {
-        let mut part = vec![0; 32 << 10];
-        while let Ok(n_bytes @ 1..) = from_pod.read(&mut part).await {
-            if !send(up, part[..n_bytes].to_vec()).await {
-                break;
-            }
-        }
-    };
-    let downward = async {
-        while let Ok(Some(data)) = down.message().await {
-            if to_pod.write_all(&data.data).await.is_err() {
-                break;
-            }
-        }
-        let _ = to_pod.shutdown().await;
-        // The pod may still have something to say after it has heard all.
-        std::future::pending::<()>().await;
-    };
-    tokio::select! {
-        () = upward => (),
-        () = downward => (),
-    }
-    Ok(())
 }

@@ -94,6 +94,8 @@ pub struct PodView {
     pub pod: PodRef,
     pub spec: Arc<Pod>,
     pub ips: Vec<String>,
+    /// The one that is ready.
+    pub sandbox: Option<String>,
     /// The newest run of each container.
     pub runs: BTreeMap<String, RunView>,
     pub gone: bool,
@@ -691,11 +693,15 @@ impl Worker {
         let runs: BTreeMap<String, RunView> = runs.collect();
         let ips = self.ips();
         let gone = self.observed.gone;
+        let sandbox = Some(self.current_sandbox()).filter(|id| !id.is_empty());
         self.view.send_if_modified(|view| {
-            let changed =
-                view.runs != runs || view.ips != ips || view.gone != gone || !Arc::ptr_eq(&view.spec, &self.pod);
+            let changed = view.runs != runs
+                || view.ips != ips
+                || view.gone != gone
+                || view.sandbox != sandbox
+                || !Arc::ptr_eq(&view.spec, &self.pod);
             if changed {
-                *view = PodView { pod: self.pod_ref.clone(), spec: self.pod.clone(), ips, runs, gone };
+                *view = PodView { pod: self.pod_ref.clone(), spec: self.pod.clone(), ips, sandbox, runs, gone };
             }
             changed
         });

@@ -32,6 +32,7 @@ mod reviews;
 mod selection;
 mod serve;
 mod shape;
+mod spdy;
 mod streams;
 mod tokens;
 mod watch;
@@ -49,7 +50,7 @@ pub use fairness::defaults::all as flow_defaults;
 pub use forward::Forwarder;
 pub use logs::{LogQuery, LogStream, Tunnels};
 pub use serve::{Peer, serve};
-pub use streams::{ExecQuery, Frame, Link};
+pub use streams::{ExecQuery, ForwardQuery, Frame, Link};
 pub use tokens::{Keys as AccountKeysCache, pod_token};
 
 /// What the front needs besides the door.

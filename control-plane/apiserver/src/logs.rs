@@ -20,7 +20,7 @@ use crate::{
     path::Asked,
     query::Query,
     read,
-    streams::{ExecQuery, Link},
+    streams::{ExecQuery, ForwardQuery, Link},
     who,
 };
 
@@ -36,6 +36,9 @@ pub trait Tunnels: Send + Sync + 'static {
     /// A command in a container, or the streams of the one that runs. Fails where the node cannot be reached or the
     /// container does not run; how the command ended comes last, on the error channel.
     fn exec(&self, query: ExecQuery) -> Async<'_, Result<Link, Status>>;
+
+    /// A connection to a port of a pod. Fails where none comes about.
+    fn forward(&self, query: ForwardQuery) -> Async<'_, Result<Link, Status>>;
 }
 
 pub type LogStream = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;

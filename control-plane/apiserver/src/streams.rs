@@ -4,21 +4,29 @@
 //! frames of numbered channels. What stands here decides who is meant and may be meant, opens the tunnel, and only then
 //! switches, so that a refusal is an ordinary answer.
 
+mod link;
 mod options;
+mod ports;
 mod remote;
 mod websocket;
 
-use std::{pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, sync::Arc};
 
 use axum::{
+    body::Body,
     extract::{FromRequestParts, Request, ws::WebSocketUpgrade},
     response::Response,
 };
 use bytes::Bytes;
 use copepod_api::{Key, Status, StatusResult, User, resource::PODS};
 use futures::{Sink, Stream};
-use http::header::UPGRADE;
-use tokio::sync::Semaphore;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode,
+    header::{CONNECTION, UPGRADE},
+};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     forward::{self, Switched},
@@ -26,9 +34,10 @@ use crate::{
     path::Asked,
     query::Query,
     read,
+    spdy::Session,
 };
 
-pub use options::ExecQuery;
+pub use options::{ExecQuery, ForwardQuery};
 
 /// How many clients may hold streams at once. Each costs a connection and some hundred kilobytes at most.
 const STREAMS_MAX: usize = 2_000;
@@ -47,8 +56,11 @@ pub const STDERR: u8 = 2;
 pub const ERROR: u8 = 3;
 /// JSON of width and height.
 pub const RESIZE: u8 = 4;
-/// Standard input has ended. In tunnels only: each protocol says this in its own way.
-pub const STDIN_ENDS: u8 = 5;
+/// Nothing more follows in this direction. In tunnels only: each protocol says this in its own way.
+pub const ENDS: u8 = 5;
+
+const SPDY: &str = "SPDY/3.1";
+const STREAM_PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 
 /// Both directions of a tunnel to a node. It ends when either is dropped.
 pub struct Link {
@@ -67,10 +79,10 @@ impl Default for Places {
 
 /// Whether a part of a pod is a stream to its node.
 pub fn is_stream(asked: &Asked) -> bool {
-    asked.row.kind.resource() == PODS && ["exec", "attach"].contains(&&*asked.subresource)
+    asked.row.kind.resource() == PODS && ["exec", "attach", "portforward"].contains(&&*asked.subresource)
 }
 
-/// Runs a command in a container, or attaches to the one that runs.
+/// Runs a command in a container, attaches to the one that runs, or carries connections to ports.
 pub async fn answer(
     front: &Front,
     request: Request,
@@ -81,10 +93,10 @@ pub async fn answer(
     let key = Key::new(PODS, asked.namespace.as_str(), asked.name.as_str());
     let view = read::view(&*front.door, None).await?;
     let pod = view.object(&key).ok_or_else(|| Status::not_found(&key.resource, &asked.name))?;
-    let wish = options::exec(pod, query, asked.subresource == "attach")?;
-    if !request.headers().contains_key(UPGRADE) {
-        return Err(Status::bad_request("Upgrade request required"));
-    }
+    let wish = match &*asked.subresource {
+        "portforward" => Wish::Forward(options::forward(pod)?, options::ports(query)?),
+        subresource => Wish::Exec(options::exec(pod, query, subresource == "attach")?),
+    };
     // The nodes hold their sessions to the leader.
     let forwarder = front.config.forwarder.as_ref();
     let request = match forward::switch(&*front.door, forwarder, user, request).await? {
@@ -93,15 +105,142 @@ pub async fn answer(
     };
     let place = front.places.0.clone().try_acquire_owned();
     let place = place.map_err(|_| Status::too_many_requests("too many streams are open on this server", 1))?;
+    match wish {
+        Wish::Exec(wish) => exec(front, request, wish, place).await,
+        Wish::Forward(query, ports) => {
+            let target = ports::Target { tunnels: front.tunnels.clone(), query };
+            forward(request, target, ports, place).await
+        }
+    }
+}
+
+enum Wish {
+    Exec(ExecQuery),
+    Forward(ForwardQuery, Vec<u16>),
+}
+
+async fn exec(front: &Front, request: Request, wish: ExecQuery, place: Place) -> StatusResult<Response> {
     let streams = remote::Streams::of(&wish);
-    let (mut parts, _) = request.into_parts();
-    let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &())
-        .await
-        .map_err(|error| Status::bad_request(format!("the connection cannot be switched: {error}")))?;
-    let upgrade = websocket::choose(upgrade, &parts.headers, websocket::REMOTE_COMMAND)?;
-    let link = front.tunnels.exec(wish).await?;
-    Ok(upgrade.on_upgrade(move |socket| async move {
-        remote::over_websocket(socket, link, streams).await;
-        drop(place);
-    }))
+    match Switch::of(request).await? {
+        Switch::WebSocket(upgrade, headers) => {
+            let upgrade = websocket::choose(*upgrade, &headers, websocket::REMOTE_COMMAND)?;
+            let link = front.tunnels.exec(wish).await?;
+            Ok(upgrade.on_upgrade(move |socket| async move {
+                remote::over_websocket(socket, link, streams).await;
+                drop(place);
+            }))
+        }
+        Switch::Spdy(upgrade, headers) => {
+            let (protocol, version) = spdy_protocol(&headers, &remote::SPDY_PROTOCOLS)?;
+            let link = front.tunnels.exec(wish).await?;
+            Ok(spdy(upgrade, protocol, move |session| async move {
+                remote::over_spdy(session, link, streams, version).await;
+                drop(place);
+            }))
+        }
+    }
+}
+
+async fn forward(request: Request, target: ports::Target, ports: Vec<u16>, place: Place) -> StatusResult<Response> {
+    match Switch::of(request).await? {
+        Switch::WebSocket(upgrade, headers) => {
+            let upgrade = websocket::choose(*upgrade, &headers, websocket::PORT_FORWARD)?;
+            let is_tunnel = upgrade.selected_protocol().is_some_and(|protocol| protocol == websocket::SPDY_INSIDE);
+            if !is_tunnel && ports.is_empty() {
+                return Err(Status::bad_request("query parameter \"ports\" is required"));
+            }
+            Ok(upgrade.on_upgrade(move |socket| async move {
+                if !is_tunnel {
+                    ports::over_websocket(socket, target, ports).await;
+                } else if let Ok(session) = Session::new(link::of_websocket(socket)) {
+                    ports::over_spdy(session, target).await;
+                }
+                drop(place);
+            }))
+        }
+        Switch::Spdy(upgrade, headers) => {
+            let (protocol, _) = spdy_protocol(&headers, &[("portforward.k8s.io", 1)])?;
+            Ok(spdy(upgrade, protocol, move |session| async move {
+                ports::over_spdy(session, target).await;
+                drop(place);
+            }))
+        }
+    }
+}
+
+type Place = OwnedSemaphorePermit;
+
+/// What a client wants to switch its connection to.
+enum Switch {
+    WebSocket(Box<WebSocketUpgrade>, HeaderMap),
+    Spdy(OnUpgrade, HeaderMap),
+}
+
+impl Switch {
+    async fn of(request: Request) -> StatusResult<Switch> {
+        let (mut parts, _) = request.into_parts();
+        let wanted = parts.headers.get(UPGRADE).and_then(|name| name.to_str().ok()).unwrap_or_default();
+        if wanted.eq_ignore_ascii_case(SPDY) {
+            let upgrade = parts.extensions.remove::<OnUpgrade>();
+            let upgrade =
+                upgrade.ok_or_else(|| Status::bad_request("this connection cannot be switched to SPDY/3.1"))?;
+            return Ok(Switch::Spdy(upgrade, parts.headers));
+        }
+        if !wanted.eq_ignore_ascii_case("websocket") {
+            return Err(Status::bad_request("Upgrade request required"));
+        }
+        let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &())
+            .await
+            .map_err(|error| Status::bad_request(format!("the connection cannot be switched: {error}")))?;
+        Ok(Switch::WebSocket(Box::new(upgrade), parts.headers))
+    }
+}
+
+/// The first of the client's protocols that is one of ours. A client that names none speaks the oldest.
+fn spdy_protocol(headers: &HeaderMap, ours: &[(&'static str, u8)]) -> StatusResult<(Option<&'static str>, u8)> {
+    let mut wanted = headers
+        .get_all(STREAM_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .peekable();
+    if wanted.peek().is_none() {
+        return Ok((None, 1));
+    }
+    let found = wanted.find_map(|name| ours.iter().find(|(own, _)| *own == name));
+    let names = || ours.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+    let refused =
+        || Status::new(403, "Forbidden", format!("unable to upgrade: choose one of the protocols {}", names()));
+    found.map(|(name, version)| (Some(*name), *version)).ok_or_else(refused)
+}
+
+/// Switches to SPDY/3.1 and serves the session in a task of its own.
+fn spdy<F>(
+    upgrade: OnUpgrade,
+    protocol: Option<&'static str>,
+    serve: impl FnOnce(Session) -> F + Send + 'static,
+) -> Response
+where
+    F: Future<Output = ()> + Send,
+{
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(connection) => match Session::new(TokioIo::new(connection)) {
+                Ok(session) => serve(session).await,
+                Err(error) => tracing::warn!(%error, "SPDY cannot be spoken"),
+            },
+            Err(error) => tracing::debug!(%error, "a connection was not switched"),
+        }
+    });
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static(SPDY));
+    if let Some(protocol) = protocol {
+        headers.insert(STREAM_PROTOCOL, HeaderValue::from_static(protocol));
+    }
+    response
 }

@@ -245,6 +245,14 @@ impl Embedded {
         Ok(found)
     }
 
+    /// Where the network namespace of a sandbox is found: its own, or the machine's.
+    pub fn network_namespace(&self, sandbox: &str) -> Option<PathBuf> {
+        let directory = self.directory.join(sandbox);
+        let own = directory.join("ns/net");
+        let is_of_machine = || read_spec(&directory).is_some_and(|spec| spec.host_network);
+        if own.exists() { Some(own) } else { is_of_machine().then(|| "/proc/self/ns/net".into()) }
+    }
+
     /// What the running containers use. Reads a few small files of the kernel for each.
     pub fn usage(&self) -> Vec<Usage> {
         let mut usage = Vec::new();

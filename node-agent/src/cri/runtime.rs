@@ -1,6 +1,6 @@
 //! Sandboxes and containers, in the agent's words.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use copepod_api::Timestamp;
 use copepod_runtime::Cri;
@@ -59,6 +59,10 @@ impl Runtime for Containers {
 
     async fn run(&self, _: &str, _: &[String], _: Wanted) -> Result<Process, Failure> {
         Err("interactive commands are not carried to CRI runtimes; use crictl exec on the node".into())
+    }
+
+    fn network_namespace(&self, _: &str) -> Option<PathBuf> {
+        None
     }
 
     async fn usage(&self) -> Vec<Usage> {

@@ -72,6 +72,10 @@ impl Runtime for Containers {
         self.0.run(id, command, wanted).await.map_err(failure)
     }
 
+    fn network_namespace(&self, sandbox: &str) -> Option<PathBuf> {
+        self.0.network_namespace(sandbox)
+    }
+
     async fn usage(&self) -> Vec<Usage> {
         self.0.usage().into_iter().map(usage).collect()
     }

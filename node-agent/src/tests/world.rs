@@ -555,6 +555,10 @@ impl Runtime for FakeRuntime {
         Err("nothing runs here".into())
     }
 
+    fn network_namespace(&self, _: &str) -> Option<PathBuf> {
+        None
+    }
+
     async fn usage(&self) -> Vec<Usage> {
         Vec::new()
     }

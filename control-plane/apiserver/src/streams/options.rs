@@ -2,6 +2,7 @@
 
 use copepod_api::{Object, Status, StatusResult};
 
+use super::ports::PORTS_MAX;
 use crate::{logs, query::Query};
 
 /// Which command in which container, and which of its streams.
@@ -48,6 +49,41 @@ pub fn exec(pod: &Object, query: &Query, attach: bool) -> StatusResult<ExecQuery
         tty,
         attach,
     })
+}
+
+/// A port of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ForwardQuery {
+    pub namespace: String,
+    pub pod: String,
+    pub uid: String,
+    pub node: String,
+    pub port: u16,
+}
+
+/// The pod whose ports are wanted; which of them, clients mostly say on the streams.
+pub fn forward(pod: &Object) -> StatusResult<ForwardQuery> {
+    Ok(ForwardQuery {
+        namespace: pod.key.namespace().to_owned(),
+        pod: pod.key.name().to_owned(),
+        uid: pod.meta.uid.clone(),
+        node: host(pod)?,
+        port: 0,
+    })
+}
+
+/// The ports that are named beforehand.
+pub fn ports(query: &Query) -> StatusResult<Vec<u16>> {
+    let texts = query.all("ports").flat_map(|text| text.split(',')).filter(|text| !text.is_empty());
+    let ports = texts.map(|text| {
+        let port = text.parse::<u16>().ok().filter(|port| *port > 0);
+        port.ok_or_else(|| Status::bad_request(format!("ports: Invalid value: {text:?}: must be between 1 and 65535")))
+    });
+    let ports: Vec<u16> = ports.collect::<StatusResult<_>>()?;
+    match ports.len() {
+        0..=PORTS_MAX => Ok(ports),
+        _ => Err(Status::bad_request(format!("ports: at most {PORTS_MAX} ports may be named"))),
+    }
 }
 
 /// The node that has the pod.

@@ -10,10 +10,13 @@ use futures::{
     stream::{SplitSink, SplitStream},
 };
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
 use super::{
-    ERROR, ExecQuery, Frame, Link, RESIZE, STDERR, STDIN, STDIN_ENDS, STDOUT,
+    ENDS, ERROR, ExecQuery, Frame, Link, RESIZE, STDERR, STDIN, STDOUT,
     websocket::{Dialect, Said},
 };
+use crate::spdy::{Session, Stream};
 
 /// How much goes through a tunnel at once: what waits on the way is counted in pieces.
 const PIECE_BYTES_MAX: usize = 32 << 10;
@@ -88,7 +91,7 @@ async fn down(
         let sent = match dialect.read(message) {
             Ok(Some(Said::Piece(frame))) if frame.channel == STDIN && streams.stdin => send(to_node, frame).await,
             Ok(Some(Said::Piece(frame))) if frame.channel == RESIZE && streams.tty => send(to_node, frame).await,
-            Ok(Some(Said::End(STDIN))) => send(to_node, Frame { channel: STDIN_ENDS, data: Bytes::new() }).await,
+            Ok(Some(Said::End(STDIN))) => send(to_node, Frame { channel: ENDS, data: Bytes::new() }).await,
             Ok(Some(Said::Everything)) => return,
             // What was not asked for is not heard.
             Ok(_) => true,
@@ -113,6 +116,118 @@ pub async fn send(to_node: &mut (impl futures::Sink<Frame> + Unpin), mut frame: 
         if frame.data.is_empty() {
             return true;
         }
+    }
+}
+
+/// The protocols over SPDY, and their versions.
+pub const SPDY_PROTOCOLS: [(&str, u8); 4] =
+    [("v4.channel.k8s.io", 4), ("v3.channel.k8s.io", 3), ("v2.channel.k8s.io", 2), ("channel.k8s.io", 1)];
+
+/// How long a client may take to open its streams.
+const STREAMS_OPEN_MAX: Duration = Duration::from_secs(30);
+
+/// How much is read from a stream at once.
+const READ_BYTES: usize = 16 << 10;
+
+/// The same over SPDY, where each channel is a stream that the client opens.
+pub async fn over_spdy(mut session: Session, link: Link, streams: Streams, version: u8) {
+    let opened = tokio::time::timeout(STREAMS_OPEN_MAX, Opened::all(&mut session, streams, version)).await;
+    let Ok(Some(opened)) = opened else { return };
+    let Opened { errors: Some(mut errors), stdin, mut stdout, mut stderr, resize } = opened else { return };
+    let Link { mut from_node, to_node } = link;
+    let up = async {
+        while let Some(message) = from_node.next().await {
+            let frame = message.unwrap_or_else(|status| ended(&status));
+            let stream = match frame.channel {
+                ERROR => return frame.data,
+                STDOUT => stdout.as_mut(),
+                STDERR => stderr.as_mut(),
+                _ => None,
+            };
+            if let Some(stream) = stream {
+                // A client that hears one stream no more may hear the others.
+                let _ = stream.write_all(&frame.data).await;
+            }
+        }
+        ended(&Status::internal("the node ended the stream without saying why")).data
+    };
+    let to_node = tokio::sync::Mutex::new(to_node);
+    let down = async {
+        tokio::join!(carry_down(stdin, STDIN, &to_node), carry_down(resize, RESIZE, &to_node));
+        std::future::pending::<()>().await;
+    };
+    let last = tokio::select! {
+        last = up => last,
+        () = down => return,
+        // Nothing more is opened; this ends when the client goes.
+        () = async { while session.accept().await.is_some() {} } => return,
+    };
+    let farewell = async {
+        for stream in [&mut stdout, &mut stderr].into_iter().flatten() {
+            let _ = stream.shutdown().await;
+        }
+        let _ = errors.write_all(&last_word(version, last)).await;
+        let _ = errors.shutdown().await;
+        session.close().await;
+    };
+    let _ = tokio::time::timeout(FAREWELL_MAX, farewell).await;
+}
+
+/// The streams of a command, as the client opens them.
+#[derive(Default)]
+struct Opened {
+    errors: Option<Stream>,
+    stdin: Option<Stream>,
+    stdout: Option<Stream>,
+    stderr: Option<Stream>,
+    resize: Option<Stream>,
+}
+
+impl Opened {
+    /// Waits for all that were asked for.
+    async fn all(session: &mut Session, streams: Streams, version: u8) -> Option<Opened> {
+        let mut opened = Opened::default();
+        let wants_resize = streams.tty && version >= 3;
+        let is_whole = |opened: &Opened| {
+            opened.errors.is_some()
+                && opened.stdin.is_some() == streams.stdin
+                && opened.stdout.is_some() == streams.stdout
+                && opened.stderr.is_some() == streams.stderr
+                && opened.resize.is_some() == wants_resize
+        };
+        while !is_whole(&opened) {
+            let stream = session.accept().await?;
+            let place = match stream.header("streamtype") {
+                "error" => &mut opened.errors,
+                "stdin" if streams.stdin => &mut opened.stdin,
+                "stdout" if streams.stdout => &mut opened.stdout,
+                "stderr" if streams.stderr => &mut opened.stderr,
+                "resize" if wants_resize => &mut opened.resize,
+                // Dropped, it is reset.
+                _ => continue,
+            };
+            *place = Some(stream);
+        }
+        Some(opened)
+    }
+}
+
+/// Carries what a stream says down a channel; its end, where it is the input.
+async fn carry_down<S: futures::Sink<Frame> + Unpin>(
+    stream: Option<Stream>,
+    channel: u8,
+    to_node: &tokio::sync::Mutex<S>,
+) {
+    let Some(mut stream) = stream else { return };
+    let mut part = vec![0; READ_BYTES];
+    while let Ok(n_bytes @ 1..) = stream.read(&mut part).await {
+        let data = Bytes::copy_from_slice(&part[..n_bytes]);
+        if to_node.lock().await.send(Frame { channel, data }).await.is_err() {
+            return;
+        }
+    }
+    if channel == STDIN {
+        let _ = to_node.lock().await.send(Frame { channel: ENDS, data: Bytes::new() }).await;
     }
 }
 

@@ -22,6 +22,12 @@ pub const REMOTE_COMMAND: &[&str] = &[
     "base64.channel.k8s.io",
 ];
 
+/// SPDY frames inside of WebSocket messages.
+pub const SPDY_INSIDE: &str = "SPDY/3.1+portforward.k8s.io";
+
+/// The protocols of connections to ports, the best first.
+pub const PORT_FORWARD: &[&str] = &[SPDY_INSIDE, "v4.channel.k8s.io", "v4.base64.channel.k8s.io"];
+
 /// In v5: the channel that follows says nothing more.
 const CLOSE: u8 = 255;
 

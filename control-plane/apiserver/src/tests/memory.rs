@@ -14,7 +14,7 @@ use copepod_store::{Compacted, Cursor, Door, Event, History, Leader, View, door:
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{ExecQuery, Link, LogQuery, LogStream, Tunnels};
+use crate::{ExecQuery, ForwardQuery, Link, LogQuery, LogStream, Tunnels};
 
 pub struct Memory {
     state: Mutex<State>,
@@ -179,6 +179,10 @@ impl Tunnels for Echo {
     }
 
     fn exec(&self, _: ExecQuery) -> Async<'_, Result<Link, Status>> {
+        Box::pin(async { Err(Status::unavailable("no node is connected")) })
+    }
+
+    fn forward(&self, _: ForwardQuery) -> Async<'_, Result<Link, Status>> {
         Box::pin(async { Err(Status::unavailable("no node is connected")) })
     }
 }

@@ -28,6 +28,8 @@ const EVICTION: Subresource =
     Subresource { name: "eviction", kind: Some(("policy", "v1", "Eviction")), verbs: &["create"] };
 const EXEC: Subresource =
     Subresource { name: "exec", kind: Some(("", "v1", "PodExecOptions")), verbs: &["create", "get"] };
+const PORT_FORWARD: Subresource =
+    Subresource { name: "portforward", kind: Some(("", "v1", "PodPortForwardOptions")), verbs: &["create", "get"] };
 const LOG: Subresource = Subresource { name: "log", kind: None, verbs: &["get"] };
 
 /// Two classes that always exist, for what a cluster cannot do without.
@@ -35,7 +37,13 @@ const SYSTEM_PRIORITIES: &[(&str, i64)] =
     &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
 
 pub(crate) fn pods() -> Kind {
-    in_all(kind::<Pod>("pods", "pod", &["po"], Scope::Namespaced, &[BINDING, EVICTION, EXEC, LOG, STATUS]))
+    in_all(kind::<Pod>(
+        "pods",
+        "pod",
+        &["po"],
+        Scope::Namespaced,
+        &[BINDING, EVICTION, EXEC, LOG, PORT_FORWARD, STATUS],
+    ))
 }
 
 pub fn row() -> Row {
