@@ -42,7 +42,7 @@ struct Resize {
     height: u16,
 }
 
-/// Runs a command in a container. A refusal is given before anything is said up the tunnel; after that, how the command
+/// Runs a command in a container, or attaches to the one that runs. A refusal is given before anything is said up the tunnel; after that, how the command
 /// ended is the last thing said.
 pub async fn exec(agent: &Agent, asked: &ExecRequest, up: &Up, down: &mut Streaming<TunnelData>) -> Result<(), Status> {
     let handle = tunnels::find(agent, &asked.namespace, &asked.pod, &asked.uid)?;
@@ -53,11 +53,19 @@ pub async fn exec(agent: &Agent, asked: &ExecRequest, up: &Up, down: &mut Stream
         return Ok(());
     }
     let wanted = Wanted { stdin: asked.stdin, tty: asked.tty };
-    let process = agent.machine.rooms.runtime.run(&run.id, &asked.command, wanted).await;
-    let process =
-        process.map_err(|Failure(why)| Status::internal(format!("error executing command in container: {why}")))?;
-    let ended = carry(process, up, down).await?;
-    let last = outcome(ended);
+    let runtime = &agent.machine.rooms.runtime;
+    let last = if asked.attach {
+        let process = runtime.attach(&run.id, wanted).await;
+        let process =
+            process.map_err(|Failure(why)| Status::internal(format!("error attaching to container: {why}")))?;
+        // How the container ended stands in the pod's status.
+        carry(process, up, down).await.map(|_| outcome(0))?
+    } else {
+        let process = runtime.run(&run.id, &asked.command, wanted).await;
+        let process =
+            process.map_err(|Failure(why)| Status::internal(format!("error executing command in container: {why}")))?;
+        outcome(carry(process, up, down).await?)
+    };
     let _ = up.send(TunnelData { id: String::new(), channel: ERROR, data: last.into() }).await;
     Ok(())
 }

@@ -225,6 +225,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, Failure>;
     /// Starts a command in a container; its streams are the caller's.
     async fn run(&self, id: &str, command: &[String], wanted: Wanted) -> Result<Process, Failure>;
+    /// The streams of a container's own process.
+    async fn attach(&self, id: &str, wanted: Wanted) -> Result<Process, Failure>;
     /// Where a sandbox's network namespace is pinned, if the agent may go there; `/proc/self/ns/net` is the machine's.
     fn network_namespace(&self, sandbox: &str) -> Option<PathBuf>;
     async fn usage(&self) -> Vec<Usage>;

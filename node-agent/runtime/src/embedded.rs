@@ -25,7 +25,7 @@ use tokio::{
 use crate::{
     ContainerSpec, ContainerState, ExecOutput, Exit, RuntimeError, SandboxSpec, SandboxState, StartError, State, Usage,
     cgroup, oci,
-    wire::{Answer, Question},
+    wire::{Answer, Question, Streams},
 };
 
 /// How long a shim may take to make its namespaces.
@@ -142,7 +142,8 @@ impl Embedded {
             stop_signal: spec.stop_signal.clone(),
             state: State::Running { pid: 0, since: Timestamp::now() },
         };
-        let question = Question::Start { state: Box::new(state), bundle, log_path: spec.log_path.clone() };
+        let streams = Streams { stdin: spec.stdin, stdin_once: spec.stdin_once, tty: spec.tty };
+        let question = Question::Start { state: Box::new(state), bundle, log_path: spec.log_path.clone(), streams };
         self.sandboxes_of().insert(spec.id.clone(), spec.sandbox_id.clone());
         match self.ask(&spec.sandbox_id, &question).await {
             Ok(Answer::Started(Ok(state))) => match state.state {

@@ -25,6 +25,9 @@ pub const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/s
 /// The period that CPU quotas are counted over, in microseconds.
 pub const CPU_PERIOD: u64 = 100_000;
 
+/// What programs are told of their terminal where the pod says nothing else.
+pub const TERM: &str = "TERM=xterm";
+
 /// Where the pod's shared files and pinned namespaces are.
 pub struct Pinned<'a> {
     pub namespaces: &'a Path,
@@ -35,14 +38,17 @@ pub fn config(sandbox: &SandboxSpec, spec: &ContainerSpec, pinned: &Pinned<'_>) 
     let capabilities = capabilities::granted(&spec.capabilities, spec.privileged, capabilities::held());
     // A user who is not root gets what the program's file says, within the bounds (capabilities(7)).
     let own: &[String] = if spec.user.uid == 0 { &capabilities } else { &[] };
-    let env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut env: Vec<String> = spec.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    if spec.tty && spec.env.iter().all(|(name, _)| name != "TERM") {
+        env.push(TERM.to_owned());
+    }
     let linux = linux(sandbox, spec, pinned, &capabilities)?;
     Ok(json!({
         "ociVersion": "1.0.2",
         "root": {"path": spec.rootfs, "readonly": spec.read_only_rootfs},
         "hostname": if sandbox.host_network { Value::Null } else { json!(sandbox.hostname) },
         "process": {
-            "terminal": false,
+            "terminal": spec.tty,
             "user": {"uid": spec.user.uid, "gid": spec.user.gid, "additionalGids": spec.user.groups},
             "args": spec.args,
             "env": env,

@@ -4,6 +4,7 @@
 //! log files. It has one thread and no runtime: a loop over `poll(2)`. An agent may go and come back; the shim answers
 //! whoever connects to its socket, and what it knows is on disk as well.
 
+mod attach;
 mod children;
 mod logs;
 mod sandbox;

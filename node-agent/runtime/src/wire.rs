@@ -12,6 +12,8 @@ pub enum Question {
         state: Box<ContainerState>,
         bundle: std::path::PathBuf,
         log_path: std::path::PathBuf,
+        #[serde(default)]
+        streams: Streams,
     },
     /// Answered when the container has ended.
     Wait {
@@ -37,6 +39,12 @@ pub enum Question {
         command: Vec<String>,
         stdin: bool,
         tty: bool,
+    },
+    /// Watch the streams of a container's own process. Answered like `Run`; the asker says that its input has ended by
+    /// shutting down its half of the connection.
+    Attach {
+        id: String,
+        stdin: bool,
     },
     /// End everything and then the shim itself.
     Shutdown,
@@ -64,4 +72,15 @@ pub enum End {
     Stderr,
     /// All of them, as a terminal.
     Terminal,
+    /// A terminal that is read elsewhere: it is written to and told its size.
+    Console,
+}
+
+/// What a container's own process has besides output.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct Streams {
+    pub stdin: bool,
+    /// Its input ends when the first who speaks to it has ended.
+    pub stdin_once: bool,
+    pub tty: bool,
 }

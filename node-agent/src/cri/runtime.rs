@@ -61,6 +61,10 @@ impl Runtime for Containers {
         Err("interactive commands are not carried to CRI runtimes; use crictl exec on the node".into())
     }
 
+    async fn attach(&self, _: &str, _: Wanted) -> Result<Process, Failure> {
+        Err("streams of containers are not carried from CRI runtimes; use crictl attach on the node".into())
+    }
+
     fn network_namespace(&self, _: &str) -> Option<PathBuf> {
         None
     }

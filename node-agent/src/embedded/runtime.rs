@@ -41,12 +41,6 @@ impl Runtime for Containers {
     }
 
     async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
-        if spec.tty || spec.stdin {
-            tracing::warn!(
-                container = spec.id,
-                "a terminal or standard input was asked for; the container has neither"
-            );
-        }
         let own = container(spec).map_err(StartError::Create)?;
         self.0.start(&own).await.map_err(start_error)
     }
@@ -70,6 +64,10 @@ impl Runtime for Containers {
 
     async fn run(&self, id: &str, command: &[String], wanted: Wanted) -> Result<Process, Failure> {
         self.0.run(id, command, wanted).await.map_err(failure)
+    }
+
+    async fn attach(&self, id: &str, wanted: Wanted) -> Result<Process, Failure> {
+        self.0.attach(id, wanted.stdin).await.map_err(failure)
     }
 
     fn network_namespace(&self, sandbox: &str) -> Option<PathBuf> {

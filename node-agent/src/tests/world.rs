@@ -555,6 +555,10 @@ impl Runtime for FakeRuntime {
         Err("nothing runs here".into())
     }
 
+    async fn attach(&self, _: &str, _: Wanted) -> Result<Process, Failure> {
+        Err("nothing runs here".into())
+    }
+
     fn network_namespace(&self, _: &str) -> Option<PathBuf> {
         None
     }

@@ -11,10 +11,10 @@ use std::{
 use futures::future::BoxFuture;
 use nix::{
     fcntl::{FcntlArg, OFlag, fcntl},
-    sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, recvmsg},
+    sys::socket::{ControlMessageOwned, MsgFlags, Shutdown, UnixAddr, recvmsg, shutdown},
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, BufReader, Interest, ReadBuf, unix::AsyncFd},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
     net::{UnixStream, unix::pipe},
 };
 
@@ -33,7 +33,17 @@ impl Embedded {
         let sandbox = self.sandbox(id)?;
         let Wanted { stdin, tty } = wanted;
         let question = Question::Run { id: id.to_owned(), command: command.to_vec(), stdin, tty };
-        let stream = self.say(&sandbox, &question).await?.into_inner();
+        self.opened(&sandbox, &question).await
+    }
+
+    /// Watches the streams of a container's own process, and speaks to it.
+    pub async fn attach(&self, id: &str, stdin: bool) -> Result<Process, RuntimeError> {
+        let sandbox = self.sandbox(id)?;
+        self.opened(&sandbox, &Question::Attach { id: id.to_owned(), stdin }).await
+    }
+
+    async fn opened(&self, sandbox: &str, question: &Question) -> Result<Process, RuntimeError> {
+        let stream = self.say(sandbox, question).await?.into_inner();
         let opened = tokio::time::timeout(ANSWER_MAX, open(stream)).await;
         opened.map_err(|_| RuntimeError(format!("the shim of {sandbox} does not answer")))?
     }
@@ -60,17 +70,22 @@ async fn open(stream: UnixStream) -> Result<Process, RuntimeError> {
         Answer::Failed(error) => return Err(error.into()),
         other => return Err(format!("the shim answered {other:?}").into()),
     };
-    let mut process = Process { stdin: None, stdout: None, stderr: None, resize: None, ended: ended(stream, rest) };
+    let stream = Arc::new(stream);
+    let ended = ended(stream.clone(), rest);
+    let mut process = Process { stdin: None, stdout: None, stderr: None, resize: None, ended };
     for (end, descriptor) in ends.into_iter().zip(descriptors) {
-        process.take(end, descriptor).map_err(broken)?;
+        process.take(end, descriptor, &stream).map_err(broken)?;
     }
     Ok(process)
 }
 
 impl Process {
-    fn take(&mut self, end: End, descriptor: OwnedFd) -> io::Result<()> {
+    fn take(&mut self, end: End, descriptor: OwnedFd, shim: &Arc<UnixStream>) -> io::Result<()> {
         match end {
-            End::Stdin => self.stdin = Some(Box::new(pipe::Sender::from_owned_fd(descriptor)?)),
+            End::Stdin => {
+                let pipe = pipe::Sender::from_owned_fd(descriptor)?;
+                self.stdin = Some(Box::new(Input { pipe, shim: shim.clone() }));
+            }
             End::Stdout => self.stdout = Some(Box::new(pipe::Receiver::from_owned_fd(descriptor)?)),
             End::Stderr => self.stderr = Some(Box::new(pipe::Receiver::from_owned_fd(descriptor)?)),
             End::Terminal => {
@@ -80,17 +95,27 @@ impl Process {
                 self.stdout = Some(Box::new(terminal));
                 self.resize = Some(Box::new(move |size| sized.resize(size)));
             }
+            End::Console => {
+                let terminal = Terminal::new(descriptor)?;
+                let sized = terminal.clone();
+                self.stdin = Some(Box::new(terminal));
+                self.resize = Some(Box::new(move |size| sized.resize(size)));
+            }
         }
         Ok(())
     }
 }
 
-fn ended(stream: UnixStream, mut heard: Vec<u8>) -> BoxFuture<'static, Result<i32, RuntimeError>> {
+fn ended(stream: Arc<UnixStream>, mut heard: Vec<u8>) -> BoxFuture<'static, Result<i32, RuntimeError>> {
     Box::pin(async move {
         let lost = |error: io::Error| RuntimeError(format!("the shim was lost: {error}"));
         // It says one thing more, and no more than it says about any process.
-        if !heard.contains(&b'\n') {
-            BufReader::new(stream).take(ANSWER_BYTES_MAX).read_until(b'\n', &mut heard).await.map_err(lost)?;
+        while !heard.contains(&b'\n') && (heard.len() as u64) < ANSWER_BYTES_MAX {
+            let mut none = Vec::new();
+            let read = stream.async_io(Interest::READABLE, || receive(&stream, &mut heard, &mut none)).await;
+            if read.map_err(lost)? == 0 {
+                return Err("the shim has ended".into());
+            }
         }
         match understood(&heard)? {
             Answer::Ended { code } => Ok(code),
@@ -120,6 +145,32 @@ fn receive(stream: &UnixStream, heard: &mut Vec<u8>, descriptors: &mut Vec<Owned
     let n_bytes = message.bytes;
     heard.extend_from_slice(&bytes[..n_bytes]);
     Ok(n_bytes)
+}
+
+/// The input of a process. The shim holds the same pipe for a container's own, and is told when nothing more comes.
+struct Input {
+    pipe: pipe::Sender,
+    shim: Arc<UnixStream>,
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        let _ = shutdown(self.shim.as_raw_fd(), Shutdown::Write);
+    }
+}
+
+impl AsyncWrite for Input {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.pipe).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.pipe).poll_shutdown(context)
+    }
 }
 
 /// The master of a terminal. Its end is an error, EIO, when nothing holds the other side any more (pty(7)).

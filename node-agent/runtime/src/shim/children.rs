@@ -22,10 +22,11 @@ use nix::{
 };
 
 use super::{
+    attach,
     logs::{Log, Stream},
-    session::Process,
+    session::{Console, Process},
 };
-use crate::{ContainerState, Exit, StartError, State, cgroup};
+use crate::{ContainerState, Exit, StartError, State, cgroup, wire::Streams};
 
 /// What is kept of the output of one exec.
 const EXEC_OUTPUT_BYTES_MAX: usize = 64 * 1024;
@@ -39,6 +40,11 @@ pub struct Child {
     oom_kills_before: u64,
     /// Who waits for its end.
     pub waiting: Vec<UnixStream>,
+    /// The end of its input that is written to.
+    pub stdin: Option<OwnedFd>,
+    pub stdin_once: bool,
+    /// The master of its terminal.
+    pub terminal: Option<OwnedFd>,
 }
 
 pub struct Pipe {
@@ -71,29 +77,31 @@ impl Child {
         mut state: ContainerState,
         bundle: &Path,
         log_path: &Path,
+        streams: Streams,
     ) -> Result<Child, StartError> {
         let create = |error: &dyn std::fmt::Display| StartError::Create(error.to_string());
         let log = Log::open(log_path).map_err(|error| create(&format!("{}: {error}", log_path.display())))?;
-        let (stdout, out) = pipe().map_err(|error| create(&error))?;
-        let (stderr, err) = pipe().map_err(|error| create(&error))?;
-        let nothing = File::open("/dev/null").map_err(|error| create(&error))?;
+        let io = Io::new(directory, streams).map_err(|error| create(&error))?;
         let told = Told::begin(directory);
-        let made = ContainerBuilder::new(state.id.clone(), SyscallType::default())
+        let builder = ContainerBuilder::new(state.id.clone(), SyscallType::default())
             .with_root_path(root(directory))
-            .map_err(|error| create(&error))?
-            .with_stdin(nothing)
-            .with_stdout(out)
-            .with_stderr(err)
-            .as_init(bundle)
-            .with_systemd(false)
-            .with_detach(true)
-            .build();
+            .map_err(|error| create(&error))?;
+        let (builder, io) = io.given_to(builder);
+        let made = builder.as_init(bundle).with_systemd(false).with_detach(true).build();
         let mut container = match made {
             Ok(container) => container,
             Err(error) => {
                 forget(directory, &state.id);
                 let _ = cgroup::remove(&state.cgroup);
                 return Err(failure(&error, &told));
+            }
+        };
+        let kept = match io.kept() {
+            Ok(kept) => kept,
+            Err(error) => {
+                let _ = container.delete(true);
+                forget(directory, &state.id);
+                return Err(StartError::Create(error));
             }
         };
         let oom_kills_before = cgroup::oom_kills(&state.cgroup);
@@ -105,11 +113,9 @@ impl Child {
             return Err(failure(&error, &told));
         }
         save(directory, &state).map_err(|error| create(&error))?;
-        let pipes = vec![
-            Pipe { file: stdout, stream: Stream::new("stdout") },
-            Pipe { file: stderr, stream: Stream::new("stderr") },
-        ];
-        Ok(Child { state, pipes, log, oom_kills_before, waiting: Vec::new() })
+        let Kept { pipes, stdin, terminal } = kept;
+        let stdin_once = streams.stdin_once;
+        Ok(Child { state, pipes, log, oom_kills_before, waiting: Vec::new(), stdin, stdin_once, terminal })
     }
 
     pub fn pid(&self) -> Option<i32> {
@@ -119,26 +125,27 @@ impl Child {
         }
     }
 
-    /// Reads what a pipe has; drops it at its end. A log that cannot be written (a full disk) must not stop the program
-    /// that writes, so what does not fit is lost.
-    pub fn read(&mut self, place: usize) {
+    /// Reads what a pipe has, for the log and for whoever else; drops it at its end. A log that cannot be written (a full
+    /// disk) must not stop the program that writes, so what does not fit is lost.
+    pub fn read(&mut self, place: usize, mut tell: impl FnMut(&'static str, &[u8])) {
         let mut buffer = [0; 32 * 1024];
         let pipe = &mut self.pipes[place];
         match pipe.file.read(&mut buffer) {
-            Ok(0) => {
+            Ok(n @ 1..) => {
+                let _ = pipe.stream.take(&buffer[..n], Timestamp::now(), &mut self.log);
+                tell(pipe.stream.name, &buffer[..n]);
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => (),
+            // A terminal ends with an error.
+            Ok(0) | Err(_) => {
                 let _ = pipe.stream.end(Timestamp::now(), &mut self.log);
                 self.pipes.remove(place);
             }
-            Ok(n) => {
-                let _ = pipe.stream.take(&buffer[..n], Timestamp::now(), &mut self.log);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => (),
-            Err(_) => drop(self.pipes.remove(place)),
         }
     }
 
     /// What is left in the pipes when the process has ended. Others may hold them open, so their end is not waited for.
-    fn read_rest(&mut self) {
+    fn read_rest(&mut self, mut tell: impl FnMut(&'static str, &[u8])) {
         for place in (0..self.pipes.len()).rev() {
             let mut buffer = [0; 32 * 1024];
             let Some(pipe) = self.pipes.get_mut(place) else { continue };
@@ -147,18 +154,26 @@ impl Child {
                     break;
                 }
                 let _ = pipe.stream.take(&buffer[..n], Timestamp::now(), &mut self.log);
+                tell(pipe.stream.name, &buffer[..n]);
             }
             let _ = pipe.stream.end(Timestamp::now(), &mut self.log);
         }
         self.pipes.clear();
+        (self.stdin, self.terminal) = (None, None);
     }
 
-    pub fn ended(&mut self, directory: &Path, code: i32, signal: Option<i32>) -> Exit {
+    pub fn ended(
+        &mut self,
+        directory: &Path,
+        code: i32,
+        signal: Option<i32>,
+        tell: impl FnMut(&'static str, &[u8]),
+    ) -> Exit {
         // Whatever else runs in the container ends with its first process, also where it has no pid namespace of its own.
         for pid in cgroup::processes(&self.state.cgroup) {
             let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
-        self.read_rest();
+        self.read_rest(tell);
         let started_at = match &self.state.state {
             State::Running { since, .. } => Some(*since),
             State::Exited(exit) => exit.started_at,
@@ -235,6 +250,70 @@ impl Exec {
         while self.output.is_some() && before != self.said.len() {
             before = self.said.len();
             self.read();
+        }
+    }
+}
+
+/// The streams of a container that is about to be made.
+enum Io {
+    Pipes { given: [OwnedFd; 3], kept: Kept },
+    Terminal(Console),
+}
+
+/// Our ends of them.
+struct Kept {
+    pipes: Vec<Pipe>,
+    stdin: Option<OwnedFd>,
+    terminal: Option<OwnedFd>,
+}
+
+impl Io {
+    fn new(directory: &Path, streams: Streams) -> Result<Io, String> {
+        if streams.tty {
+            return Console::bind(directory).map(Io::Terminal);
+        }
+        let made = || -> std::io::Result<Io> {
+            let (stdout, out) = pipe()?;
+            let (stderr, err) = pipe()?;
+            let (input, stdin) = attach::input(streams.stdin)?;
+            let pipes = vec![
+                Pipe { file: stdout, stream: Stream::new("stdout") },
+                Pipe { file: stderr, stream: Stream::new("stderr") },
+            ];
+            Ok(Io::Pipes { given: [input, out, err], kept: Kept { pipes, stdin, terminal: None } })
+        };
+        made().map_err(|error| error.to_string())
+    }
+
+    fn given_to(self, builder: ContainerBuilder) -> (ContainerBuilder, Given) {
+        match self {
+            Io::Pipes { given: [input, out, err], kept } => {
+                (builder.with_stdin(input).with_stdout(out).with_stderr(err), Given::Pipes(kept))
+            }
+            Io::Terminal(console) => (builder.with_console_socket(Some(&console.path)), Given::Terminal(console)),
+        }
+    }
+}
+
+/// The streams of a container that is made.
+enum Given {
+    Pipes(Kept),
+    Terminal(Console),
+}
+
+impl Given {
+    fn kept(self) -> Result<Kept, String> {
+        match self {
+            Given::Pipes(kept) => Ok(kept),
+            Given::Terminal(console) => {
+                let master = console.master()?;
+                let made = || -> std::io::Result<Kept> {
+                    fcntl(&master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+                    let pipes = vec![Pipe { file: master.try_clone()?.into(), stream: Stream::new("stdout") }];
+                    Ok(Kept { pipes, stdin: None, terminal: Some(master) })
+                };
+                made().map_err(|error| format!("the terminal: {error}"))
+            }
         }
     }
 }

@@ -67,7 +67,7 @@ impl Log {
 
 /// One stream of one container: what has come of its current line.
 pub struct Stream {
-    name: &'static str,
+    pub name: &'static str,
     held: Vec<u8>,
 }
 

@@ -25,6 +25,7 @@ use nix::{
 };
 
 use super::{
+    attach::{ATTACHED_MAX, Attached},
     children::{self, Child, Exec},
     session::{self, Session},
 };
@@ -45,6 +46,7 @@ struct Shim<'a> {
     children: BTreeMap<String, Child>,
     execs: Vec<Exec>,
     sessions: Vec<Session>,
+    attached: Vec<Attached>,
 }
 
 pub fn run(directory: &Path, sandbox: SandboxSpec) -> Result<(), String> {
@@ -60,22 +62,31 @@ pub fn run(directory: &Path, sandbox: SandboxSpec) -> Result<(), String> {
     let listener = UnixListener::bind(&beside).map_err(|error| format!("{}: {error}", beside.display()))?;
     fs::rename(&beside, &socket).map_err(|error| format!("{}: {error}", socket.display()))?;
 
-    let mut shim = Shim { directory, sandbox, children: BTreeMap::new(), execs: Vec::new(), sessions: Vec::new() };
+    let mut shim = Shim {
+        directory,
+        sandbox,
+        children: BTreeMap::new(),
+        execs: Vec::new(),
+        sessions: Vec::new(),
+        attached: Vec::new(),
+    };
     loop {
         let ready = shim.wait(&listener, &ended)?;
         for (id, place) in ready.pipes.into_iter().rev() {
             if let Some(child) = shim.children.get_mut(&id) {
-                child.read(place);
+                child.read(place, |name, bytes| tell(&mut shim.attached, &id, name, bytes));
             }
         }
         for place in ready.execs {
             shim.execs[place].read();
         }
+        shim.attend(&ready.attached);
         if ready.ended {
             while let Ok(Some(_)) = ended.read_signal() {}
         }
         shim.reap();
         shim.finish_execs();
+        shim.attend(&[]);
         if ready.asked
             && let Ok((stream, _)) = listener.accept()
             && shim.answer(stream)
@@ -92,6 +103,8 @@ struct Ready {
     ended: bool,
     pipes: Vec<(String, usize)>,
     execs: Vec<usize>,
+    /// Who is attached and has said something, or nothing more, or takes more; and who has gone.
+    attached: Vec<(usize, bool)>,
 }
 
 impl Shim<'_> {
@@ -99,6 +112,9 @@ impl Shim<'_> {
         let mut descriptors: Vec<BorrowedFd<'_>> = vec![listener.as_fd(), ended.as_fd()];
         let mut pipes = Vec::new();
         for (id, child) in &self.children {
+            if self.attached.iter().any(|attached| attached.id == *id && attached.is_behind()) {
+                continue;
+            }
             for (place, pipe) in child.pipes.iter().enumerate() {
                 pipes.push((id.clone(), place));
                 descriptors.push(pipe.file.as_fd());
@@ -112,7 +128,22 @@ impl Shim<'_> {
             }
         }
         let mut polled: Vec<PollFd<'_>> = descriptors.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
-        let next = self.execs.iter().map(|exec| exec.deadline.saturating_duration_since(Instant::now())).min();
+        let n_outputs = polled.len();
+        let mut attached = Vec::new();
+        for (place, one) in self.attached.iter().enumerate() {
+            let flags = if one.is_heard { PollFlags::empty() } else { PollFlags::POLLIN };
+            polled.push(PollFd::new(one.asker.as_fd(), flags));
+            attached.push((place, true));
+            for output in &one.outputs {
+                // Of one that nobody reads any more it is told without asking.
+                let flags = if output.is_behind() { PollFlags::POLLOUT } else { PollFlags::empty() };
+                polled.push(PollFd::new(output.file.as_fd(), flags));
+                attached.push((place, false));
+            }
+        }
+        let deadlines = self.execs.iter().map(|exec| exec.deadline);
+        let deadlines = deadlines.chain(self.attached.iter().filter_map(Attached::deadline));
+        let next = deadlines.map(|deadline| deadline.saturating_duration_since(Instant::now())).min();
         let timeout = next.map_or(PollTimeout::NONE, |wait| {
             PollTimeout::try_from(wait.as_millis().min(60_000) as i32 + 1).unwrap_or(PollTimeout::MAX)
         });
@@ -137,7 +168,56 @@ impl Shim<'_> {
                 .filter(|(place, _)| is_ready(2 + n_pipes + place))
                 .map(|(_, exec)| exec)
                 .collect(),
+            attached: attached
+                .into_iter()
+                .enumerate()
+                .filter(|(place, _)| is_ready(n_outputs + place))
+                .map(|(place, (one, is_asker))| {
+                    let events = polled[n_outputs + place].revents().unwrap_or(PollFlags::empty());
+                    (one, is_asker && events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+                })
+                .collect(),
         })
+    }
+
+    /// Listens to those who are attached, and lets go of those who have gone, do not read, or have heard the end.
+    fn attend(&mut self, ready: &[(usize, bool)]) {
+        let now = Instant::now();
+        let mut gone = Vec::new();
+        for (place, has_gone) in ready {
+            let one = &mut self.attached[*place];
+            one.flush();
+            if !one.is_heard && !has_gone {
+                one.hear();
+            }
+            if *has_gone {
+                gone.push(*place);
+            }
+        }
+        for one in self.attached.iter().filter(|one| one.has_stdin) {
+            let child = self.children.get_mut(&one.id).filter(|child| child.stdin_once);
+            if let Some(child) = child.filter(|_| one.is_heard) {
+                child.stdin = None;
+            }
+        }
+        let mut place = 0;
+        self.attached.retain(|one| {
+            let stays = !gone.contains(&place) && one.deadline().is_none_or(|deadline| deadline > now);
+            place += 1;
+            let is_told = one.code.is_some() && !one.is_behind();
+            if !stays
+                && one.has_stdin
+                && let Some(child) = self.children.get_mut(&one.id).filter(|child| child.stdin_once)
+            {
+                child.stdin = None;
+            }
+            if let (Some(code), true) = (one.code, is_told)
+                && let Ok(asker) = one.asker.try_clone()
+            {
+                say(asker, &Answer::Ended { code });
+            }
+            stays && !is_told
+        });
     }
 
     fn reap(&mut self) {
@@ -155,7 +235,11 @@ impl Shim<'_> {
         };
         let pid = pid.as_raw();
         if let Some(child) = self.children.values_mut().find(|child| child.pid() == Some(pid)) {
-            let exit = child.ended(self.directory, code, signal);
+            let (id, attached) = (child.state.id.clone(), &mut self.attached);
+            let exit = child.ended(self.directory, code, signal, |name, bytes| tell(attached, &id, name, bytes));
+            for one in self.attached.iter_mut().filter(|one| one.id == id) {
+                one.code = Some(code);
+            }
             for asker in child.waiting.drain(..) {
                 say(asker, &Answer::Exited(exit.clone()));
             }
@@ -202,8 +286,8 @@ impl Shim<'_> {
             }
         };
         match question {
-            Question::Start { state, bundle, log_path } => {
-                let started = Child::start(self.directory, *state, &bundle, &log_path);
+            Question::Start { state, bundle, log_path, streams } => {
+                let started = Child::start(self.directory, *state, &bundle, &log_path, streams);
                 let answer = started.map(|child| {
                     let state = child.state.clone();
                     self.children.insert(state.id.clone(), child);
@@ -257,6 +341,20 @@ impl Shim<'_> {
                     Err(error) => say(stream, &Answer::Failed(error)),
                 }
             }
+            Question::Attach { id, stdin } => match self.children.get(&id).filter(|child| child.pid().is_some()) {
+                None => say(stream, &unknown(&id)),
+                Some(_) if self.attached.len() >= ATTACHED_MAX => {
+                    say(stream, &Answer::Failed(format!("{ATTACHED_MAX} clients are attached already")));
+                }
+                Some(child) => match Attached::new(child, stream, stdin) {
+                    Ok((attached, ends)) => {
+                        hand_over(&attached.asker, ends);
+                        let _ = attached.asker.set_nonblocking(true);
+                        self.attached.push(attached);
+                    }
+                    Err((error, stream)) => say(stream, &Answer::Failed(error)),
+                },
+            },
             Question::Shutdown => {
                 let ids: Vec<String> = self.children.keys().cloned().collect();
                 let failed = ids.iter().find_map(|id| match self.remove(id) {
@@ -286,6 +384,13 @@ impl Shim<'_> {
             }
             Err(error) => Answer::Failed(error),
         }
+    }
+}
+
+/// Passes what a container said on to those who are attached to it.
+fn tell(attached: &mut [Attached], id: &str, name: &str, bytes: &[u8]) {
+    for one in attached.iter_mut().filter(|one| one.id == id) {
+        one.take(name, bytes);
     }
 }
 

@@ -2,7 +2,7 @@
 //! and says how they ended. What flows never passes through the shim, so its one thread cannot be held up by it.
 
 use std::{
-    fs::{self, File},
+    fs,
     io::IoSliceMut,
     os::{
         fd::{AsFd, AsRawFd, FromRawFd, OwnedFd},
@@ -19,14 +19,14 @@ use nix::{
 };
 use serde_json::Value;
 
-use super::children::{chain, root};
-use crate::wire::End;
+use super::{
+    attach,
+    children::{chain, root},
+};
+use crate::{oci::TERM, wire::End};
 
 /// A process that asked for a terminal has connected before it is said to run, so this is only for faults.
 const CONSOLE_MAX: Duration = Duration::from_secs(2);
-
-/// What programs are told of their terminal where the container says nothing else.
-const TERM: &str = "TERM=xterm";
 
 /// A command that runs for somebody.
 pub struct Session {
@@ -51,13 +51,8 @@ pub fn start(directory: &Path, id: &str, command: Vec<String>, stdin: bool, tty:
         let (stdout, out) = pipe().map_err(|error| text(&error))?;
         let (stderr, err) = pipe().map_err(|error| text(&error))?;
         let mut ends = vec![(End::Stdout, stdout), (End::Stderr, stderr)];
-        let input = if stdin {
-            let (input, stdin) = pipe().map_err(|error| text(&error))?;
-            ends.push((End::Stdin, stdin));
-            input
-        } else {
-            File::open("/dev/null").map_err(|error| text(&error))?.into()
-        };
+        let (input, kept) = attach::input(stdin).map_err(|error| text(&error))?;
+        ends.extend(kept.map(|stdin| (End::Stdin, stdin)));
         (builder.with_stdin(input).with_stdout(out).with_stderr(err), ends, None)
     };
     let pid = builder
@@ -72,7 +67,7 @@ pub fn start(directory: &Path, id: &str, command: Vec<String>, stdin: bool, tty:
     Ok((pid.as_raw(), ends))
 }
 
-fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
+pub fn pipe() -> nix::Result<(OwnedFd, OwnedFd)> {
     pipe2(nix::fcntl::OFlag::O_CLOEXEC)
 }
 

@@ -26,6 +26,8 @@ use crate::{
 const BINDING: Subresource = Subresource { name: "binding", kind: Some(("", "v1", "Binding")), verbs: &["create"] };
 const EVICTION: Subresource =
     Subresource { name: "eviction", kind: Some(("policy", "v1", "Eviction")), verbs: &["create"] };
+const ATTACH: Subresource =
+    Subresource { name: "attach", kind: Some(("", "v1", "PodAttachOptions")), verbs: &["create", "get"] };
 const EXEC: Subresource =
     Subresource { name: "exec", kind: Some(("", "v1", "PodExecOptions")), verbs: &["create", "get"] };
 const PORT_FORWARD: Subresource =
@@ -42,7 +44,7 @@ pub(crate) fn pods() -> Kind {
         "pod",
         &["po"],
         Scope::Namespaced,
-        &[BINDING, EVICTION, EXEC, LOG, PORT_FORWARD, STATUS],
+        &[ATTACH, BINDING, EVICTION, EXEC, LOG, PORT_FORWARD, STATUS],
     ))
 }
 
