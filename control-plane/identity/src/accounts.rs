@@ -128,6 +128,20 @@ impl AccountKeys {
     }
 }
 
+/// Who issued tokens that are kept in Secrets and never run out.
+pub const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// What a token in a Secret says: it is good as long as the Secret holds it.
+pub fn legacy_claims(namespace: &str, account: &str, uid: &str, secret: &str) -> Value {
+    json!({
+        "iss": LEGACY_ISSUER, "sub": format!("system:serviceaccount:{namespace}:{account}"),
+        "kubernetes.io/serviceaccount/namespace": namespace,
+        "kubernetes.io/serviceaccount/secret.name": secret,
+        "kubernetes.io/serviceaccount/service-account.name": account,
+        "kubernetes.io/serviceaccount/service-account.uid": uid,
+    })
+}
+
 /// A random UUID (RFC 9562, version 4): tokens are told apart by it.
 pub fn random_uuid() -> String {
     let [high, low]: [u64; 2] = [rand::random(), rand::random()];

@@ -136,6 +136,10 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         (params.not_before, params.not_after) = period(now, validity);
         request.params = params;
+        self.sign_parsed(request)
+    }
+
+    pub(crate) fn sign_parsed(&self, request: CertificateSigningRequestParams) -> Result<String, IdentityError> {
         Ok(request.signed_by(&self.issuer)?.pem())
     }
 
@@ -176,7 +180,7 @@ fn subject(name: &str, group: Option<&str>) -> DistinguishedName {
     subject
 }
 
-fn period(now: Timestamp, validity: Duration) -> (OffsetDateTime, OffsetDateTime) {
+pub(crate) fn period(now: Timestamp, validity: Duration) -> (OffsetDateTime, OffsetDateTime) {
     let now = OffsetDateTime::from_unix_timestamp(now.as_second()).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     (now - CLOCK_SKEW, now + validity)
 }

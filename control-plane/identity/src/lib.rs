@@ -9,12 +9,14 @@ mod authority;
 mod kubeconfig;
 mod tls;
 mod tokens;
+mod wanted;
 
-pub use accounts::{AccountKeys, random_uuid};
+pub use accounts::{AccountKeys, LEGACY_ISSUER, legacy_claims, random_uuid};
 pub use authority::{Authority, IdentityError, Issued};
 pub use kubeconfig::kubeconfig;
 pub use tls::{client_config, pinned_client_config, server_config, user_of_certificate};
 pub use tokens::{Minted, Role, Token, TokenError, Tokens};
+pub use wanted::{Usages, Wanted};
 
 /// The name in every server's certificate; clients check for it whatever address they dial.
 pub const SERVER_NAME: &str = "copepod";

@@ -3,7 +3,8 @@
 //! Three parts of one object belong to three: the request to who asks, the approval to who decides, the certificate to
 //! who signs. Each subresource touches its own and nothing else.
 
-use copepod_api::{Request, Scope, Subresource, field::Errors, names, time};
+use copepod_access::{Attributes, Index, Wish};
+use copepod_api::{Request, Scope, Status, StatusResult, Subresource, field::Errors, names, time};
 use k8s_openapi::api::certificates::v1::CertificateSigningRequest;
 use serde_json::{Value, json};
 
@@ -13,6 +14,8 @@ use crate::{
     row::{self, AGE, Column, Hooks, NAME, STATUS, column, kind},
     rules::{Part, at, each, immutable, list_at, text_at},
 };
+
+const GROUP: &str = "certificates.k8s.io";
 
 const COLUMNS: &[Column] = &[
     NAME,
@@ -65,6 +68,7 @@ pub(crate) fn rows() -> Vec<Row> {
         ),
         Hooks {
             stamp: note_requester,
+            guard: |world, request, new, old| may_decide(world, request, new, old),
             validate: |request, errors| {
                 validate(request, errors);
                 Ok(())
@@ -134,6 +138,29 @@ fn note_requester(world: &World<'_>, request: &Request, object: &mut Value) {
             }
         }
     }
+}
+
+/// Who approves or signs must be allowed to for that signer, beyond being allowed to write the part of the object.
+fn may_decide(world: &World<'_>, request: &Request, new: &Value, old: Option<&Value>) -> StatusResult<()> {
+    let is_issued = |request: &Value| at(request, "status.certificate").clone();
+    let verb = match &*request.target.subresource {
+        "approval" => "approve",
+        "status" if old.is_none_or(|old| is_issued(old) != is_issued(new)) => "sign",
+        _ => return Ok(()),
+    };
+    let signer = text_at(new, "spec.signerName");
+    let index = Index::of(&world.view);
+    let may = |name: &str| {
+        let wish = Attributes { verb, group: GROUP, resource: "signers", name, ..Attributes::default() };
+        index.allows(&request.user, &Wish::Object(wish))
+    };
+    // A right to `example.com/*` is one to all signers of that domain.
+    let domain = signer.split('/').next().unwrap_or_default();
+    if may(signer) || may(&format!("{domain}/*")) {
+        return Ok(());
+    }
+    let why = format!("user not permitted to {verb} requests with signerName {signer:?}");
+    Err(Status::forbidden(&request.target.resource, &request.target.name, why))
 }
 
 fn validate(request: &Value, errors: &mut Errors) {

@@ -2,7 +2,9 @@
 //!
 //! They look like the others (`copepod_controllers`) and run like them, and have one argument more.
 
+mod account_secrets;
 mod root_ca;
+mod signing;
 
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ struct Controller {
     reconcile: fn(&Authority, &View, &Key, Timestamp) -> Plan,
 }
 
-const ALL: &[Controller] = &[root_ca::CONTROLLER];
+const ALL: &[Controller] = &[root_ca::CONTROLLER, account_secrets::CONTROLLER, signing::CONTROLLER];
 
 /// All of them, with the keys.
 pub fn jobs(authority: &Arc<Authority>) -> Vec<Box<dyn Job>> {

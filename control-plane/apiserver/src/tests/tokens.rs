@@ -136,6 +136,24 @@ async fn a_token_is_reviewed_for_those_it_is_meant_for() {
 }
 
 #[tokio::test]
+async fn a_token_in_a_secret_is_good_as_long_as_the_secret_holds_it() {
+    let (server, admin) = cluster().await;
+    let keys = AccountKeys::create().unwrap();
+    admin.post(SECRETS, &keys).await;
+    let account = admin.post(ACCOUNTS, &json!({"metadata": {"name": "bot"}})).await.json();
+    let claims = copepod_identity::legacy_claims("default", "bot", account["metadata"]["uid"].as_str().unwrap(), "s");
+    let token = AccountKeys::read(&keys).unwrap().sign(&claims).unwrap();
+    let http = server.client(As::Nobody);
+    assert_eq!(who(&http, &token).await, Err(401));
+    let secrets = "/api/v1/namespaces/default/secrets";
+    admin.post(secrets, &json!({"metadata": {"name": "s"}, "stringData": {"token": token}})).await;
+    assert_eq!(who(&http, &token).await.unwrap()["username"], "system:serviceaccount:default:bot");
+    let empty = json!({"data": {"token": null}});
+    admin.patch(&format!("{secrets}/s"), "application/merge-patch+json", &empty).await;
+    assert_eq!(who(&http, &token).await, Err(401));
+}
+
+#[tokio::test]
 async fn machines_begin_with_tokens_of_their_own() {
     let (_server, admin, http) = world().await;
     let secret = |more: Value| {

@@ -7,6 +7,7 @@ use copepod_api::{
     Key, Resource, Timestamp, User,
     resource::{NODES, PODS, SECRETS, SERVICE_ACCOUNTS},
 };
+use copepod_identity::LEGACY_ISSUER;
 use copepod_store::View;
 use serde_json::{Value, json};
 
@@ -15,9 +16,6 @@ use crate::{impersonation::account_groups, who::AUTHENTICATED};
 
 /// Who issues tokens, and whom they are for when nobody says.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-
-/// Who issued tokens that are kept in Secrets and never run out.
-const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 
 /// The part of the claims that is Kubernetes' own.
 const OWN: &str = "kubernetes.io";

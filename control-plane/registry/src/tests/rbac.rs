@@ -100,3 +100,28 @@ fn nobody_writes_roles_beyond_their_own() {
     let missing = world.one(by_ada("rolebindings", create(own))).unwrap_err();
     assert_eq!(missing.message(), r#"clusterroles.rbac.authorization.k8s.io "nowhere" not found"#);
 }
+
+#[test]
+fn approving_is_a_right_for_each_signer() {
+    let mut world = Fixture::new();
+    let csr = json!({"metadata": {"name": "c"}, "spec": {"signerName": "example.com/own", "request": "eA==", "usages": ["client auth"]}});
+    world.create("certificatesigningrequests", csr.clone()).unwrap();
+    let mut approved = world.get("certificatesigningrequests/c").unwrap();
+    approved["status"] = json!({"conditions": [{"type": "Approved", "status": "True", "reason": "x", "message": "y"}]});
+    let approve = by_ada("certificatesigningrequests/c/approval", Action::Update { object: approved });
+    let refused = world.one(approve.clone()).unwrap_err();
+    assert_eq!(
+        (
+            refused.code(),
+            refused.message().contains("user not permitted to approve requests with signerName \"example.com/own\"")
+        ),
+        (403, true)
+    );
+    let role = json!({"metadata": {"name": "approver"}, "rules": [
+        {"apiGroups": ["certificates.k8s.io"], "resources": ["signers"], "resourceNames": ["example.com/*"], "verbs": ["approve"]},
+    ]});
+    world.create("clusterroles", role).unwrap();
+    let binding = binding("ClusterRole", "approver", json!([{"kind": "User", "name": "ada"}]));
+    world.create("clusterrolebindings", binding).unwrap();
+    world.one(approve).unwrap();
+}
