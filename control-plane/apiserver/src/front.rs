@@ -13,7 +13,7 @@ use copepod_api::{Status, StatusResult, User, resource::SERVICE_ACCOUNTS};
 use copepod_registry::Catalog;
 use copepod_store::Door;
 use futures::FutureExt;
-use http::Method;
+use http::{HeaderValue, Method, header::CACHE_CONTROL};
 
 use crate::{
     Config, Tunnels,
@@ -75,11 +75,15 @@ async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
     let since = Instant::now();
     let mut labels = Labels::of_path();
     // A fault of ours costs this request and not the others on its connection.
-    let response = match AssertUnwindSafe(answer(&front, request, &mut labels)).catch_unwind().await {
+    let mut response = match AssertUnwindSafe(answer(&front, request, &mut labels)).catch_unwind().await {
         Ok(Ok(response)) => response,
         Ok(Err(status)) => answer::refusal(&status, encoding),
         Err(_) => answer::refusal(&Status::internal("this request met a fault in the server; see its log"), encoding),
     };
+    // What is read here is for this client, and tomorrow it is different.
+    if !response.headers().contains_key(CACHE_CONTROL) {
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    }
     front.metrics.end(&labels, response.status().as_u16(), since);
     if takes_gzip { compress::compressed(response) } else { response }
 }

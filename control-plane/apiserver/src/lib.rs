@@ -11,6 +11,7 @@ mod answer;
 mod body;
 mod compress;
 mod continuation;
+mod crowd;
 mod discovery;
 mod fairness;
 mod forward;

@@ -24,7 +24,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower::ServiceExt;
 
-use crate::who;
+use crate::{
+    crowd::{self, Crowd},
+    who,
+};
 
 /// How many connections a server holds. Each costs some tens of kilobytes, and one agent, kubectl or controller needs
 /// one.
@@ -60,6 +63,17 @@ pub struct Peer(pub SocketAddr);
 /// Serves until `stop`, then lets what is under way end, for a moment. The certificates may be exchanged meanwhile; new
 /// connections get the new ones.
 pub async fn serve(listener: TcpListener, tls: Arc<ArcSwap<ServerConfig>>, router: Router, stop: CancellationToken) {
+    serve_crowd(listener, tls, router, stop, Crowd::new(crowd::CONNECTIONS_MAX)).await;
+}
+
+/// The same, with another limit a client.
+pub async fn serve_crowd(
+    listener: TcpListener,
+    tls: Arc<ArcSwap<ServerConfig>>,
+    router: Router,
+    stop: CancellationToken,
+    crowd: Arc<Crowd>,
+) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let connections = TaskTracker::new();
     let closing = CancellationToken::new();
@@ -70,13 +84,16 @@ pub async fn serve(listener: TcpListener, tls: Arc<ArcSwap<ServerConfig>>, route
         };
         let (stream, peer, place) = accepted;
         let acceptor = TlsAcceptor::from(tls.load_full());
-        let (router, stop, closing) = (router.clone(), stop.clone(), closing.clone());
+        let own = crowd.enter(peer.ip());
+        let router = if own.is_beyond { crowd::refusing() } else { router.clone() };
+        let (stop, closing) = (stop.clone(), closing.clone());
         connections.spawn(async move {
             tokio::select! {
                 () = connection(stream, peer, acceptor, router, stop) => {}
+                () = tokio::time::sleep(crowd::REFUSAL_MAX), if own.is_beyond => {}
                 () = closing.cancelled() => {}
             }
-            drop(place);
+            drop((place, own));
         });
     }
     drop(listener);

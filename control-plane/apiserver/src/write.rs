@@ -18,7 +18,7 @@ use crate::{
     body::{self, Decoded},
     forward::{self, ForLeader},
     front::Front,
-    list,
+    list, options as list_options,
     path::Asked,
     query::Query,
     read,
@@ -231,6 +231,7 @@ async fn delete_collection(
     delete: DeleteOptions,
     options: WriteOptions,
 ) -> StatusResult<Response> {
+    list_options::check(query, false)?;
     let selection = Selection::of(asked, query)?;
     let view = read::view(&*front.door, None).await?;
     let objects: Vec<_> =

@@ -17,7 +17,10 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::memory::{Echo, Memory, MemoryDoor};
-use crate::{Config, Forwarder, forward::Dial};
+use crate::{Config, Forwarder, crowd::Crowd, forward::Dial};
+
+/// How many connections a client of a test may have.
+pub const CROWD: usize = 32;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -60,7 +63,7 @@ impl Server {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
-        let serving = tokio::spawn(crate::serve(listener, tls, router, stop.clone()));
+        let serving = tokio::spawn(crate::serve::serve_crowd(listener, tls, router, stop.clone(), Crowd::new(CROWD)));
         Server { memory, address, authority, stop: stop.drop_guard(), serving }
     }
 

@@ -5,7 +5,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::{
     MAPS,
-    client::{As, Server},
+    client::{As, CROWD, Server},
     cluster, map,
 };
 use crate::protobuf::MEDIA_TYPE;
@@ -105,4 +105,23 @@ async fn who_sends_slowly_or_falls_silent_is_not_waited_for() {
     let words = last_words(&server, b"h2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await;
     assert!(!words.is_empty());
     assert_eq!(server.client(As::Admin).post(MAPS, &map("a")).await.code, 201);
+}
+
+#[tokio::test]
+async fn an_address_with_too_many_connections_is_told_so_and_others_are_served() {
+    let (server, before) = cluster().await;
+    assert_eq!(before.get(MAPS).await.code, 200);
+    let mut open = Vec::new();
+    for _ in 1..CROWD {
+        open.push(server.connect(b"h2").await);
+    }
+    let refused = server.client(As::Admin).get(MAPS).await;
+    assert!(refused.refusal().starts_with("429 TooManyRequests: your address has too many connections"));
+    assert_eq!(refused.headers["retry-after"], "5");
+    assert_eq!(before.get(MAPS).await.code, 200, "who is connected stays so");
+    open.clear();
+    // The server notices it when it reads from the closed connections.
+    while server.client(As::Admin).get(MAPS).await.code == 429 {
+        tokio::task::yield_now().await;
+    }
 }
