@@ -39,5 +39,6 @@ pub const EVENTS: Resource = Resource::known("", "events");
 pub const DEPLOYMENTS: Resource = Resource::known("apps", "deployments");
 pub const REPLICA_SETS: Resource = Resource::known("apps", "replicasets");
 pub const ENDPOINT_SLICES: Resource = Resource::known("discovery.k8s.io", "endpointslices");
+pub const NETWORK_POLICIES: Resource = Resource::known("networking.k8s.io", "networkpolicies");
 pub const LEASES: Resource = Resource::known("coordination.k8s.io", "leases");
 pub const POD_DISRUPTION_BUDGETS: Resource = Resource::known("policy", "poddisruptionbudgets");

@@ -8,8 +8,9 @@ use std::{
 
 use copepod_proto::nodes::Delta;
 use k8s_openapi::api::{
-    core::v1::{Node, Pod, Service},
+    core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -63,7 +64,7 @@ impl Agent {
         });
         let places: BTreeSet<Place> = {
             let assignments = agent.machine.assignments();
-            ["services", "endpointslices", "nodes"]
+            ["services", "endpointslices", "nodes", "networkpolicies", "namespaces", "neighbours"]
                 .iter()
                 .flat_map(|plural| assignments.of(plural).map(|(place, _)| place.clone()).collect::<Vec<_>>())
                 .collect()
@@ -225,6 +226,9 @@ impl Agent {
                 "services" => update::<Service>(&mut cluster.services, key, place, bytes.as_ref()),
                 "endpointslices" => update::<EndpointSlice>(&mut cluster.slices, key, place, bytes.as_ref()),
                 "nodes" => update::<Node>(&mut cluster.nodes, place.name.clone(), place, bytes.as_ref()),
+                "networkpolicies" => update::<NetworkPolicy>(&mut cluster.policies, key, place, bytes.as_ref()),
+                "namespaces" => update::<Namespace>(&mut cluster.namespaces, place.name.clone(), place, bytes.as_ref()),
+                "neighbours" => update::<Pod>(&mut cluster.neighbours, key, place, bytes.as_ref()),
                 _ => continue,
             }
             changed = true;

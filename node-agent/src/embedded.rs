@@ -2,6 +2,7 @@
 
 pub mod images;
 pub mod network;
+mod policies;
 pub mod runtime;
 
 use std::sync::Arc;

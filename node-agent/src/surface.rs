@@ -12,8 +12,9 @@ use std::{
 
 use copepod_api::Timestamp;
 use k8s_openapi::api::{
-    core::v1::{Capabilities, Node, Pod, SeccompProfile, Service},
+    core::v1::{Capabilities, Namespace, Node, Pod, SeccompProfile, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
 };
 
 pub use copepod_runtime::{Process, Reader, Size, Wanted, Writer};
@@ -258,6 +259,10 @@ pub struct Cluster {
     pub services: BTreeMap<String, std::sync::Arc<Service>>,
     pub slices: BTreeMap<String, std::sync::Arc<EndpointSlice>>,
     pub nodes: BTreeMap<String, std::sync::Arc<Node>>,
+    pub policies: BTreeMap<String, std::sync::Arc<NetworkPolicy>>,
+    pub namespaces: BTreeMap<String, std::sync::Arc<Namespace>>,
+    /// All pods of the cluster while there are policies, with no more than their labels, addresses and named ports.
+    pub neighbours: BTreeMap<String, std::sync::Arc<Pod>>,
 }
 
 #[tonic::async_trait]

@@ -1,7 +1,8 @@
 //! What one node must hold, as deltas.
 //!
 //! A node is told of its own pods, of the ConfigMaps and Secrets that those name, and of what every data path needs: all
-//! Services, EndpointSlices and Nodes. The feed is a place in the log of events, not a queue: a slow node costs nothing,
+//! Services, EndpointSlices, Nodes, NetworkPolicies and Namespaces; while there are policies, also of who all other pods
+//! are. The feed is a place in the log of events, not a queue: a slow node costs nothing,
 //! and one that was away resumes from its revision, or starts over with a reset when the log no longer reaches back.
 
 use std::{
@@ -9,24 +10,27 @@ use std::{
     sync::Arc,
 };
 
+use bytes::Bytes;
 use copepod_api::{
     Key, Object, Resource, Revision,
     k8s_openapi::api::core::v1::Pod,
-    resource::{CONFIG_MAPS, ENDPOINT_SLICES, NODES, PODS, SECRETS, SERVICES},
+    resource::{CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, NETWORK_POLICIES, NODES, PODS, SECRETS, SERVICES},
 };
 use copepod_proto::nodes::{Change, Delta};
 use copepod_store::{Event, EventKind, View};
 
-use crate::references;
+use crate::{neighbours, references};
 
 /// What every node is told in full, because its data path is made of it.
-const DATA_PATH: [Resource; 3] = [SERVICES, ENDPOINT_SLICES, NODES];
+const DATA_PATH: [Resource; 5] = [SERVICES, ENDPOINT_SLICES, NODES, NETWORK_POLICIES, NAMESPACES];
 
 /// The objects one node holds beyond the data path.
 pub struct Feed {
     node: Arc<str>,
     /// What each of the node's pods refers to.
     references: BTreeMap<Key, BTreeSet<Key>>,
+    /// There are policies, or were, so it is told who all pods are.
+    knows_neighbours: bool,
 }
 
 /// A delta, and whether the node's data path changes with it.
@@ -36,10 +40,28 @@ pub struct Fed {
 }
 
 impl Feed {
+    fn new(node: &str) -> Feed {
+        Feed { node: node.into(), references: BTreeMap::new(), knows_neighbours: false }
+    }
+
+    /// From the first policy on, a node knows who all pods are.
+    fn introduce(&mut self, view: &View, changes: &mut Changes) {
+        if self.knows_neighbours || view.objects(&NETWORK_POLICIES, None).next().is_none() {
+            return;
+        }
+        self.knows_neighbours = true;
+        for pod in view.objects(&PODS, None) {
+            if let Some(neighbour) = neighbours::of(pod) {
+                changes.1.insert(pod.key.clone(), Some(neighbour));
+            }
+        }
+    }
+
     /// Everything the node must hold, after which it forgets all else.
     pub fn reset(node: &str, view: &View) -> (Feed, Fed) {
-        let mut feed = Feed { node: node.into(), references: BTreeMap::new() };
+        let mut feed = Feed::new(node);
         let mut changes = Changes::default();
+        feed.introduce(view, &mut changes);
         for resource in &DATA_PATH {
             view.objects(resource, None).for_each(|object| changes.put(object));
         }
@@ -53,8 +75,10 @@ impl Feed {
     /// The node has everything up to some revision, whose events follow. What its pods refer to is sent again, because a
     /// reference that began meanwhile may be to an object that has not changed since.
     pub fn resume(node: &str, view: &View) -> (Feed, Fed) {
-        let mut feed = Feed { node: node.into(), references: BTreeMap::new() };
+        let mut feed = Feed::new(node);
         let mut changes = Changes::default();
+        // Whether it has been told of others is not known here.
+        feed.introduce(view, &mut changes);
         for pod in view.pods_on(node) {
             feed.hold(pod, view, &mut changes);
         }
@@ -72,12 +96,16 @@ impl Feed {
                 changes.of(event);
                 data_path = true;
             } else if key.resource == PODS {
+                data_path |= self.knows_neighbours && changes.neighbour(event);
                 self.pod(event, view, &mut changes);
             } else if (key.resource == CONFIG_MAPS || key.resource == SECRETS) && self.refers_to(key) {
                 changes.of(event);
             }
         }
-        if changes.0.is_empty() {
+        if events.iter().any(|event| event.object.key.resource == NETWORK_POLICIES) {
+            self.introduce(view, &mut changes);
+        }
+        if changes.0.is_empty() && changes.1.is_empty() {
             return None;
         }
         Some(Fed { delta: changes.into_delta(position, false), data_path })
@@ -117,9 +145,9 @@ impl Feed {
     }
 }
 
-/// The newest state of each object touched; `None` is gone.
+/// The newest state of each object touched, and of each pod as others see it; `None` is gone.
 #[derive(Default)]
-struct Changes(BTreeMap<Key, Option<Arc<Object>>>);
+struct Changes(BTreeMap<Key, Option<Arc<Object>>>, BTreeMap<Key, Option<Bytes>>);
 
 impl Changes {
     fn put(&mut self, object: &Arc<Object>) {
@@ -136,6 +164,18 @@ impl Changes {
         }
     }
 
+    /// False if others see nothing of what happened to a pod.
+    fn neighbour(&mut self, event: &Event) -> bool {
+        let is_there = event.kind != EventKind::Deleted;
+        let now = is_there.then(|| neighbours::of(&event.object)).flatten();
+        let before = if is_there { event.previous.as_deref() } else { Some(&*event.object) };
+        if now == before.and_then(neighbours::of) {
+            return false;
+        }
+        self.1.insert(event.object.key.clone(), now);
+        true
+    }
+
     fn into_delta(self, revision: Revision, reset: bool) -> Delta {
         let changes = self.0.into_iter().map(|(key, object)| Change {
             group: key.resource.group.to_string(),
@@ -144,7 +184,14 @@ impl Changes {
             name: key.name().to_owned(),
             object: object.map(|object| object.bytes().clone()),
         });
-        Delta { revision: revision.0, reset, changes: changes.collect() }
+        let neighbours = self.1.into_iter().map(|(key, object)| Change {
+            group: String::new(),
+            plural: neighbours::NEIGHBOURS.to_owned(),
+            namespace: key.namespace().to_owned(),
+            name: key.name().to_owned(),
+            object,
+        });
+        Delta { revision: revision.0, reset, changes: changes.chain(neighbours).collect() }
     }
 }
 
@@ -213,6 +260,28 @@ mod tests {
         assert_eq!(world.put(PODS, "second", pod("n1", "settings")), ["+pods/second"]);
         assert_eq!(world.delete(PODS, "mine"), ["-pods/mine"]);
         assert_eq!(world.delete(PODS, "second"), ["-configmaps/settings", "-pods/second"]);
+    }
+
+    #[test]
+    fn nodes_know_each_others_pods_while_there_are_policies() {
+        let mut world = World::new();
+        let known = |address: &str, label: &str| {
+            json!({"metadata": {"labels": {"app": label}}, "spec": {"nodeName": "n2", "containers": []},
+                "status": {"podIPs": [{"ip": address}]}})
+        };
+        assert!(world.put(PODS, "far", known("10.244.2.2", "web")).is_empty());
+        let policy = json!({"metadata": {}, "spec": {"podSelector": {}}});
+        assert_eq!(world.put(NETWORK_POLICIES, "deny", policy), ["+networkpolicies/deny", "+neighbours/far"]);
+        let mut same = known("10.244.2.2", "web");
+        same["status"]["message"] = json!("what nobody else needs to know");
+        assert!(world.put(PODS, "far", same).is_empty());
+        assert_eq!(world.put(PODS, "far", known("10.244.2.2", "db")), ["+neighbours/far"]);
+        let (_, fed) = Feed::reset("n1", &world.view);
+        assert_eq!(
+            fed.delta.changes.iter().map(text).collect::<Vec<_>>(),
+            ["+networkpolicies/deny", "+neighbours/far"]
+        );
+        assert_eq!(world.delete(PODS, "far"), ["-neighbours/far"]);
     }
 
     #[test]

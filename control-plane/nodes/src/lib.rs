@@ -7,6 +7,7 @@
 mod feed;
 mod hub;
 mod join;
+mod neighbours;
 mod references;
 mod release;
 mod service;

@@ -50,6 +50,8 @@ impl Field {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Verdict {
     Drop,
+    /// As far as this hook of the kernel is concerned.
+    Accept,
     Return,
     Jump(String),
     Goto(String),
@@ -60,6 +62,7 @@ impl Verdict {
     pub fn data(&self) -> Vec<u8> {
         let (code, chain): (i32, _) = match self {
             Verdict::Drop => (0, None),
+            Verdict::Accept => (1, None),
             Verdict::Jump(chain) => (-3, Some(chain)),
             Verdict::Goto(chain) => (-4, Some(chain)),
             Verdict::Return => (-5, None),
@@ -101,7 +104,7 @@ impl Must {
 }
 
 /// One rule: conditions, and what is done if all hold.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rule {
     pub expressions: Vec<u8>,
 }
@@ -186,6 +189,16 @@ impl Rule {
         self.load(Field::Port, FIRST).compare(Must::Be, &port.to_be_bytes())
     }
 
+    /// To one of these ports.
+    pub fn ports(self, first: u16, last: u16) -> Rule {
+        const AT_MOST: u32 = 3;
+        const AT_LEAST: u32 = 5;
+        let bounds = [(AT_LEAST, first), (AT_MOST, last)];
+        bounds.into_iter().fold(self.load(Field::Port, FIRST), |rule, (how, port)| {
+            rule.add("cmp", &[(1, FIRST), (2, how)], &[(3, &value(&port.to_be_bytes()))])
+        })
+    }
+
     /// From port: the first two bytes of every transport header.
     pub fn source_port(self, port: u16) -> Rule {
         let loaded = self.add("payload", &[(1, FIRST), (2, TRANSPORT_HEADER), (3, 0), (4, 2)], &[]);
@@ -213,6 +226,11 @@ impl Rule {
     /// The first packet of a connection.
     pub fn begins(self) -> Rule {
         self.connection(0, 8)
+    }
+
+    /// Of a connection that was let through before, or about one.
+    pub fn belongs(self) -> Rule {
+        self.connection(0, 2 | 4)
     }
 
     /// Its destination was translated.

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     DNS_ADDRESS,
-    bytecode::Verdict,
+    bytecode::{Rule, Verdict},
     rules::{Family, Shared},
     services::{Endpoint, HostPort, Protocol, Service, ServicePort},
 };
@@ -55,7 +55,8 @@ pub enum Value {
     /// Of a set.
     Member,
     Leads(SocketAddrV4),
-    Goes(Shared),
+    /// To a chain.
+    Goes(String),
     /// Nobody here may answer, and somebody elsewhere would: the client shall try again, and find another node.
     Drop,
 }
@@ -63,7 +64,7 @@ pub enum Value {
 impl Value {
     pub fn verdict(&self) -> Option<Verdict> {
         match self {
-            Value::Goes(chain) => Some(Verdict::Goto(chain.name())),
+            Value::Goes(chain) => Some(Verdict::Goto(chain.clone())),
             Value::Drop => Some(Verdict::Drop),
             Value::Member | Value::Leads(_) => None,
         }
@@ -73,12 +74,19 @@ impl Value {
 /// What every map and set holds.
 pub type Elements = BTreeMap<&'static str, BTreeMap<Key, Value>>;
 
+/// Everything that changes with what there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    pub elements: Elements,
+    /// Chains that elements lead to. What is in one follows from its name.
+    pub chains: BTreeMap<String, Vec<Rule>>,
+    /// Sets of addresses that those look into, named in the same way.
+    pub sets: BTreeMap<String, BTreeSet<Ipv4Addr>>,
+}
+
 /// `host_ports`: those of each pod, with its address.
-pub fn elements<'a>(
-    services: &[Service],
-    host_ports: impl IntoIterator<Item = (Ipv4Addr, &'a [HostPort])>,
-) -> Elements {
-    let mut writer = Writer(Elements::new());
+pub fn state<'a>(services: &[Service], host_ports: impl IntoIterator<Item = (Ipv4Addr, &'a [HostPort])>) -> State {
+    let mut writer = Writer(State::default());
     for service in services {
         for port in &service.ports {
             writer.port(service, port);
@@ -100,11 +108,19 @@ pub fn elements<'a>(
     writer.0
 }
 
-struct Writer(Elements);
+struct Writer(State);
 
 impl Writer {
     fn put(&mut self, map: &'static str, key: Key, value: Value) {
-        self.0.entry(map).or_default().insert(key, value);
+        self.0.elements.entry(map).or_default().insert(key, value);
+    }
+
+    fn goes(&mut self, chain: Shared) -> Value {
+        let name = chain.name();
+        if !self.0.chains.contains_key(&name) {
+            self.0.chains.insert(name.clone(), chain.rules());
+        }
+        Value::Goes(name)
     }
 
     /// A pod that may be led to itself, and would wonder about a packet of its own.
@@ -122,7 +138,7 @@ impl Writer {
             return;
         }
         let protocol = Part::Protocol(port.protocol);
-        let record = service.affinity.map(|time| Value::Goes(Shared::Record(time)));
+        let record = service.affinity.map(|time| self.goes(Shared::Record(time)));
         let sticky = record.is_some();
         // The name service answers where it is, whatever a service of that address says.
         if let Some(address) = service.address.filter(|address| *address != DNS_ADDRESS) {
@@ -153,7 +169,7 @@ impl Writer {
         };
         let value = match endpoints.len() as u32 {
             0 => Value::Drop,
-            endpoints => Value::Goes(Shared::Pick { family, endpoints, sticky }),
+            endpoints => self.goes(Shared::Pick { family, endpoints, sticky }),
         };
         self.put(fronts, key.to_vec(), value);
         for (place, endpoint) in (0..).zip(endpoints) {
@@ -225,7 +241,7 @@ mod tests {
     }
 
     fn text(service: Service) -> String {
-        written(elements(&[service], []))
+        written(state(&[service], []).elements)
     }
 
     fn written(elements: Elements) -> String {
@@ -236,7 +252,7 @@ mod tests {
                 let value = match value {
                     Value::Member => String::new(),
                     Value::Leads(to) => to.to_string(),
-                    Value::Goes(chain) => chain.name(),
+                    Value::Goes(chain) => chain,
                     Value::Drop => "drop".to_owned(),
                 };
                 text.push_str(&format!("{map}: {} → {value}\n", key.join(" ")));
@@ -298,13 +314,13 @@ mod tests {
 
     #[test]
     fn where_things_lead_is_read_back() {
-        let before = elements(&[service(vec![endpoint(2, true, true), endpoint(3, true, true)], false)], []);
+        let before = state(&[service(vec![endpoint(2, true, true), endpoint(3, true, true)], false)], []).elements;
         let backends = Backends::of(&before);
         let both = BTreeSet::from(["10.244.0.2:8080".parse().unwrap(), "10.244.0.3:8080".parse().unwrap()]);
         assert_eq!(backends.at("10.96.0.5:80".parse().unwrap(), Protocol::Tcp), Some(&both));
         assert_eq!(backends.at_node(30080, Protocol::Tcp), Some(&both));
         assert_eq!(backends.at_node(30080, Protocol::Udp), None);
-        let after = Backends::of(&elements(&[service(vec![endpoint(2, true, true)], false)], []));
+        let after = Backends::of(&state(&[service(vec![endpoint(2, true, true)], false)], []).elements);
         assert!(backends.differ(&after, Protocol::Tcp) && !backends.differ(&after, Protocol::Udp));
     }
 
@@ -317,7 +333,7 @@ mod tests {
             container_port: 5353,
         };
         let ports = [port(None), port(Some([192, 0, 2, 1]))];
-        let text = written(elements(&[], [(Ipv4Addr::new(10, 244, 0, 2), ports.as_slice())]));
+        let text = written(state(&[], [(Ipv4Addr::new(10, 244, 0, 2), ports.as_slice())]).elements);
         for expected in
             ["host_ports: udp 53 → 10.244.0.2:5353", "host_address_ports: 192.0.2.1 udp 53 → 10.244.0.2:5353"]
         {

@@ -14,6 +14,7 @@ mod link;
 mod netfilter;
 mod node;
 mod pods;
+mod policies;
 mod resolver;
 mod routes;
 mod rules;
@@ -21,9 +22,11 @@ mod services;
 mod table;
 mod tunnel;
 
+pub use addresses::Range;
 pub use dns::Search;
 pub use node::{Config, Network, NetworkError, Peer, PodLink, upstream};
 pub use pods::Wishes;
+pub use policies::{Allowance, Peers, Policies, Ports};
 pub use resolver::{DnsConfig, DnsPolicy, resolv_conf};
 pub use services::{Endpoint, Host, HostPort, Protocol, Service, ServicePort};
 

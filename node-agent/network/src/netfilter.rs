@@ -184,6 +184,11 @@ impl Batch {
         write(&mut self.messages, NFTABLES | kind, REQUEST | flags, self.number, [IPV4, 0, 0, 0], attributes);
     }
 
+    /// The number of the next message, which no other of this transaction has.
+    pub fn next(&self) -> u32 {
+        self.number + 1
+    }
+
     /// Makes something; what is there already and the same is as good.
     pub fn create(&mut self, kind: u16, attributes: &[u8]) {
         self.add(kind, CREATE, attributes);

@@ -14,9 +14,10 @@ use crate::{
     DNS_ADDRESS,
     addresses::{Addresses, Range},
     dns::{Names, Server},
-    elements::elements,
+    elements::state,
     link,
     pods::{Pods, Wishes},
+    policies::{self, Policies},
     routes::{self, Route},
     services::{HostPort, Service},
     table::Table,
@@ -80,6 +81,7 @@ pub struct Network {
 struct Given {
     /// `None` until somebody has said what services there are. So long the kernel keeps what it has.
     services: Option<Vec<Service>>,
+    policies: Policies,
     pods: Pods,
     host_ports: BTreeMap<String, (Ipv4Addr, Vec<HostPort>)>,
     table: Table,
@@ -110,7 +112,7 @@ impl Network {
         }
         let routes = routes::held(&handle).await?;
         let (table, peers) = (Table::default(), BTreeMap::new());
-        let given = Given { services: None, pods, host_ports, table, routes, peers };
+        let given = Given { services: None, policies: Policies::default(), pods, host_ports, table, routes, peers };
         Ok(Network {
             handle,
             dns,
@@ -240,13 +242,14 @@ impl Network {
         link::mtu(&self.handle, uplink).await
     }
 
-    /// All services. When it returns, every new connection on this node sees them.
-    pub async fn set_services(&self, services: Vec<Service>) -> Result<(), NetworkError> {
+    /// All services, and who may speak to whom. When it returns, every new connection on this node sees them.
+    pub async fn set_services(&self, services: Vec<Service>, policies: Policies) -> Result<(), NetworkError> {
         let mut given = self.given.lock().await;
         if given.services.as_ref() != Some(&services) {
             self.dns.set_names(Names::of(&services));
         }
         given.services = Some(services);
+        given.policies = policies;
         given.tell()
     }
 
@@ -267,7 +270,9 @@ impl Given {
     fn tell(&mut self) -> Result<(), NetworkError> {
         let Some(services) = &self.services else { return Ok(()) };
         let host_ports = self.host_ports.values().map(|(pod, ports)| (*pod, ports.as_slice()));
-        self.table.apply(elements(services, host_ports))
+        let mut state = state(services, host_ports);
+        policies::add(&mut state, &self.policies);
+        self.table.apply(state)
     }
 }
 

@@ -40,10 +40,10 @@ pub enum Gives {
     AddressAndPort,
 }
 
-pub struct Map {
-    pub name: &'static str,
+pub struct Map<'a> {
+    pub name: &'a str,
     /// The parts of a key, each of four bytes.
-    pub key: &'static [Field],
+    pub key: &'a [Field],
     pub gives: Gives,
     /// Filled by rules, for a time, up to a number.
     pub recorded: Option<u32>,
@@ -53,7 +53,7 @@ pub struct Map {
 const NODE_KEY: &[Field] = &[Field::Protocol, Port];
 const SERVICE_KEY: &[Field] = &[Destination, Field::Protocol, Port];
 
-pub const MAPS: [Map; 12] = [
+pub const MAPS: [Map<'static>; 14] = [
     map("services", SERVICE_KEY, Gives::Verdict),
     map("endpoints", &[Destination, Field::Protocol, Port, Dice(0)], Gives::AddressAndPort),
     map("node_ports", NODE_KEY, Gives::Verdict),
@@ -64,6 +64,8 @@ pub const MAPS: [Map; 12] = [
     map("sticky_ports", NODE_KEY, Gives::Verdict),
     map("host_ports", NODE_KEY, Gives::AddressAndPort),
     map("host_address_ports", SERVICE_KEY, Gives::AddressAndPort),
+    map("isolated_in", &[Destination], Gives::Verdict),
+    map("isolated_out", &[Source], Gives::Verdict),
     map("hairpins", &[Source, Destination], Gives::Membership),
     Map {
         recorded: Some(CLIENTS_MAX),
@@ -71,7 +73,7 @@ pub const MAPS: [Map; 12] = [
     },
 ];
 
-const fn map(name: &'static str, key: &'static [Field], gives: Gives) -> Map {
+const fn map(name: &'static str, key: &'static [Field], gives: Gives) -> Map<'static> {
     Map { name, key, gives, recorded: None }
 }
 
@@ -165,6 +167,10 @@ pub fn chains() -> Vec<Chain> {
                 rule().begins().led().follow(&[Field::Protocol, OriginalPort], "sticky_ports"),
             ],
         ),
+        // What a machine says to its own pods goes another way, and is not asked: probes must pass. That which one pod may
+        // send, another must also be allowed to get.
+        hooked("egress", "filter", Place::Forward, FILTER - 2, isolated(Source, "isolated_out")),
+        hooked("ingress", "filter", Place::Forward, FILTER - 1, isolated(Destination, "isolated_in")),
         hooked("postrouting", "nat", Place::Postrouting, SOURCE_NAT, postrouting()),
         hooked(
             "unserved_forward",
@@ -226,6 +232,15 @@ fn postrouting() -> Vec<Rule> {
     ]
 }
 
+/// Nobody is kept from himself, nor from answering.
+fn isolated(pod: Field, map: &str) -> Vec<Rule> {
+    vec![
+        Rule::new().belongs().decide(&Verdict::Accept),
+        Rule::new().listed(&[Source, Destination], "hairpins").decide(&Verdict::Accept),
+        Rule::new().follow(&[pod], map),
+    ]
+}
+
 fn unserved() -> Rule {
     Rule::new().within(Destination, Be, range(SERVICE_RANGE)).address(Destination, NotBe, DNS_ADDRESS)
 }
@@ -263,8 +278,8 @@ impl Shared {
         }
     }
 
-    pub fn chain(self) -> Chain {
-        let rules = match self {
+    pub fn rules(self) -> Vec<Rule> {
+        match self {
             Shared::Record(time) => {
                 let fields = [OriginalSource, OriginalDestination, Field::Protocol, OriginalPort];
                 vec![Rule::new().record(&fields, AFFINITY, time)]
@@ -281,7 +296,6 @@ impl Shared {
                 let key = [address, NODE_KEY, &[Dice(endpoints)]].concat();
                 marked.into_iter().chain(again).chain([Rule::new().lead(&key, map)]).collect()
             }
-        };
-        Chain { name: self.name(), hook: None, rules }
+        }
     }
 }

@@ -6,7 +6,7 @@
 //!   pick-3:    10.96.7.8 . tcp . 80 . dice below 3
 //!   endpoints: 10.96.7.8 . tcp . 80 . 2   → 10.244.1.9 . 8080
 //! ```
-//! The chains depend on the number of endpoints only and are shared by all services, so a change of a service is a
+//! Such chains depend on the number of endpoints only and are shared by all services, so a change of a service is a
 //! handful of elements, whatever the number of services. A transaction of the kernel takes them all or none.
 
 use std::{
@@ -16,12 +16,12 @@ use std::{
 };
 
 use crate::{
-    bytecode::{Rule, text, value},
+    bytecode::{Field, Rule, text, value},
     conntrack,
-    elements::{Backends, Elements, Key, Part, Value},
+    elements::{Backends, Elements, Key, Part, State, Value},
     netfilter::{Batch, NFTABLES, Socket, attribute, attributes, find, nested},
     node::NetworkError,
-    rules::{AFFINITY, Chain, Gives, MAPS, Map, Shared, TABLE, chains},
+    rules::{AFFINITY, Gives, Hook, MAPS, Map, TABLE, chains},
     services::Protocol,
 };
 
@@ -29,9 +29,13 @@ use crate::{
 const NEW_TABLE: u16 = 0;
 const DELETE_TABLE: u16 = 2;
 const NEW_CHAIN: u16 = 3;
+const GET_CHAIN: u16 = 4;
+const DELETE_CHAIN: u16 = 5;
 const NEW_RULE: u16 = 6;
 const DELETE_RULE: u16 = 8;
 const NEW_SET: u16 = 9;
+const GET_SET: u16 = 10;
+const DELETE_SET: u16 = 11;
 const NEW_ELEMENT: u16 = 12;
 const GET_ELEMENT: u16 = 13;
 const DELETE_ELEMENT: u16 = 14;
@@ -48,21 +52,16 @@ const ENOENT: i32 = 2;
 #[derive(Default)]
 pub struct Table {
     /// `None` while that is not known: at first, and after a change that failed.
-    held: Option<Held>,
-}
-
-struct Held {
-    elements: Elements,
-    chains: BTreeSet<Shared>,
+    held: Option<State>,
 }
 
 impl Table {
     /// Makes the kernel hold `wanted`. When it returns, it does, and nothing that it remembers of connections leads to
     /// where nothing leads any more.
-    pub fn apply(&mut self, wanted: Elements) -> Result<(), NetworkError> {
-        let now = Backends::of(&wanted);
+    pub fn apply(&mut self, wanted: State) -> Result<(), NetworkError> {
+        let now = Backends::of(&wanted.elements);
         let before = self.held.as_ref().map(|held| Backends::of(&held.elements));
-        let is_sticky = STICKY_FRONTS.iter().any(|map| wanted.contains_key(map));
+        let is_sticky = STICKY_FRONTS.iter().any(|map| wanted.elements.contains_key(map));
         self.hold(wanted).map_err(|error| NetworkError::io("nftables", error))?;
         let changed = |protocol| before.as_ref().is_none_or(|before| before.differ(&now, protocol));
         let affinity = match is_sticky && Protocol::ALL.into_iter().any(changed) {
@@ -76,32 +75,28 @@ impl Table {
         Ok(())
     }
 
-    fn hold(&mut self, wanted: Elements) -> io::Result<()> {
-        let shared = led_to(&wanted);
-        if let Some(held) = &mut self.held {
+    fn hold(&mut self, wanted: State) -> io::Result<()> {
+        if let Some(held) = self.held.take() {
             let mut batch = Batch::default();
-            for chain in shared.difference(&held.chains) {
-                make(&mut batch, &chain.chain());
-                fill(&mut batch, &chain.chain());
-            }
-            change(&mut batch, &held.elements, &wanted);
+            change(&mut batch, &held, &wanted);
             match batch.commit() {
                 Ok(()) => {
-                    held.elements = wanted;
-                    held.chains.extend(shared);
+                    self.held = Some(wanted);
                     return Ok(());
                 }
                 // Somebody else has changed the table, or it is gone.
                 Err(error) => tracing::warn!(%error, "the rules are made as a whole"),
             }
         }
-        // Until that has succeeded nobody knows what is there.
-        self.held = None;
-        if let Err(error) = whole(&shared, &wanted, false).commit() {
+        if let Err(error) = taken_over(&wanted).and_then(Batch::commit) {
             tracing::debug!(%error, "the table of before cannot be used");
-            whole(&shared, &wanted, true).commit()?;
+            let mut batch = Batch::default();
+            none(&mut batch);
+            lay(&mut batch);
+            change(&mut batch, &State::default(), &wanted);
+            batch.commit()?;
         }
-        self.held = Some(Held { elements: wanted, chains: shared });
+        self.held = Some(wanted);
         Ok(())
     }
 
@@ -127,32 +122,63 @@ fn none(batch: &mut Batch) {
     batch.delete(DELETE_TABLE, &named(""));
 }
 
-/// All of the table. What is there is taken over, or taken away before (`anew`).
-fn whole(shared: &BTreeSet<Shared>, wanted: &Elements, anew: bool) -> Batch {
-    let mut batch = Batch::default();
-    if anew {
-        none(&mut batch);
-    }
+/// The foundation: maps without elements, and the chains that are always there.
+fn lay(batch: &mut Batch) {
     batch.create(NEW_TABLE, &named(""));
-    for (number, map) in (1..).zip(&MAPS) {
-        declare(&mut batch, map, number);
+    for map in &MAPS {
+        declare(batch, map);
         if map.recorded.is_none() {
             batch.delete(DELETE_ELEMENT, &named(map.name));
         }
     }
+    let chains = chains();
     // All chains before the first rule: rules lead to chains.
-    let chains: Vec<Chain> = chains().into_iter().chain(shared.iter().map(|shared| shared.chain())).collect();
     for chain in &chains {
-        make(&mut batch, chain);
+        make(batch, &chain.name, chain.hook.as_ref());
     }
     for chain in &chains {
-        fill(&mut batch, chain);
+        fill(batch, &chain.name, &chain.rules);
     }
-    change(&mut batch, &Elements::new(), wanted);
-    batch
 }
 
-fn declare(batch: &mut Batch, map: &Map, number: u32) {
+/// All of the table, in the place of what an agent of before made of it.
+fn taken_over(wanted: &State) -> io::Result<Batch> {
+    let mut batch = Batch::default();
+    lay(&mut batch);
+    let mut before = State::default();
+    let own: BTreeSet<String> = chains().into_iter().map(|chain| chain.name).collect();
+    for name in names(GET_CHAIN, 3)?.into_iter().filter(|name| !own.contains(name)) {
+        before.chains.insert(name, Vec::new());
+    }
+    for name in names(GET_SET, 2)?.into_iter().filter(|name| MAPS.iter().all(|map| map.name != name)) {
+        before.sets.insert(name, BTreeSet::new());
+    }
+    // Those of the same name have the same content; another version of this program may see that otherwise.
+    for (name, rules) in wanted.chains.iter().filter(|(name, _)| before.chains.contains_key(*name)) {
+        make(&mut batch, name, None);
+        fill(&mut batch, name, rules);
+    }
+    change(&mut batch, &before, wanted);
+    Ok(batch)
+}
+
+/// How all chains or sets of the table are called.
+fn names(kind: u16, attribute_of_name: u16) -> io::Result<Vec<String>> {
+    let word = |bytes: &[u8]| String::from_utf8_lossy(bytes.strip_suffix(&[0]).unwrap_or(bytes)).into_owned();
+    let mut names = Vec::new();
+    let mut table = Vec::new();
+    attribute(&mut table, 1, &text(TABLE));
+    Socket::open()?.dump(NFTABLES | kind, &table, |message| {
+        if let (Some(table), Some(name)) = (find(message, 1), find(message, attribute_of_name))
+            && word(table) == TABLE
+        {
+            names.push(word(name));
+        }
+    })?;
+    Ok(names)
+}
+
+fn declare(batch: &mut Batch, map: &Map) {
     const IS_MAP: u32 = 8;
     const HAS_TIMEOUTS: u32 = 0x10;
     const IS_WRITTEN_BY_RULES: u32 = 0x20;
@@ -173,7 +199,7 @@ fn declare(batch: &mut Batch, map: &Map, number: u32) {
             put(7, 8);
         }
     }
-    put(10, number);
+    put(10, batch.next());
     if let Some(size) = map.recorded {
         let mut description = Vec::new();
         attribute(&mut description, 1, &size.to_be_bytes());
@@ -182,11 +208,11 @@ fn declare(batch: &mut Batch, map: &Map, number: u32) {
     batch.create(NEW_SET, &set);
 }
 
-fn make(batch: &mut Batch, chain: &Chain) {
+fn make(batch: &mut Batch, name: &str, hook: Option<&Hook>) {
     let mut made = Vec::new();
     attribute(&mut made, 1, &text(TABLE));
-    attribute(&mut made, 3, &text(&chain.name));
-    if let Some(hook) = &chain.hook {
+    attribute(&mut made, 3, &text(name));
+    if let Some(hook) = hook {
         let mut place = Vec::new();
         attribute(&mut place, 1, &(hook.place as u32).to_be_bytes());
         attribute(&mut place, 2, &hook.priority.to_be_bytes());
@@ -194,33 +220,57 @@ fn make(batch: &mut Batch, chain: &Chain) {
         attribute(&mut made, 7, &text(hook.kind));
     }
     batch.create(NEW_CHAIN, &made);
-    batch.delete(DELETE_RULE, &named(&chain.name));
+    batch.delete(DELETE_RULE, &named(name));
 }
 
-fn fill(batch: &mut Batch, chain: &Chain) {
-    for Rule { expressions } in &chain.rules {
-        let mut rule = named(&chain.name);
+fn fill(batch: &mut Batch, chain: &str, rules: &[Rule]) {
+    for Rule { expressions } in rules {
+        let mut rule = named(chain);
         nested(&mut rule, 4, expressions);
         batch.append(NEW_RULE, &rule);
     }
 }
 
-/// Removals first: an element whose value changes is removed and added again, in the same transaction.
-fn change(batch: &mut Batch, held: &Elements, wanted: &Elements) {
+/// What is led to is made before what leads to it, and goes after it.
+fn change(batch: &mut Batch, held: &State, wanted: &State) {
+    for (name, addresses) in wanted.sets.iter().filter(|(name, _)| !held.sets.contains_key(*name)) {
+        declare(batch, &Map { name, key: &[Field::Source], gives: Gives::Membership, recorded: None });
+        let elements: Vec<_> = addresses.iter().map(|address| (vec![Part::Address(*address)], Value::Member)).collect();
+        let elements: Vec<_> = elements.iter().map(|(key, value)| (key, value)).collect();
+        list(batch, name, &elements, true);
+    }
+    for (name, rules) in wanted.chains.iter().filter(|(name, _)| !held.chains.contains_key(*name)) {
+        make(batch, name, None);
+        fill(batch, name, rules);
+    }
+    // Removals first: an element whose value changes is removed and added again, in the same transaction.
     for (from, to, is_added) in [(held, wanted, false), (wanted, held, true)] {
-        for (map, elements) in differing(from, to) {
-            for some in elements.chunks(ELEMENTS_AT_ONCE) {
-                let mut list = Vec::new();
-                for (key, value) in some {
-                    nested(&mut list, 1, &element(key, is_added.then_some(value)));
-                }
-                let mut message = named(map);
-                nested(&mut message, 3, &list);
-                match is_added {
-                    true => batch.create(NEW_ELEMENT, &message),
-                    false => batch.delete(DELETE_ELEMENT, &message),
-                }
-            }
+        for (map, elements) in differing(&from.elements, &to.elements) {
+            list(batch, map, &elements, is_added);
+        }
+    }
+    for name in held.chains.keys().filter(|name| !wanted.chains.contains_key(*name)) {
+        let mut chain = Vec::new();
+        attribute(&mut chain, 1, &text(TABLE));
+        attribute(&mut chain, 3, &text(name));
+        batch.delete(DELETE_CHAIN, &chain);
+    }
+    for name in held.sets.keys().filter(|name| !wanted.sets.contains_key(*name)) {
+        batch.delete(DELETE_SET, &named(name));
+    }
+}
+
+fn list(batch: &mut Batch, map: &str, elements: &[(&Key, &Value)], is_added: bool) {
+    for some in elements.chunks(ELEMENTS_AT_ONCE) {
+        let mut list = Vec::new();
+        for (key, value) in some {
+            nested(&mut list, 1, &element(key, is_added.then_some(value)));
+        }
+        let mut message = named(map);
+        nested(&mut message, 3, &list);
+        match is_added {
+            true => batch.create(NEW_ELEMENT, &message),
+            false => batch.delete(DELETE_ELEMENT, &message),
         }
     }
 }
@@ -250,14 +300,6 @@ fn element(key: &[Part], given: Option<&Value>) -> Vec<u8> {
         nested(&mut element, 2, &data);
     }
     element
-}
-
-fn led_to(elements: &Elements) -> BTreeSet<Shared> {
-    let chain = |value: &Value| match value {
-        Value::Goes(chain) => Some(*chain),
-        _ => None,
-    };
-    elements.values().flat_map(BTreeMap::values).filter_map(chain).collect()
 }
 
 /// Takes out of the affinity map who would be led to an endpoint that is gone.

@@ -16,6 +16,7 @@ use k8s_openapi::api::{
     discovery::v1::EndpointSlice,
 };
 
+use super::policies::policies;
 use crate::{
     AgentConfig, AgentError,
     surface::{Cluster, Failure, Network, PodNetwork, PodRef},
@@ -69,7 +70,7 @@ impl Network for PodsNetwork {
         let peers: Vec<Peer> = others.filter_map(|(_, node)| peer(node)).collect();
         // One node that cannot be reached must not keep the services of all others from being known.
         let routed = self.node.set_nodes(own.as_ref(), &peers).await;
-        self.node.set_services(services(cluster, &self.name)).await.map_err(failure)?;
+        self.node.set_services(services(cluster, &self.name), policies(cluster, &self.name)).await.map_err(failure)?;
         // What services there are is known here now, and said so; a route that is missing is tried again with the next
         // change, and must not hold up the stop of pods.
         if let Err(error) = routed {
@@ -126,7 +127,7 @@ fn failure(error: NetworkError) -> Failure {
     Failure(error.to_string())
 }
 
-fn protocol(name: &str) -> Protocol {
+pub fn protocol(name: &str) -> Protocol {
     match name {
         "UDP" => Protocol::Udp,
         "SCTP" => Protocol::Sctp,

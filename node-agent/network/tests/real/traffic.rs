@@ -5,9 +5,9 @@ use std::net::Ipv4Addr;
 use crate::world::{Node, Pod, Space, Wire, again, answers, node_far_away, search};
 use copepod_network::{Endpoint, HostPort, Protocol, Service, ServicePort, Wishes};
 
-const WEB: &str = "10.96.0.5:80";
+pub const WEB: &str = "10.96.0.5:80";
 
-fn service(endpoints: &[&Pod], own: u8, protocol: Protocol) -> Service {
+pub fn service(endpoints: &[&Pod], own: u8, protocol: Protocol) -> Service {
     let endpoints = endpoints.iter().map(|pod| Endpoint {
         address: pod.address,
         port: 8080,
@@ -38,11 +38,15 @@ fn serve(nodes: &[&Node], endpoints: &[&Pod]) {
     }
 }
 
-fn two_nodes() -> (Node, Node, Space) {
+pub fn two_nodes() -> (Node, Node, Space) {
     let mut wire = Wire::new();
     let (one, two, outside) = (wire.node(), wire.node(), wire.machine());
     one.peers(&[&two]);
     two.peers(&[&one]);
+    // A wire that has just been laid carries nothing for a moment.
+    for far in ["192.0.2.1:9", "192.0.2.2:9"] {
+        assert_eq!(outside.tcp(far), "ConnectionRefused");
+    }
     (one, two, outside)
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use copepod_network::{Config, Network, Peer, PodLink, Search, Wishes};
+use copepod_network::{Config, Network, Peer, PodLink, Policies, Search, Service, Wishes};
 use nix::sched::{CloneFlags, setns, unshare};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -269,9 +269,13 @@ impl Node {
         Peer { address: self.address, range: format!("10.244.{}.0/24", self.number) }
     }
 
-    pub fn services(&self, services: &[copepod_network::Service]) {
+    pub fn services(&self, services: &[Service]) {
+        self.services_and_policies(services, Policies::default());
+    }
+
+    pub fn services_and_policies(&self, services: &[Service], policies: Policies) {
         let services = services.to_vec();
-        self.with(async move |network| network.set_services(services).await).unwrap();
+        self.with(async move |network| network.set_services(services, policies).await).unwrap();
     }
 
     pub fn pod(&self, uid: &str) -> Pod {
