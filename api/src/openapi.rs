@@ -76,9 +76,14 @@ pub fn document(group: &str, version: &str, served: &[Served<'_>]) -> Value {
 pub fn index<'a>(documents: impl IntoIterator<Item = (&'a str, &'a str)>) -> Value {
     let paths: Map<String, Value> = documents
         .into_iter()
-        .map(|(path, hash)| (path.to_owned(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={hash}")})))
+        .map(|(path, hash)| (path.to_owned(), json!({"serverRelativeURL": location(path, hash)})))
         .collect();
     json!({"paths": paths})
+}
+
+/// Where a document is, by its path and hash.
+pub fn location(path: &str, hash: &str) -> String {
+    format!("/openapi/v3/{path}?hash={hash}")
 }
 
 /// The hash by which the index names a document.
@@ -432,8 +437,7 @@ mod tests {
                 kind: Some(("autoscaling", "v1", "Scale")),
                 verbs: &["get", "update", "patch"],
             },
-        ]
-        .into();
+        ];
         document("apps", "v1", &[Served { kind: &deployment, verbs: ALL_VERBS }])
     }
 

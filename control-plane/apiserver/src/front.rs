@@ -137,7 +137,9 @@ async fn answer(front: &Arc<Front>, request: Request, labels: &mut Labels) -> St
                 Place::IssuerKeys => tokens::issuer_keys(front),
                 Place::Metrics => Ok(answer::typed(200, METRICS, front.metrics.text(&view, &front.fairness))),
                 Place::OpenApiV2 => openapi::answer_v2(catalog, request.headers()).await,
-                Place::OpenApi(path) => openapi::answer(path.as_deref(), catalog, request.headers()).await,
+                Place::OpenApi(path) => {
+                    openapi::answer(path.as_deref(), catalog, request.uri(), request.headers()).await
+                }
                 place => discovery::answer(&place, &catalog, request.headers()),
             }
         }

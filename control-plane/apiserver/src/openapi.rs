@@ -17,8 +17,8 @@ use copepod_api::{
 };
 use copepod_registry::Catalog;
 use http::{
-    HeaderMap, HeaderValue, StatusCode,
-    header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, VARY},
+    HeaderMap, HeaderValue, StatusCode, Uri,
+    header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, LOCATION, VARY},
 };
 use serde_json::Value;
 use tokio::sync::Semaphore;
@@ -26,31 +26,78 @@ use tokio::sync::Semaphore;
 use crate::{
     accept::{self, Encoding},
     answer,
+    query::Query,
 };
 
 /// Documents take a moment of a processor each to make: one at a time is enough for anybody.
 static MAKING: Semaphore = Semaphore::const_new(1);
 
-pub async fn answer(path: Option<&str>, catalog: Arc<Catalog>, headers: &HeaderMap) -> StatusResult<Response> {
+/// The index of v3 (no path), or a document of it.
+pub async fn answer(
+    path: Option<&str>,
+    catalog: Arc<Catalog>,
+    uri: &Uri,
+    headers: &HeaderMap,
+) -> StatusResult<Response> {
     if accept::ranges(headers).next().is_some()
         && !accept::ranges(headers)
             .any(|range| matches!(range.media.as_str(), "application/json" | "*/*" | "application/*"))
     {
         return Err(Status::not_acceptable("only application/json is served here"));
     }
-    let path = path.map(str::to_owned);
-    let _turn = MAKING.acquire().await.map_err(Status::internal)?;
-    let made = tokio::task::spawn_blocking(move || match path {
-        None => Some((index(&catalog), None)),
-        Some(path) => document(&catalog, &path).map(|document| (document, hash(&catalog, &path))),
-    });
-    let (document, hash) = made.await.map_err(Status::internal)?.ok_or_else(Status::no_such_path)?;
-    let mut response = answer::json(200, document, Encoding::Json);
-    if let Some(tag) = hash.and_then(|hash| HeaderValue::from_str(&format!("\"{hash}\"")).ok()) {
-        response.headers_mut().insert(ETAG, tag);
-        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
-    }
+    let Some(path) = path.map(str::to_owned) else {
+        let index = make(move || index(&catalog)).await?;
+        return Ok(answer::json(200, index, Encoding::Json));
+    };
+    let (own_path, own_catalog) = (path.clone(), catalog.clone());
+    let hash = make(move || hash(&own_catalog, &own_path)).await?.ok_or_else(Status::no_such_path)?;
+    let tag = format!("\"{hash}\"");
+    let query = Query::of(uri)?;
+    let mut response = match (query.text("hash"), known(headers, &tag)) {
+        // The document of that hash is no more; whoever keeps documents by their hashes must not keep this one by it.
+        (Some(asked), _) if asked != hash => {
+            let mut response = bare(StatusCode::MOVED_PERMANENTLY);
+            let location = HeaderValue::from_str(&openapi::location(&path, &hash)).map_err(Status::internal)?;
+            response.headers_mut().insert(LOCATION, location);
+            return Ok(response);
+        }
+        (_, true) => bare(StatusCode::NOT_MODIFIED),
+        (asked, false) => {
+            let is_for_good = asked.is_some();
+            let document = make(move || document(&catalog, &path)).await?.ok_or_else(Status::no_such_path)?;
+            let mut response = answer::json(200, document, Encoding::Json);
+            if is_for_good {
+                response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+            }
+            response
+        }
+    };
+    tagged(&mut response, &tag);
     Ok(response)
+}
+
+/// Makes something of the documents, by a thread that may take its time, in turn.
+async fn make<T: Send + 'static>(make: impl FnOnce() -> T + Send + 'static) -> StatusResult<T> {
+    let _turn = MAKING.acquire().await.map_err(Status::internal)?;
+    tokio::task::spawn_blocking(make).await.map_err(Status::internal)
+}
+
+/// The client has what this tag names.
+fn known(headers: &HeaderMap, tag: &str) -> bool {
+    headers.get_all(IF_NONE_MATCH).iter().any(|known| known.as_bytes() == tag.as_bytes())
+}
+
+fn bare(code: StatusCode) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = code;
+    response
+}
+
+fn tagged(response: &mut Response, tag: &str) {
+    if let Ok(tag) = HeaderValue::from_str(tag) {
+        response.headers_mut().insert(ETAG, tag);
+    }
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
 }
 
 /// `api/v1`, `apis/apps/v1`, …, with what each is about.
@@ -82,45 +129,35 @@ fn wants_protobuf(headers: &HeaderMap) -> StatusResult<bool> {
     })
 }
 
-/// The hash of the last document of v2, by which clients ask whether it changed.
+/// The tag of the last document of v2, by which clients ask whether it changed.
 static LAST: Mutex<Option<(Arc<Catalog>, String)>> = Mutex::new(None);
 
 /// The one document of v2.
 pub async fn answer_v2(catalog: Arc<Catalog>, headers: &HeaderMap) -> StatusResult<Response> {
     let in_protobuf = wants_protobuf(headers)?;
-    let known = headers.get(IF_NONE_MATCH).and_then(|tag| tag.to_str().ok()).map(str::to_owned);
-    let _turn = MAKING.acquire().await.map_err(Status::internal)?;
-    let make = move || {
-        let last = |hash: Option<String>| {
-            let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-            *last = hash.map(|hash| (catalog.clone(), hash)).or_else(|| last.take());
-            last.as_ref().filter(|(of, _)| Arc::ptr_eq(of, &catalog)).map(|(_, hash)| format!("\"{hash}\""))
-        };
-        if let (Some(tag), Some(known)) = (last(None), &known)
-            && tag == *known
-        {
-            return (None, Some(tag));
-        }
+    let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    if let Some((of, tag)) = last
+        && Arc::ptr_eq(&of, &catalog)
+        && known(headers, &tag)
+    {
+        let mut response = bare(StatusCode::NOT_MODIFIED);
+        tagged(&mut response, &tag);
+        return Ok(response);
+    }
+    let (document, tag) = make(move || {
         let groups = paths(&catalog).into_iter().map(|(_, group, version)| of_group(&catalog, group, version));
         let document = v2::document(groups);
         let text = document.to_string();
-        let tag = last(Some(openapi::hash(text.as_bytes())));
-        (Some(if in_protobuf { gnostic::document(&document) } else { text.into_bytes() }), tag)
+        let tag = format!("\"{}\"", openapi::hash(text.as_bytes()));
+        *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((catalog.clone(), tag.clone()));
+        (if in_protobuf { gnostic::document(&document) } else { text.into_bytes() }, tag)
+    })
+    .await?;
+    let mut response = match in_protobuf {
+        true => answer::typed(200, gnostic::MEDIA_TYPE, document),
+        false => answer::json(200, document, Encoding::Json),
     };
-    let (document, tag) = tokio::task::spawn_blocking(make).await.map_err(Status::internal)?;
-    let mut response = match document {
-        Some(document) if in_protobuf => answer::typed(200, gnostic::MEDIA_TYPE, document),
-        Some(document) => answer::json(200, document, Encoding::Json),
-        None => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::NOT_MODIFIED;
-            response
-        }
-    };
-    if let Some(tag) = tag.and_then(|tag| HeaderValue::from_str(&tag).ok()) {
-        response.headers_mut().insert(ETAG, tag);
-    }
-    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    tagged(&mut response, &tag);
     Ok(response)
 }
 

@@ -353,7 +353,13 @@ async fn the_api_describes_itself() {
 
     let index = http.get("/openapi/v3").await.json();
     let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
-    let document = http.get(url).await.json();
+    let found = http.get(url).await;
+    assert_eq!(found.headers["cache-control"], "public, immutable");
+    let known = [("if-none-match", found.headers["etag"].to_str().unwrap())];
+    assert_eq!(http.send(Method::GET, url, &known, "").await.code, 304);
+    let moved = http.send(Method::GET, "/openapi/v3/apis/apps/v1?hash=old", &known, "").await;
+    assert_eq!((moved.code, moved.headers["location"].to_str().unwrap()), (301, url));
+    let document = found.json();
     assert!(document["components"]["schemas"]["io.k8s.api.apps.v1.Deployment"].is_object());
 }
 
