@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub(crate) use defaults::template_defaults;
-pub(crate) use validate::validate_template;
+pub(crate) use validate::{validate_any_template, validate_template};
 
 use crate::{
     Row, json as fields,
