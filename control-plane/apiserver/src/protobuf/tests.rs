@@ -72,7 +72,7 @@ fn every_kind() -> impl Iterator<Item = Value> {
             })
         };
         let root = schemas.as_object().unwrap().values().find(|schema| is_root(schema));
-        let mut object = filled(schemas, root.unwrap(), 9).unwrap();
+        let mut object = filled(schemas, root.unwrap(), 12).unwrap();
         object["apiVersion"] = json!(kind.api_version());
         object["kind"] = json!(kind.name);
         // A claim inside a StatefulSet does not say in protobuf what it is; defaults say it again.
@@ -90,10 +90,28 @@ fn written(object: &Value) -> Vec<u8> {
     whole(&known, object)
 }
 
+/// Where two values differ first.
+fn difference(one: &Value, other: &Value) -> Option<String> {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let fields: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+            fields.into_iter().find_map(|field| match (one.get(field), other.get(field)) {
+                (Some(one), Some(other)) => difference(one, other).map(|rest| format!(".{field}{rest}")),
+                (one, other) => Some(format!(".{field}: {one:?} and {other:?}")),
+            })
+        }
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            one.iter().zip(other).find_map(|(one, other)| difference(one, other)).map(|rest| format!("[]{rest}"))
+        }
+        _ => (one != other).then(|| format!(": {one} and {other}")),
+    }
+}
+
 #[test]
 fn every_kind_served_comes_back_as_it_was() {
     for object in every_kind() {
-        assert_eq!(decode(&written(&object)).unwrap(), object, "{} {}", object["apiVersion"], object["kind"]);
+        let read = decode(&written(&object)).unwrap();
+        assert_eq!(difference(&read, &object), None, "{} {}", object["apiVersion"], object["kind"]);
     }
 }
 
