@@ -27,7 +27,7 @@ use crate::{
     metrics::{Labels, Metrics},
     openapi,
     path::{Asked, Place},
-    protobuf,
+    protobuf, proxy,
     query::Query,
     read, reviews, streams,
     tokens::{self, Keys},
@@ -157,6 +157,9 @@ async fn about_objects(
     if verb == "get" && &*asked.subresource == "log" {
         return logs::answer(front, request, &user, &asked, &query).await;
     }
+    if proxy::is_proxy(&asked) {
+        return proxy::answer(front, request, &user, &asked).await;
+    }
     if streams::is_stream(&asked) {
         return streams::answer(front, request, &user, &asked, &query).await;
     }
@@ -180,6 +183,7 @@ fn verb(method: &Method, asked: &Asked, query: &Query) -> StatusResult<&'static 
         Method::GET if is_collection && query.flag("watch")? => "watch",
         Method::GET if is_collection => "list",
         Method::GET => "get",
+        Method::HEAD | Method::OPTIONS if proxy::is_proxy(asked) => "get",
         Method::POST if is_collection || !asked.subresource.is_empty() => "create",
         Method::PUT if !is_collection => "update",
         Method::PATCH if !is_collection => "patch",

@@ -20,11 +20,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("authorization.k8s.io/v1", "reviews are answered by the API server and never stored"),
     ("v1 pods/ephemeralcontainers", "workloads are on their way"),
     ("v1 pods/resize", "workloads are on their way"),
-    ("v1 nodes/proxy", "streams are on their way"),
-    ("v1 pods/attach", "streams are on their way"),
-    ("v1 pods/portforward", "streams are on their way"),
-    ("v1 pods/proxy", "streams are on their way"),
-    ("v1 services/proxy", "streams are on their way"),
 ];
 
 fn described(row: &Row) -> Vec<String> {
