@@ -115,9 +115,8 @@ async fn answer(front: &Arc<Front>, request: Request, labels: &mut Labels) -> St
                 judge.check(&user, &wish)?;
                 seat
             };
-            let mut response = about_objects(front, request, user, asked, verb, query).await?;
-            seat.mark(&mut response);
-            Ok(response)
+            let response = about_objects(front, request, user, asked, verb, query).await?;
+            Ok(seat.settle(response))
         }
         Place::Review { review, namespace } => {
             let wish = Wish::Object(review.wish(&namespace));
