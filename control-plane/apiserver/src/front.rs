@@ -163,7 +163,7 @@ async fn about_objects(
         return streams::answer(front, request, &user, &asked, &query).await;
     }
     if asked.row.kind.resource() == SERVICE_ACCOUNTS && &*asked.subresource == "token" {
-        return tokens::issue(front, request, &asked).await;
+        return tokens::issue(front, request, &user, &asked).await;
     }
     let has_message = protobuf::known(&asked.row.kind.api_version(), &asked.row.kind.name).is_some();
     let wanted = Wanted::of(request.headers(), request.uri(), has_message)?;
