@@ -2,7 +2,7 @@
 
 use copepod_api::openapi::{self, Served};
 use copepod_registry::rows;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     MAGIC, decode, frame, known,
@@ -34,6 +34,8 @@ fn filled(schemas: &Value, schema: &Value, depth: usize) -> Option<Value> {
             "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrStringArray" => {
                 Some(json!({"type": "string"}))
             }
+            // It holds itself in ten fields.
+            "JSONSchemaProps" => filled(schemas, &schemas[name], depth.checked_sub(1)?.min(1)),
             _ => filled(schemas, &schemas[name], depth.checked_sub(1)?),
         };
     }
@@ -49,7 +51,10 @@ fn filled(schemas: &Value, schema: &Value, depth: usize) -> Option<Value> {
         Some("array") => json!([filled(schemas, &schema["items"], depth)?]),
         Some("object") if schema["properties"].is_object() => {
             let properties = schema["properties"].as_object().unwrap().iter();
-            properties.filter_map(|(name, of)| Some((name.clone(), filled(schemas, of, depth)?))).collect()
+            let object: Map<String, Value> =
+                properties.filter_map(|(name, of)| Some((name.clone(), filled(schemas, of, depth)?))).collect();
+            // What would be deeper was cut off: an empty object that may not be absent counts as absent.
+            return (!object.is_empty()).then_some(Value::Object(object));
         }
         Some("object") if schema["additionalProperties"].is_object() => {
             json!({"key": filled(schemas, &schema["additionalProperties"], depth)?})
