@@ -6,7 +6,6 @@ mod dial;
 mod door;
 mod driver;
 mod error;
-mod flows;
 mod join;
 mod keyed;
 mod keys;

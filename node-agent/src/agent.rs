@@ -7,10 +7,13 @@ use std::{
 };
 
 use copepod_proto::nodes::Delta;
-use k8s_openapi::api::{
-    core::v1::{Namespace, Node, Pod, Service},
-    discovery::v1::EndpointSlice,
-    networking::v1::NetworkPolicy,
+use k8s_openapi::{
+    List,
+    api::{
+        core::v1::{Namespace, Node, Pod, Service},
+        discovery::v1::EndpointSlice,
+        networking::v1::NetworkPolicy,
+    },
 };
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -228,7 +231,7 @@ impl Agent {
                 "nodes" => update::<Node>(&mut cluster.nodes, place.name.clone(), place, bytes.as_ref()),
                 "networkpolicies" => update::<NetworkPolicy>(&mut cluster.policies, key, place, bytes.as_ref()),
                 "namespaces" => update::<Namespace>(&mut cluster.namespaces, place.name.clone(), place, bytes.as_ref()),
-                "neighbours" => update::<Pod>(&mut cluster.neighbours, key, place, bytes.as_ref()),
+                "neighbours" => update::<List<Pod>>(&mut cluster.neighbours, place.name.clone(), place, bytes.as_ref()),
                 _ => continue,
             }
             changed = true;

@@ -11,10 +11,13 @@ use std::{
 };
 
 use copepod_api::Timestamp;
-use k8s_openapi::api::{
-    core::v1::{Capabilities, Namespace, Node, Pod, SeccompProfile, Service},
-    discovery::v1::EndpointSlice,
-    networking::v1::NetworkPolicy,
+use k8s_openapi::{
+    List,
+    api::{
+        core::v1::{Capabilities, Namespace, Node, Pod, SeccompProfile, Service},
+        discovery::v1::EndpointSlice,
+        networking::v1::NetworkPolicy,
+    },
 };
 
 pub use copepod_runtime::{Process, Reader, Size, Wanted, Writer};
@@ -261,8 +264,8 @@ pub struct Cluster {
     pub nodes: BTreeMap<String, std::sync::Arc<Node>>,
     pub policies: BTreeMap<String, std::sync::Arc<NetworkPolicy>>,
     pub namespaces: BTreeMap<String, std::sync::Arc<Namespace>>,
-    /// All pods of the cluster while there are policies, with no more than their labels, addresses and named ports.
-    pub neighbours: BTreeMap<String, std::sync::Arc<Pod>>,
+    /// All pods of every node while there are policies, with no more than their labels, addresses and named ports.
+    pub neighbours: BTreeMap<String, std::sync::Arc<List<Pod>>>,
 }
 
 #[tonic::async_trait]

@@ -27,7 +27,6 @@ mod options;
 mod past;
 mod path;
 mod protobuf;
-mod proxy;
 mod query;
 mod read;
 mod reviews;

@@ -10,7 +10,6 @@ use std::{
     sync::Arc,
 };
 
-use bytes::Bytes;
 use copepod_api::{
     Key, Object, Resource, Revision,
     k8s_openapi::api::core::v1::Pod,
@@ -50,11 +49,7 @@ impl Feed {
             return;
         }
         self.knows_neighbours = true;
-        for pod in view.objects(&PODS, None) {
-            if let Some(neighbour) = neighbours::of(pod) {
-                changes.1.insert(pod.key.clone(), Some(neighbour));
-            }
-        }
+        changes.1.extend(view.objects(&PODS, None).filter_map(|pod| pod.node.clone()));
     }
 
     /// Everything the node must hold, after which it forgets all else.
@@ -68,7 +63,7 @@ impl Feed {
         for pod in view.pods_on(node) {
             feed.hold(pod, view, &mut changes);
         }
-        let fed = Fed { delta: changes.into_delta(view.revision(), true), data_path: true };
+        let fed = Fed { delta: changes.into_delta(view, view.revision(), true), data_path: true };
         (feed, fed)
     }
 
@@ -83,7 +78,7 @@ impl Feed {
             feed.hold(pod, view, &mut changes);
         }
         changes.0.retain(|key, _| key.resource != PODS);
-        (feed, Fed { delta: changes.into_delta(Revision::ZERO, false), data_path: false })
+        (feed, Fed { delta: changes.into_delta(view, Revision::ZERO, false), data_path: false })
     }
 
     /// What the events change for this node; `None` when they are not its business. `view` contains the events.
@@ -108,7 +103,7 @@ impl Feed {
         if changes.0.is_empty() && changes.1.is_empty() {
             return None;
         }
-        Some(Fed { delta: changes.into_delta(position, false), data_path })
+        Some(Fed { delta: changes.into_delta(view, position, false), data_path })
     }
 
     fn pod(&mut self, event: &Event, view: &View, changes: &mut Changes) {
@@ -145,9 +140,9 @@ impl Feed {
     }
 }
 
-/// The newest state of each object touched, and of each pod as others see it; `None` is gone.
+/// The newest state of each object touched, where `None` is gone; and nodes whose pods others see otherwise.
 #[derive(Default)]
-struct Changes(BTreeMap<Key, Option<Arc<Object>>>, BTreeMap<Key, Option<Bytes>>);
+struct Changes(BTreeMap<Key, Option<Arc<Object>>>, BTreeSet<Arc<str>>);
 
 impl Changes {
     fn put(&mut self, object: &Arc<Object>) {
@@ -172,11 +167,13 @@ impl Changes {
         if now == before.and_then(neighbours::of) {
             return false;
         }
-        self.1.insert(event.object.key.clone(), now);
+        let nodes = [Some(&*event.object), before].into_iter().flatten().filter_map(|pod| pod.node.clone());
+        self.1.extend(nodes);
         true
     }
 
-    fn into_delta(self, revision: Revision, reset: bool) -> Delta {
+    /// `view` contains the changes.
+    fn into_delta(self, view: &View, revision: Revision, reset: bool) -> Delta {
         let changes = self.0.into_iter().map(|(key, object)| Change {
             group: key.resource.group.to_string(),
             plural: key.resource.plural.to_string(),
@@ -184,12 +181,12 @@ impl Changes {
             name: key.name().to_owned(),
             object: object.map(|object| object.bytes().clone()),
         });
-        let neighbours = self.1.into_iter().map(|(key, object)| Change {
+        let neighbours = self.1.into_iter().map(|node| Change {
             group: String::new(),
             plural: neighbours::NEIGHBOURS.to_owned(),
-            namespace: key.namespace().to_owned(),
-            name: key.name().to_owned(),
-            object,
+            namespace: String::new(),
+            name: node.to_string(),
+            object: neighbours::on(&node, view),
         });
         Delta { revision: revision.0, reset, changes: changes.chain(neighbours).collect() }
     }
@@ -271,17 +268,14 @@ mod tests {
         };
         assert!(world.put(PODS, "far", known("10.244.2.2", "web")).is_empty());
         let policy = json!({"metadata": {}, "spec": {"podSelector": {}}});
-        assert_eq!(world.put(NETWORK_POLICIES, "deny", policy), ["+networkpolicies/deny", "+neighbours/far"]);
+        assert_eq!(world.put(NETWORK_POLICIES, "deny", policy), ["+networkpolicies/deny", "+neighbours/n2"]);
         let mut same = known("10.244.2.2", "web");
         same["status"]["message"] = json!("what nobody else needs to know");
         assert!(world.put(PODS, "far", same).is_empty());
-        assert_eq!(world.put(PODS, "far", known("10.244.2.2", "db")), ["+neighbours/far"]);
+        assert_eq!(world.put(PODS, "far", known("10.244.2.2", "db")), ["+neighbours/n2"]);
         let (_, fed) = Feed::reset("n1", &world.view);
-        assert_eq!(
-            fed.delta.changes.iter().map(text).collect::<Vec<_>>(),
-            ["+networkpolicies/deny", "+neighbours/far"]
-        );
-        assert_eq!(world.delete(PODS, "far"), ["-neighbours/far"]);
+        assert_eq!(fed.delta.changes.iter().map(text).collect::<Vec<_>>(), ["+networkpolicies/deny", "+neighbours/n2"]);
+        assert_eq!(world.delete(PODS, "far"), ["-neighbours/n2"]);
     }
 
     #[test]

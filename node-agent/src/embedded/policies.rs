@@ -25,12 +25,7 @@ type ByPod = BTreeMap<Ipv4Addr, BTreeSet<Allowance>>;
 /// Of every pod that some policy selects: what those allow together.
 pub fn policies(cluster: &Cluster, own_node: &str) -> Policies {
     let mut policies = Policies::default();
-    let local: Vec<&Pod> = cluster
-        .neighbours
-        .values()
-        .map(|pod| &**pod)
-        .filter(|pod| pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) == Some(own_node))
-        .collect();
+    let local: Vec<&Pod> = cluster.neighbours.get(own_node).into_iter().flat_map(|list| &list.items).collect();
     for policy in cluster.policies.values() {
         let selected: Vec<&Pod> = local.iter().copied().filter(|pod| selects(policy, pod)).collect();
         let Some(spec) = policy.spec.as_ref().filter(|_| !selected.is_empty()) else { continue };
@@ -122,7 +117,7 @@ impl Others<'_> {
                 in_namespace && matches(peer.pod_selector.as_ref(), &pod.metadata)
             })
         };
-        self.cluster.neighbours.values().map(|pod| &**pod).filter(is_meant).collect()
+        self.cluster.neighbours.values().flat_map(|list| &list.items).filter(is_meant).collect()
     }
 
     /// A port with a name is another number on each pod, so those are allowed by number.
@@ -188,29 +183,28 @@ fn wire(name: Option<&str>) -> Protocol {
 mod tests {
     use std::sync::Arc;
 
+    use k8s_openapi::List;
     use serde_json::{Value, json};
 
     use super::*;
 
-    fn pod(namespace: &str, app: &str, last: u8, node: &str, port: i32) -> Arc<Pod> {
+    fn pod(namespace: &str, app: &str, last: u8, port: i32) -> Pod {
         let pod = json!({
             "metadata": {"namespace": namespace, "labels": {"app": app}},
-            "spec": {"nodeName": node, "containers": [{"name": "c", "ports": [{"name": "http", "containerPort": port}]}]},
+            "spec": {"containers": [{"name": "c", "ports": [{"name": "http", "containerPort": port}]}]},
             "status": {"podIPs": [{"ip": format!("10.244.0.{last}")}]},
         });
-        Arc::new(serde_json::from_value(pod).unwrap())
+        serde_json::from_value(pod).unwrap()
     }
 
     /// Two namespaces with a `web` and a `db` each; `web` of the first runs here.
     fn allowed(spec: Value) -> String {
         let mut cluster = Cluster::default();
-        let pods = [
-            pod("a", "web", 1, "here", 8080),
-            pod("a", "db", 2, "there", 5432),
-            pod("b", "web", 3, "there", 8081),
-            pod("b", "db", 4, "there", 5432),
-        ];
-        cluster.neighbours = (0..).zip(pods).map(|(number, pod): (u8, _)| (number.to_string(), pod)).collect();
+        let here = vec![pod("a", "web", 1, 8080)];
+        let there = vec![pod("a", "db", 2, 5432), pod("b", "web", 3, 8081), pod("b", "db", 4, 5432)];
+        for (node, items) in [("here", here), ("there", there)] {
+            cluster.neighbours.insert(node.into(), Arc::new(List { items, ..List::default() }));
+        }
         for (name, team) in [("a", "red"), ("b", "blue")] {
             let namespace =
                 serde_json::from_value(json!({"metadata": {"name": name, "labels": {"team": team}}})).unwrap();

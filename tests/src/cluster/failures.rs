@@ -171,10 +171,14 @@ fn an_agent_restarts_under_its_pods() {
     let before = cluster.running_pids("n1");
     let restarts = cluster.ok(&["get", "pods"]);
     assert_eq!(before.len(), 3, "{restarts}");
+    let address = format!("{}:30080", cluster.node_address("n1"));
+    cluster.until("it answers", || fetch(&address, "/").is_ok());
+    let load = Load::on(vec![address], "/", 2);
     kill(Pid::from_raw(cluster.process("n1")), Signal::SIGKILL).expect("it runs");
-    assert!(fetch(&format!("{}:30080", cluster.node_address("n1")), "/").is_ok());
     cluster.ok(&["up", "--servers", "1", "--nodes", "1"]);
     cluster.until_ready("hello", 3);
+    let (_, failures) = load.end();
+    assert!(failures.is_empty(), "served all the time: {failures:?}");
     assert_eq!(cluster.running_pids("n1"), before, "the same processes");
     // It is in charge again: a container that ends is started anew.
     kill(Pid::from_raw(*before.first().expect("three")), Signal::SIGKILL).expect("it runs");

@@ -125,6 +125,36 @@ fn pods_reach_services_by_name_and_themselves() {
     });
 }
 
+#[test]
+fn a_policy_lets_through_whom_it_names() {
+    let cluster = Cluster::up(1, 2);
+    cluster.apply(&hello_manifest(2, "hello"));
+    cluster.until_ready("hello", 2);
+    let address = string(&cluster.get(&["service", "hello"])["spec"]["clusterIP"]);
+    let ask = format!("echo GET / | busybox nc -w 1 {address} 80 >/tmp/answer && echo hello || echo nobody");
+    let script = format!("while :; do {ask}; sleep 0.2; done");
+    for name in ["friend", "stranger"] {
+        cluster.apply(&busybox(name, &["sh", "-c", &script]));
+    }
+    let reaches = |name: &str| {
+        let logs = String::from_utf8_lossy(&cluster.try_run(&["logs", name]).stdout).into_owned();
+        logs.lines().next_back().is_some_and(|line| line.starts_with("hello"))
+    };
+    let both = || [reaches("friend"), reaches("stranger")];
+    cluster.until("everybody reaches it", || both() == [true, true]);
+    let policy = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "hello"},
+        "spec": {"podSelector": {"matchLabels": {"app": "hello"}}, "policyTypes": ["Ingress"], "ingress": [{
+            "from": [{"podSelector": {"matchLabels": {"app": "friend"}}}], "ports": [{"port": "http"}],
+        }]},
+    });
+    cluster.apply(&policy.to_string());
+    cluster.until("the stranger does not", || both() == [true, false]);
+    assert_eq!(cluster.ready_pods("hello").len(), 2, "probes pass");
+    cluster.ok(&["delete", "networkpolicy", "hello"]);
+    cluster.until("everybody does again", || both() == [true, true]);
+}
+
 /// A pod that runs a command of the host's static busybox, in an image made for it.
 pub fn busybox(name: &str, command: &[&str]) -> String {
     let pod = json!({

@@ -1,10 +1,7 @@
 //! Workloads: `apps/v1`.
 
-mod daemonset;
 mod deployment;
 mod replicaset;
-mod revision;
-mod statefulset;
 
 use copepod_api::{
     field::{Errors, Path},
@@ -21,7 +18,7 @@ use crate::{
 };
 
 pub(crate) fn rows() -> Vec<Row> {
-    vec![revision::row(), daemonset::row(), deployment::row(), replicaset::row(), statefulset::row()]
+    vec![deployment::row(), replicaset::row()]
 }
 
 /// The selector of a workload and the template of its pods, which must fit each other.
@@ -68,7 +65,7 @@ fn immutable_selector(new: &Value, old: &Value, errors: &mut Errors) {
 }
 
 /// The columns that tell what runs in the pods of a workload: names, images, selector.
-pub(crate) fn pods_cells(workload: &Value) -> [Value; 3] {
+fn pods_cells(workload: &Value) -> [Value; 3] {
     let containers = items(workload, "/spec/template/spec/containers");
     let join = |pointer: &str| {
         containers.iter().filter_map(|container| text(container, pointer)).collect::<Vec<_>>().join(",")
