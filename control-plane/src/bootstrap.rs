@@ -15,7 +15,7 @@ use copepod_replica::Replica;
 use copepod_store::{Door, View};
 use serde_json::{Value, json};
 
-use crate::roles;
+use crate::{flows, roles};
 
 const NAMESPACES_AT_BIRTH: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
 
@@ -78,6 +78,7 @@ fn missing(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>) ->
         requests.push(Request::of::<Service>(user, "default", "kubernetes", "", Action::Create { object: service }));
     }
     requests.extend(roles::missing(view, user));
+    requests.extend(flows::missing(view, user));
     requests.extend(account_keys(view, user));
     requests.extend(endpoints(view, user, servers, port));
     requests

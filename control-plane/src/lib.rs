@@ -6,6 +6,7 @@ mod dial;
 mod door;
 mod driver;
 mod error;
+mod flows;
 mod join;
 mod keyed;
 mod keys;

@@ -43,6 +43,11 @@ pub struct JoinServer {
     pub token: String,
 }
 
+/// The host of `host:port` or `[host]:port`.
+fn host(address: &str) -> &str {
+    address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']'])
+}
+
 /// Runs a server until `stop`, which hands leadership over first.
 pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), ServerError> {
     let keys = Keys::in_directory(config.data_dir.join("keys"))?;
@@ -53,7 +58,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
     let authority = Arc::new(Authority::from_pem(&certificate, &key).map_err(identity)?);
     // Issued at each start and in memory only: a server holds the authority's key anyway, so its own certificate needs
     // no life beyond the process.
-    let issued = authority.issue_server(&config.name, Timestamp::now()).map_err(identity)?;
+    let issued = authority.issue_server(&config.name, host(&config.advertise), Timestamp::now()).map_err(identity)?;
     let admin = join::admin_kubeconfig(&config, &authority)?;
     write_private(&config.data_dir.join("admin.kubeconfig"), admin.as_bytes())?;
 

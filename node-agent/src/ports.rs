@@ -42,14 +42,8 @@ pub async fn forward(
     up: &Up,
     down: &mut Streaming<TunnelData>,
 ) -> Result<(), Status> {
-    let handle = tunnels::find(agent, &asked.namespace, &asked.pod, &asked.uid)?;
     let port = u16::try_from(asked.port).map_err(|_| Status::bad_request("the port is not one"))?;
-    let (sandbox, ip) = {
-        let view = handle.view.borrow();
-        (view.sandbox.clone(), view.ips.first().and_then(|ip| ip.parse().ok()))
-    };
-    let sandbox = sandbox.ok_or_else(|| failed(format!("pod {:?} does not run yet", asked.pod)))?;
-    let namespace = agent.machine.rooms.runtime.network_namespace(&sandbox);
+    let (namespace, ip) = place(agent, asked)?;
     let dialled = tokio::time::timeout(CONNECT_MAX, dial(namespace, ip, port)).await;
     let stream = match dialled {
         Ok(Ok(stream)) => stream,
@@ -74,6 +68,18 @@ pub async fn forward(
         Err(Some(status)) => Err(status),
         _ => Ok(()),
     }
+}
+
+/// Where to connect from and to. Where no pod is named, the machine itself is meant.
+fn place(agent: &Agent, asked: &PortForwardRequest) -> Result<(Option<PathBuf>, Option<IpAddr>), Status> {
+    if asked.pod.is_empty() {
+        return Ok((None, agent.machine.host_ips.first().and_then(|ip| ip.parse().ok())));
+    }
+    let handle = tunnels::find(agent, &asked.namespace, &asked.pod, &asked.uid)?;
+    let view = handle.view.borrow();
+    let sandbox = view.sandbox.as_ref().ok_or_else(|| failed(format!("pod {:?} does not run yet", asked.pod)))?;
+    let namespace = agent.machine.rooms.runtime.network_namespace(sandbox);
+    Ok((namespace, view.ips.first().and_then(|ip| ip.parse().ok())))
 }
 
 fn failed(why: String) -> Status {

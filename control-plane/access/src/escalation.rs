@@ -30,7 +30,7 @@ pub fn check_role(index: &Index, user: &User, role: &Value) -> Result<(), Refusa
     let text = |pointer: &str| role.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     let (namespace, name) = (text("/metadata/namespace"), text("/metadata/name"));
     let resource = if namespace.is_empty() { "clusterroles" } else { "roles" };
-    let escalates = Attributes { verb: "escalate", group: GROUP, resource, subresource: "", namespace, name };
+    let escalates = Attributes { verb: "escalate", group: GROUP, resource, namespace, name, ..Attributes::default() };
     if index.allows(user, &Wish::Object(escalates)) {
         return Ok(());
     }
@@ -47,7 +47,8 @@ pub fn check_binding(index: &Index, user: &User, binding: &Value) -> Result<(), 
     let namespace = binding.pointer("/metadata/namespace").and_then(Value::as_str).unwrap_or_default();
     let Some(role) = binding.get("roleRef").and_then(|role| RoleRef::deserialize(role).ok()) else { return Ok(()) };
     let resource = if role.kind == "ClusterRole" { "clusterroles" } else { "roles" };
-    let binds = Attributes { verb: "bind", group: GROUP, resource, subresource: "", namespace, name: &role.name };
+    let binds =
+        Attributes { verb: "bind", group: GROUP, resource, namespace, name: &role.name, ..Attributes::default() };
     if index.allows(user, &Wish::Object(binds)) {
         return Ok(());
     }

@@ -7,6 +7,7 @@
 pub mod defaults;
 pub mod escalation;
 mod index;
+pub mod node;
 mod resources;
 mod rule;
 mod subject;

@@ -39,7 +39,7 @@ fn wish(text: &str) -> Wish<'_> {
     let (place, group) = words[1].split_once('.').unwrap_or((words[1], ""));
     let (resource, subresource) = place.split_once('/').unwrap_or((place, ""));
     let name = words.get(2).copied().unwrap_or_default();
-    Wish::Object(Attributes { verb, group, resource, subresource, namespace, name })
+    Wish::Object(Attributes { verb, group, resource, subresource, namespace, name, ..Attributes::default() })
 }
 
 const TEAM: &str = "

@@ -18,6 +18,8 @@ pub struct Attributes<'a> {
     pub subresource: &'a str,
     pub namespace: &'a str,
     pub name: &'a str,
+    /// The node that a selection of pods is limited to.
+    pub selected_node: &'a str,
 }
 
 impl<'a> Wish<'a> {

@@ -6,9 +6,9 @@
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use copepod_access::{Attributes, Decision, Index, Rule, Wish};
+use copepod_access::{Attributes, Decision, Index, Rule, Wish, node};
 use copepod_api::{Resource, Status, StatusResult, User, resource};
-use copepod_identity::{NODES_GROUP, SERVERS_GROUP};
+use copepod_identity::SERVERS_GROUP;
 use copepod_store::View;
 
 use crate::{path::Asked, query::Query};
@@ -24,11 +24,11 @@ impl Access {
     pub fn at(&self, view: &View) -> Judge {
         let known = self.index.load_full();
         if known.is_of(view) {
-            return Judge { index: known };
+            return Judge { index: known, view: view.clone() };
         }
         let index = Arc::new(known.updated(view));
         self.index.store(index.clone());
-        Judge { index }
+        Judge { index, view: view.clone() }
     }
 }
 
@@ -36,11 +36,13 @@ impl Access {
 #[derive(Clone)]
 pub struct Judge {
     index: Arc<Index>,
+    view: View,
 }
 
 impl Judge {
     pub fn decide(&self, user: &User, wish: &Wish<'_>) -> Decision {
-        if user.is_in(SERVERS_GROUP) || (user.is_in(NODES_GROUP) && node_may(wish)) {
+        let as_node = || node::name(user).is_some_and(|name| node::allows(&self.view, name, wish));
+        if user.is_in(SERVERS_GROUP) || as_node() {
             return Decision { is_allowed: true, reason: String::new() };
         }
         self.index.decide(user, wish)
@@ -63,17 +65,13 @@ impl Judge {
     }
 }
 
-/// What nodes may do without a role: read, except Secrets. What they need and may change comes and goes over their
-/// session.
-fn node_may(wish: &Wish<'_>) -> bool {
-    let Wish::Object(wish) = wish else { return false };
-    let is_secrets = (wish.group, wish.resource) == (&*resource::SECRETS.group, &*resource::SECRETS.plural);
-    ["get", "list", "watch"].contains(&wish.verb) && !is_secrets && wish.subresource.is_empty()
-}
-
 /// What a request about objects wishes.
 pub fn wish<'a>(asked: &'a Asked, verb: &'a str, query: &'a Query) -> Wish<'a> {
     let is_collection = asked.name.is_empty();
+    let selected = |field: &str| {
+        let selector = query.text("fieldSelector").filter(|_| is_collection && verb != "create");
+        selector.and_then(|selector| only(selector, field)).unwrap_or_default()
+    };
     Wish::Object(Attributes {
         verb,
         group: &asked.row.kind.group,
@@ -85,15 +83,15 @@ pub fn wish<'a>(asked: &'a Asked, verb: &'a str, query: &'a Query) -> Wish<'a> {
             false => &asked.namespace,
         },
         // A selection of one name is that object, so that a right to it suffices.
-        name: match is_collection && verb != "create" {
-            true => query.text("fieldSelector").and_then(only_name).unwrap_or_default(),
-            false => &asked.name,
-        },
+        name: if is_collection { selected("metadata.name") } else { &asked.name },
+        selected_node: selected("spec.nodeName"),
     })
 }
 
-/// The name in `metadata.name=x`, where the selector requires one.
-fn only_name(selector: &str) -> Option<&str> {
-    let name = selector.split(',').find_map(|part| part.trim().strip_prefix("metadata.name="))?;
-    Some(name.strip_prefix('=').unwrap_or(name))
+/// The value that the selector requires of a field.
+fn only<'a>(selector: &'a str, field: &str) -> Option<&'a str> {
+    selector.split(',').find_map(|part| {
+        let value = part.trim().strip_prefix(field)?.strip_prefix('=')?;
+        Some(value.strip_prefix('=').unwrap_or(value))
+    })
 }

@@ -4,10 +4,11 @@
 //! asked to come again later (`levels`). Who says what belongs where are FlowSchemas and PriorityLevelConfigurations, which
 //! are objects like others; `defaults` are those of every cluster.
 //!
-//! A seat is held until the answer begins. Watches, logs and streams go on afterwards without one, and so does what is
-//! left to send of a list: it costs a pointer an object.
+//! A seat is held until the answer begins, and by a long list until it is sent (`hold`). Watches, logs and streams go on
+//! without one.
 
 pub mod defaults;
+mod hold;
 mod levels;
 mod plan;
 
@@ -28,6 +29,7 @@ use copepod_store::{Snapshot, View};
 use http::{HeaderName, HeaderValue};
 use tokio::sync::oneshot;
 
+use crate::compress::Long;
 use levels::{Arrival, Caller, Levels, Ticket};
 use plan::{Class, Plan};
 
@@ -191,12 +193,16 @@ fn flow(class: &Class) -> u64 {
 }
 
 impl Seat {
-    /// Tells the client what its request counted as.
-    pub fn mark(&self, response: &mut Response) {
+    /// Tells the client what its request counted as, and stays with the answer if that is long.
+    pub fn settle(self, mut response: Response) -> Response {
         for (header, uid) in [(SCHEMA_HEADER, &self.class.schema_uid), (LEVEL_HEADER, &self.class.level_uid)] {
             if let (false, Ok(value)) = (uid.is_empty(), HeaderValue::from_str(uid)) {
                 response.headers_mut().insert(header, value);
             }
+        }
+        match response.extensions().get::<Long>().is_some() {
+            true => hold::until_sent(self, response),
+            false => response,
         }
     }
 }

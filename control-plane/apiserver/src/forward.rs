@@ -20,8 +20,9 @@ use copepod_identity::SERVER_NAME;
 use copepod_store::{Door, Leader};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri, Version,
-    header::{ACCEPT, CONTENT_TYPE, USER_AGENT},
+    header::{ACCEPT, CONTENT_TYPE, UPGRADE, USER_AGENT},
 };
+use http_body::Body as _;
 use http_body_util::Full;
 use hyper_util::{
     client::legacy::{
@@ -37,7 +38,7 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{accept::Encoding, answer, who};
+use crate::{accept::Encoding, answer, streams, who};
 
 /// How long a request waits for a leader: an election takes about one second.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -47,6 +48,9 @@ const LEADER_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long the leader may take to begin an answer. A write waits for a disk or two.
 const ANSWER_MAX: Duration = Duration::from_secs(30);
+
+/// How long somebody else's program may take, which a request is passed on to.
+const PROXIED_MAX: Duration = Duration::from_secs(600);
 
 /// How long a dead leader is not noticed on a connection with requests under way.
 const ALIVE_INTERVAL: Duration = Duration::from_secs(3);
@@ -231,22 +235,22 @@ impl Forwarder {
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(stream).await.map_err(|error| lost(&error))?;
         tokio::spawn(connection.with_upgrades());
+        let body = std::mem::take(request.body_mut());
+        let had_body = !body.is_end_stream();
         let mut passed_on =
-            Request::builder().method(request.method()).uri(path).body(Body::empty()).map_err(Status::internal)?;
+            Request::builder().method(request.method()).uri(path).body(body).map_err(Status::internal)?;
         let told = request.headers().iter().filter(|(name, _)| !who::says_who(name));
         passed_on.headers_mut().extend(told.map(|(name, value)| (name.clone(), value.clone())));
         who::describe(user, passed_on.headers_mut())?;
-        let answered = tokio::time::timeout(ANSWER_MAX, sender.send_request(passed_on)).await;
+        let patience = if request.headers().contains_key(UPGRADE) { ANSWER_MAX } else { PROXIED_MAX };
+        let answered = tokio::time::timeout(patience, sender.send_request(passed_on)).await;
         let mut response = answered.map_err(|error| lost(&error))?.map_err(|error| lost(&error))?;
         if response.headers().contains_key(NOT_LEADER) {
-            return Ok(None);
+            // What was sent cannot be sent again.
+            return if had_body { Err(Status::unavailable("the leader has changed")) } else { Ok(None) };
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let (client, leader) = (hyper::upgrade::on(request), hyper::upgrade::on(&mut response));
-            tokio::spawn(async move {
-                let (Ok(client), Ok(leader)) = tokio::join!(client, leader) else { return };
-                let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(leader)).await;
-            });
+            streams::splice(hyper::upgrade::on(request), hyper::upgrade::on(&mut response));
         }
         Ok(Some(response.map(Body::new)))
     }

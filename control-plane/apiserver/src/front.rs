@@ -27,7 +27,7 @@ use crate::{
     metrics::{Labels, Metrics},
     openapi,
     path::{Asked, Place},
-    protobuf,
+    protobuf, proxy,
     query::Query,
     read, reviews, streams,
     tokens::{self, Keys},
@@ -115,9 +115,8 @@ async fn answer(front: &Arc<Front>, request: Request, labels: &mut Labels) -> St
                 judge.check(&user, &wish)?;
                 seat
             };
-            let mut response = about_objects(front, request, user, asked, verb, query).await?;
-            seat.mark(&mut response);
-            Ok(response)
+            let response = about_objects(front, request, user, asked, verb, query).await?;
+            Ok(seat.settle(response))
         }
         Place::Review { review, namespace } => {
             let wish = Wish::Object(review.wish(&namespace));
@@ -157,11 +156,14 @@ async fn about_objects(
     if verb == "get" && &*asked.subresource == "log" {
         return logs::answer(front, request, &user, &asked, &query).await;
     }
+    if proxy::is_proxy(&asked) {
+        return proxy::answer(front, request, &user, &asked).await;
+    }
     if streams::is_stream(&asked) {
         return streams::answer(front, request, &user, &asked, &query).await;
     }
     if asked.row.kind.resource() == SERVICE_ACCOUNTS && &*asked.subresource == "token" {
-        return tokens::issue(front, request, &asked).await;
+        return tokens::issue(front, request, &user, &asked).await;
     }
     let has_message = protobuf::known(&asked.row.kind.api_version(), &asked.row.kind.name).is_some();
     let wanted = Wanted::of(request.headers(), request.uri(), has_message)?;
@@ -180,6 +182,7 @@ fn verb(method: &Method, asked: &Asked, query: &Query) -> StatusResult<&'static 
         Method::GET if is_collection && query.flag("watch")? => "watch",
         Method::GET if is_collection => "list",
         Method::GET => "get",
+        Method::HEAD | Method::OPTIONS if proxy::is_proxy(asked) => "get",
         Method::POST if is_collection || !asked.subresource.is_empty() => "create",
         Method::PUT if !is_collection => "update",
         Method::PATCH if !is_collection => "patch",

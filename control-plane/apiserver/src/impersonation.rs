@@ -38,7 +38,8 @@ pub fn user(judge: &Judge, caller: User, headers: &HeaderMap) -> StatusResult<Us
     let account = user.name.strip_prefix(SERVICE_ACCOUNT_PREFIX).and_then(|account| account.split_once(':'));
     let may = |group: &str, resource: &str, subresource: &str, namespace: &str, name: &str| {
         let verb = "impersonate";
-        judge.check(&caller, &Wish::Object(Attributes { verb, group, resource, subresource, namespace, name }))
+        let wish = Attributes { verb, group, resource, subresource, namespace, name, ..Attributes::default() };
+        judge.check(&caller, &Wish::Object(wish))
     };
     match account {
         Some((namespace, name)) => may("", "serviceaccounts", "", namespace, name)?,

@@ -27,6 +27,7 @@ mod options;
 mod past;
 mod path;
 mod protobuf;
+mod proxy;
 mod query;
 mod read;
 mod reviews;

@@ -133,6 +133,8 @@ fn object(catalog: &Catalog, group: &str, version: &str, rest: &[&str]) -> Statu
         [plural] => (*plural, "", ""),
         [plural, name] => (*plural, *name, ""),
         [plural, name, subresource] => (*plural, *name, *subresource),
+        // The rest is the path of somebody else.
+        [plural, name, "proxy", ..] => (*plural, *name, "proxy"),
         _ => return Err(Status::no_such_path()),
     };
     if let Some(review) = reviews::find(group, version, plural, namespace).filter(|_| name.is_empty()) {

@@ -37,7 +37,7 @@ use crate::{
     spdy::Session,
 };
 
-pub use options::{ExecQuery, ForwardQuery};
+pub use options::{ExecQuery, ForwardQuery, forward as forward_query};
 
 /// How many clients may hold streams at once. Each costs a connection and some hundred kilobytes at most.
 const STREAMS_MAX: usize = 2_000;
@@ -77,6 +77,24 @@ impl Default for Places {
     }
 }
 
+impl Places {
+    pub fn take(&self) -> StatusResult<Place> {
+        let place = self.0.clone().try_acquire_owned();
+        place.map_err(|_| Status::too_many_requests("too many streams are open on this server", 1))
+    }
+}
+
+/// One of the places; given back when dropped.
+pub type Place = OwnedSemaphorePermit;
+
+/// Carries bytes between two connections that were switched to something else, until both have ended.
+pub fn splice(near: OnUpgrade, far: OnUpgrade) {
+    tokio::spawn(async move {
+        let (Ok(near), Ok(far)) = tokio::join!(near, far) else { return };
+        let _ = tokio::io::copy_bidirectional(&mut TokioIo::new(near), &mut TokioIo::new(far)).await;
+    });
+}
+
 /// Whether a part of a pod is a stream to its node.
 pub fn is_stream(asked: &Asked) -> bool {
     asked.row.kind.resource() == PODS && ["exec", "attach", "portforward"].contains(&&*asked.subresource)
@@ -103,8 +121,7 @@ pub async fn answer(
         Switched::Here(request) => request,
         Switched::Done(response) => return Ok(response),
     };
-    let place = front.places.0.clone().try_acquire_owned();
-    let place = place.map_err(|_| Status::too_many_requests("too many streams are open on this server", 1))?;
+    let place = front.places.take()?;
     match wish {
         Wish::Exec(wish) => exec(front, request, wish, place).await,
         Wish::Forward(query, ports) => {
@@ -167,8 +184,6 @@ async fn forward(request: Request, target: ports::Target, ports: Vec<u16>, place
         }
     }
 }
-
-type Place = OwnedSemaphorePermit;
 
 /// What a client wants to switch its connection to.
 enum Switch {

@@ -268,7 +268,7 @@ async fn people_are_who_their_certificates_say() {
     assert_eq!(admin.send(Method::GET, MAPS, &remote, "").await.code, 200);
 
     let node = server.client(As::Node);
-    assert_eq!(node.get(MAPS).await.code, 200);
+    assert_eq!(node.get("/api/v1/services").await.code, 200);
     assert_eq!(
         node.post(MAPS, &map("b")).await.refusal(),
         "403 Forbidden: configmaps is forbidden: User \"system:node:n1\" cannot create resource \"configmaps\" \

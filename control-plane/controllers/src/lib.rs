@@ -11,6 +11,7 @@ pub mod deployment;
 pub mod disruption;
 pub mod endpointslice;
 pub mod events;
+pub mod flowschema;
 pub mod garbage_collector;
 pub mod namespace;
 pub mod node_lifecycle;
@@ -52,5 +53,6 @@ pub const ALL: &[Controller] = &[
     disruption::CONTROLLER,
     events::CONTROLLER,
     clusterrole_aggregation::CONTROLLER,
+    flowschema::CONTROLLER,
     serviceaccount::CONTROLLER,
 ];

@@ -93,9 +93,13 @@ impl Authority {
         fingerprint(&self.certificate)
     }
 
-    /// For a server: it is a server to clients and a client to other servers.
-    pub fn issue_server(&self, name: &str, now: Timestamp) -> Result<Issued, IdentityError> {
-        let names: Vec<String> = SERVER_NAMES.iter().map(|name| (*name).to_owned()).collect();
+    /// For a server: it is a server to clients and a client to other servers. `host` is where it is reached today, for
+    /// clients that know it by that alone.
+    pub fn issue_server(&self, name: &str, host: &str, now: Timestamp) -> Result<Issued, IdentityError> {
+        let mut names: Vec<String> = SERVER_NAMES.iter().map(|name| (*name).to_owned()).collect();
+        if !host.is_empty() && !SERVER_NAMES.contains(&host) {
+            names.push(host.to_owned());
+        }
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = subject(&format!("system:server:{name}"), Some(SERVERS_GROUP));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];

@@ -42,9 +42,18 @@ mod tests {
 
     /// Shakes hands in memory; gives the client's user as the server sees it.
     fn handshake(client: ClientConfig, authority: &Authority, issued: &Issued) -> Result<Option<String>, String> {
+        handshake_with(SERVER_NAME, client, authority, issued)
+    }
+
+    fn handshake_with(
+        name: &'static str,
+        client: ClientConfig,
+        authority: &Authority,
+        issued: &Issued,
+    ) -> Result<Option<String>, String> {
         let server = server_config(authority.certificate_pem(), issued).unwrap();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
-        let mut client = ClientConnection::new(Arc::new(client), SERVER_NAME.try_into().unwrap()).unwrap();
+        let mut client = ClientConnection::new(Arc::new(client), name.try_into().unwrap()).unwrap();
         while client.is_handshaking() || server.is_handshaking() {
             let mut wire = Vec::new();
             client.write_tls(&mut wire).unwrap();
@@ -62,7 +71,7 @@ mod tests {
     #[test]
     fn a_client_is_who_its_certificate_says() {
         let authority = Authority::create(now()).unwrap();
-        let server = authority.issue_server("s1", now()).unwrap();
+        let server = authority.issue_server("s1", "192.0.2.7", now()).unwrap();
         let admin = authority.issue_client("admin", MASTERS_GROUP, now(), HOUR).unwrap();
         let client =
             client_config(authority.certificate_pem(), Some((&admin.certificate_pem, &admin.key_pem))).unwrap();
@@ -70,9 +79,21 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_known_by_its_address_as_well() {
+        let authority = Authority::create(now()).unwrap();
+        for host in ["192.0.2.7", "2001:db8::1", "s1.example.org"] {
+            let server = authority.issue_server("s1", host, now()).unwrap();
+            let client = || client_config(authority.certificate_pem(), None).unwrap();
+            assert_eq!(handshake_with(host, client(), &authority, &server), Ok(None), "{host}");
+            let refusal = handshake_with("192.0.2.8", client(), &authority, &server).unwrap_err();
+            assert!(refusal.contains("not valid for name"), "{refusal}");
+        }
+    }
+
+    #[test]
     fn nobody_is_taken_for_a_server_of_another_cluster() {
         let (ours, theirs) = (Authority::create(now()).unwrap(), Authority::create(now()).unwrap());
-        let server = theirs.issue_server("s1", now()).unwrap();
+        let server = theirs.issue_server("s1", "192.0.2.7", now()).unwrap();
         let client = client_config(ours.certificate_pem(), None).unwrap();
         assert!(handshake(client, &theirs, &server).is_err());
         let pinned = pinned_client_config(&ours.fingerprint()).unwrap();
@@ -83,7 +104,7 @@ mod tests {
     #[test]
     fn a_joining_machine_needs_only_the_fingerprint() {
         let authority = Authority::create(now()).unwrap();
-        let server = authority.issue_server("s1", now()).unwrap();
+        let server = authority.issue_server("s1", "192.0.2.7", now()).unwrap();
         let pinned = pinned_client_config(&authority.fingerprint()).unwrap();
         assert_eq!(handshake(pinned, &authority, &server), Ok(None));
     }
@@ -96,7 +117,7 @@ mod tests {
         asked.distinguished_name.push(rcgen::DnType::CommonName, "admin");
         let request = asked.serialize_request(&key).unwrap().pem().unwrap();
         let signed = authority.sign_request(&request, "system:node:n1", NODES_GROUP, now(), HOUR).unwrap();
-        let server = authority.issue_server("s1", now()).unwrap();
+        let server = authority.issue_server("s1", "192.0.2.7", now()).unwrap();
         let client = client_config(authority.certificate_pem(), Some((&signed, &key.serialize_pem()))).unwrap();
         assert_eq!(handshake(client, &authority, &server), Ok(Some("system:node:n1 in system:nodes".to_owned())));
     }

@@ -12,6 +12,8 @@ mod rules;
 
 mod admissionregistration;
 mod apps;
+mod autoscaling;
+mod batch;
 mod certificates;
 mod coordination;
 mod core;
@@ -66,6 +68,8 @@ pub fn rows() -> &'static [Arc<Row>] {
         let mut rows = core::rows();
         rows.extend(admissionregistration::rows());
         rows.extend(apps::rows());
+        rows.extend(autoscaling::rows());
+        rows.extend(batch::rows());
         rows.extend(certificates::rows());
         rows.extend(coordination::rows());
         rows.extend(discovery::rows());

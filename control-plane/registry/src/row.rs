@@ -224,6 +224,9 @@ pub(crate) fn in_all(mut kind: Kind) -> Kind {
 }
 
 pub(crate) const STATUS: Subresource = Subresource { name: "status", kind: None, verbs: &["get", "patch", "update"] };
+/// What `proxy` subresources allow: all that HTTP has.
+pub(crate) const PROXY_VERBS: &[&str] = &["create", "delete", "get", "patch", "update"];
+
 pub(crate) const SCALE: Subresource =
     Subresource { name: "scale", kind: Some(("autoscaling", "v1", "Scale")), verbs: &["get", "patch", "update"] };
 

@@ -78,7 +78,7 @@ impl Nodes for Front {
 }
 
 async fn serve(authority: Arc<Authority>) -> String {
-    let issued = authority.issue_server("s1", Timestamp::now()).unwrap();
+    let issued = authority.issue_server("s1", "127.0.0.1", Timestamp::now()).unwrap();
     let tls = TlsAcceptor::from(Arc::new(server_config(authority.certificate_pem(), &issued).unwrap()));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();

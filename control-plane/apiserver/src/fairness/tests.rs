@@ -95,3 +95,28 @@ async fn a_greedy_user_is_told_to_come_later_and_others_are_served() {
     assert_eq!(taken, 1);
     drop(hers);
 }
+
+#[tokio::test]
+async fn a_long_answer_keeps_its_seat_until_it_is_sent_or_takes_too_long() {
+    let fairness = Arc::new(Fairness::with_seats(8));
+    let joe = user("joe", &["system:authenticated"]);
+    let taken = || fairness.usage().iter().map(|(_, in_use, _)| in_use).sum::<u32>();
+    let answer = async |is_long: bool| {
+        let seat = fairness.seat(&View::default(), &joe, &wish("list", "", "pods", "default")).await.unwrap();
+        let pieces = ["one", "two"].map(|piece| Ok::<_, axum::Error>(bytes::Bytes::from(piece)));
+        let body = axum::body::Body::from_stream(futures::stream::iter(pieces));
+        seat.settle(if is_long { crate::answer::long("text/plain", body) } else { Response::new(body) })
+    };
+    let short = answer(false).await;
+    assert_eq!(taken(), 0);
+    let long = answer(true).await;
+    assert_eq!(taken(), 1);
+    assert_eq!(axum::body::to_bytes(long.into_body(), 100).await.unwrap(), "onetwo");
+    assert_eq!(taken(), 0);
+    let unread = answer(true).await;
+    assert_eq!(taken(), 1);
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    assert_eq!(taken(), 0);
+    drop((short, unread));
+}

@@ -2,7 +2,7 @@
 
 use copepod_api::openapi::{self, Served};
 use copepod_registry::rows;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{
     MAGIC, decode, frame, known,
@@ -34,6 +34,8 @@ fn filled(schemas: &Value, schema: &Value, depth: usize) -> Option<Value> {
             "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrStringArray" => {
                 Some(json!({"type": "string"}))
             }
+            // It holds itself in ten fields.
+            "JSONSchemaProps" => filled(schemas, &schemas[name], depth.checked_sub(1)?.min(1)),
             _ => filled(schemas, &schemas[name], depth.checked_sub(1)?),
         };
     }
@@ -49,7 +51,10 @@ fn filled(schemas: &Value, schema: &Value, depth: usize) -> Option<Value> {
         Some("array") => json!([filled(schemas, &schema["items"], depth)?]),
         Some("object") if schema["properties"].is_object() => {
             let properties = schema["properties"].as_object().unwrap().iter();
-            properties.filter_map(|(name, of)| Some((name.clone(), filled(schemas, of, depth)?))).collect()
+            let object: Map<String, Value> =
+                properties.filter_map(|(name, of)| Some((name.clone(), filled(schemas, of, depth)?))).collect();
+            // What would be deeper was cut off: an empty object that may not be absent counts as absent.
+            return (!object.is_empty()).then_some(Value::Object(object));
         }
         Some("object") if schema["additionalProperties"].is_object() => {
             json!({"key": filled(schemas, &schema["additionalProperties"], depth)?})
@@ -72,9 +77,14 @@ fn every_kind() -> impl Iterator<Item = Value> {
             })
         };
         let root = schemas.as_object().unwrap().values().find(|schema| is_root(schema));
-        let mut object = filled(schemas, root.unwrap(), 9).unwrap();
+        let mut object = filled(schemas, root.unwrap(), 12).unwrap();
         object["apiVersion"] = json!(kind.api_version());
         object["kind"] = json!(kind.name);
+        // A claim inside a StatefulSet does not say in protobuf what it is; defaults say it again.
+        if let Some(claim) = object.pointer_mut("/spec/volumeClaimTemplates/0").and_then(Value::as_object_mut) {
+            claim.remove("apiVersion");
+            claim.remove("kind");
+        }
         object
     })
 }
@@ -85,10 +95,28 @@ fn written(object: &Value) -> Vec<u8> {
     whole(&known, object)
 }
 
+/// Where two values differ first.
+fn difference(one: &Value, other: &Value) -> Option<String> {
+    match (one, other) {
+        (Value::Object(one), Value::Object(other)) => {
+            let fields: std::collections::BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+            fields.into_iter().find_map(|field| match (one.get(field), other.get(field)) {
+                (Some(one), Some(other)) => difference(one, other).map(|rest| format!(".{field}{rest}")),
+                (one, other) => Some(format!(".{field}: {one:?} and {other:?}")),
+            })
+        }
+        (Value::Array(one), Value::Array(other)) if one.len() == other.len() => {
+            one.iter().zip(other).find_map(|(one, other)| difference(one, other)).map(|rest| format!("[]{rest}"))
+        }
+        _ => (one != other).then(|| format!(": {one} and {other}")),
+    }
+}
+
 #[test]
 fn every_kind_served_comes_back_as_it_was() {
     for object in every_kind() {
-        assert_eq!(decode(&written(&object)).unwrap(), object, "{} {}", object["apiVersion"], object["kind"]);
+        let read = decode(&written(&object)).unwrap();
+        assert_eq!(difference(&read, &object), None, "{} {}", object["apiVersion"], object["kind"]);
     }
 }
 

@@ -76,6 +76,7 @@ fn exactly_one<'a>(
             subresource: text(&wish.subresource),
             namespace: text(&wish.namespace),
             name: text(&wish.name),
+            ..Attributes::default()
         })),
         (None, Some(wish)) => Some(Wish::Path { verb: text(&wish.verb), path: text(&wish.path) }),
         (Some(_), Some(_)) => {

@@ -4,9 +4,9 @@ use http::Method;
 use serde_json::{Value, json};
 
 use super::{
-    MAPS,
+    MAPS, PODS,
     client::{As, Http, Server},
-    cluster, map,
+    cluster, map, pod,
 };
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
@@ -177,4 +177,76 @@ async fn people_are_told_what_they_may() {
     assert!(all["status"]["resourceRules"].as_array().unwrap().contains(&rule), "{all}");
     assert_eq!(all["status"]["incomplete"], false);
     assert!(!all["status"]["nonResourceRules"].as_array().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_node_reads_what_its_pods_need() {
+    let (server, admin) = cluster().await;
+    let node = server.client(As::Node);
+    for name in ["a", "b"] {
+        server.memory.write("configmaps", map(name));
+        server.memory.write("secrets", json!({"metadata": {"name": name}}));
+    }
+    let mut own = pod("p");
+    own["spec"]["volumes"] = json!([{"name": "v", "projected": {"sources": [{"configMap": {"name": "a"}}]}}]);
+    own["spec"]["containers"][0]["envFrom"] = json!([{"secretRef": {"name": "a"}}]);
+    admin.post(PODS, &own).await;
+    let mut foreign = pod("q");
+    foreign["spec"]["nodeName"] = json!("n2");
+    admin.post(PODS, &foreign).await;
+
+    let in_default = |path: &str| format!("/api/v1/namespaces/default/{path}");
+    let code = async |path: &str| node.get(path).await.code;
+    assert_eq!(code(&in_default("configmaps/a")).await, 200);
+    assert_eq!(code(&in_default("secrets/a")).await, 200);
+    assert_eq!(code(&in_default("secrets?fieldSelector=metadata.name%3Da")).await, 200);
+    assert_eq!(code(&in_default("pods/p")).await, 200);
+    assert_eq!(code("/api/v1/pods?fieldSelector=spec.nodeName%3Dn1").await, 200);
+    for path in ["configmaps/b", "secrets/b", "secrets", "configmaps", "pods/q", "pods"] {
+        assert_eq!(code(&in_default(path)).await, 403, "{path}");
+    }
+    assert_eq!(code("/api/v1/pods?fieldSelector=spec.nodeName%3Dn2").await, 403);
+}
+
+#[tokio::test]
+async fn a_node_changes_what_is_its_own() {
+    const MERGE: &str = "application/merge-patch+json";
+    let (server, admin) = cluster().await;
+    let node = server.client(As::Node);
+    let nodes = "/api/v1/nodes";
+    let object = |name: &str| json!({"metadata": {"name": name}});
+    assert_eq!(node.post(nodes, &object("n1")).await.code, 201);
+    assert_eq!(
+        node.post(nodes, &object("n2")).await.refusal(),
+        "403 Forbidden: nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\""
+    );
+    let change = async |patch: Value| node.patch(&format!("{nodes}/n1"), MERGE, &patch).await;
+    assert_eq!(change(json!({"metadata": {"labels": {"own": "x", "kubernetes.io/os": "linux"}}})).await.code, 200);
+    let label = change(json!({"metadata": {"labels": {"node-restriction.kubernetes.io/x": "y"}}})).await.refusal();
+    assert!(label.ends_with("is not allowed to modify labels: node-restriction.kubernetes.io/x"), "{label}");
+    let taint = change(json!({"spec": {"taints": [{"key": "k", "effect": "NoSchedule"}]}})).await.refusal();
+    assert!(taint.ends_with("node \"n1\" is not allowed to modify taints"), "{taint}");
+
+    let mut foreign = pod("q");
+    foreign["spec"]["nodeName"] = json!("n2");
+    admin.post(PODS, &foreign).await;
+    admin.post(PODS, &pod("p")).await;
+    let status = json!({"status": {"phase": "Running"}});
+    let report = async |pod: &str| node.patch(&format!("{PODS}/{pod}/status"), MERGE, &status).await;
+    assert_eq!(report("p").await.code, 200);
+    let refusal = report("q").await.refusal();
+    assert!(
+        refusal.ends_with("node \"n1\" can only update pod status for pods with spec.nodeName set to itself"),
+        "{refusal}"
+    );
+    assert_eq!(node.send(Method::DELETE, &format!("{PODS}/q"), &[], "").await.code, 403);
+    let evict = json!({"metadata": {"name": "q"}});
+    assert_eq!(node.post(&format!("{PODS}/q/eviction"), &evict).await.code, 403);
+    assert_eq!(node.post(PODS, &pod("new")).await.code, 403);
+
+    let leases = |namespace: &str| format!("/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases");
+    admin.post("/api/v1/namespaces", &object("kube-node-lease")).await;
+    assert_eq!(node.post(&leases("kube-node-lease"), &object("n1")).await.code, 201);
+    assert_eq!(node.post(&leases("kube-node-lease"), &object("n2")).await.code, 403);
+    assert_eq!(node.post(&leases("default"), &object("n1")).await.code, 403);
 }

@@ -54,7 +54,7 @@ impl Server {
     }
 
     async fn of(memory: Arc<Memory>, authority: Arc<Authority>) -> Server {
-        let issued = authority.issue_server("s1", Timestamp::now()).unwrap();
+        let issued = authority.issue_server("s1", "127.0.0.1", Timestamp::now()).unwrap();
         let tls = Arc::new(ArcSwap::from_pointee(server_config(authority.certificate_pem(), &issued).unwrap()));
         let own = Some((&*issued.certificate_pem, &*issued.key_pem));
         let forwarder = Forwarder::new(client_config(authority.certificate_pem(), own).unwrap());

@@ -4,6 +4,7 @@ use copepod_store::Leader;
 use http::Method;
 
 use super::{MAPS, client::As, cluster, map};
+use crate::flow_defaults;
 
 #[tokio::test]
 async fn health_is_told_by_check_and_as_a_whole() {
@@ -54,4 +55,22 @@ async fn metrics_count_what_was_asked() {
         assert!(metrics.text.contains(&line), "{line}\n{}", metrics.text);
     }
     assert_eq!(server.client(As::Node).get("/metrics").await.code, 403);
+}
+
+#[tokio::test]
+async fn answers_name_the_schema_and_the_level_that_they_counted_as() {
+    let (server, http) = cluster().await;
+    for default in flow_defaults() {
+        let plural = if default["kind"] == "FlowSchema" { "flowschemas" } else { "prioritylevelconfigurations" };
+        let created = http.post(&format!("/apis/flowcontrol.apiserver.k8s.io/v1/{plural}"), &default).await;
+        assert_eq!(created.code, 201, "{}", created.text);
+        assert_eq!(created.json()["spec"], default["spec"], "nothing is left to fill in");
+    }
+    let uid = async |path: &str| {
+        let object = http.get(&format!("/apis/flowcontrol.apiserver.k8s.io/v1/{path}")).await.json();
+        object["metadata"]["uid"].as_str().unwrap().to_owned()
+    };
+    let node = server.client(As::Node).get(MAPS).await;
+    assert_eq!(node.headers["x-kubernetes-pf-flowschema-uid"], uid("flowschemas/system-nodes").await);
+    assert_eq!(node.headers["x-kubernetes-pf-prioritylevel-uid"], uid("prioritylevelconfigurations/system").await);
 }

@@ -75,7 +75,7 @@ async fn a_token_is_its_service_account() {
 
 #[tokio::test]
 async fn a_token_ends_with_what_it_is_bound_to() {
-    let (_server, admin, http) = world().await;
+    let (server, admin, http) = world().await;
     let mut own = pod("p");
     own["spec"]["serviceAccountName"] = json!("bot");
     let made = admin.post(PODS, &own).await.json();
@@ -84,6 +84,10 @@ async fn a_token_ends_with_what_it_is_bound_to() {
     let me = who(&http, &of_pod).await.unwrap();
     assert_eq!(me["extra"]["authentication.kubernetes.io/pod-name"], json!(["p"]));
     assert_eq!(me["extra"]["authentication.kubernetes.io/node-name"], json!(["n1"]));
+    let node = server.client(As::Node);
+    token(&request(&node, bound(&made["metadata"]["uid"])).await);
+    let unbound = request(&node, json!({})).await.refusal();
+    assert!(unbound.ends_with("node requested token not bound to a pod"), "{unbound}");
     let other = request(&admin, bound(&json!("another"))).await;
     assert!(other.refusal().starts_with("409 Conflict"), "{}", other.text);
 

@@ -1,8 +1,9 @@
 //! `serviceaccounts/token`: a new token for a service account.
 
 use axum::{extract::Request, response::Response};
+use copepod_access::node;
 use copepod_api::{
-    Key, Object, Status, StatusResult, Timestamp,
+    Key, Object, Status, StatusResult, Timestamp, User,
     field::Errors,
     resource::{NODES, PODS, SECRETS, SERVICE_ACCOUNTS},
     time::rfc3339,
@@ -22,12 +23,15 @@ const SECONDS_DEFAULT: i64 = 3600;
 const SECONDS_MIN: i64 = 600;
 const SECONDS_MAX: i64 = 1 << 32;
 
-pub async fn answer(front: &Front, request: Request, asked: &Asked) -> StatusResult<Response> {
+pub async fn answer(front: &Front, request: Request, user: &User, asked: &Asked) -> StatusResult<Response> {
     let wanted = Wanted::of(request.headers(), request.uri(), true)?;
     let (parts, body) = request.into_parts();
     let body = front.bodies.read(&parts.headers, body).await?;
     let mut sent = body::object(&parts.headers, &body.bytes)?.value;
     let view = front.door.fresh().await?;
+    if let Some(node) = node::name(user) {
+        of_own_pod(&view, node, asked, &sent).map_err(|why| Status::forbidden(&SERVICE_ACCOUNTS, &asked.name, why))?;
+    }
     let token = token(front, &view, asked, &sent)?;
     sent["apiVersion"] = json!("authentication.k8s.io/v1");
     sent["kind"] = json!("TokenRequest");
@@ -38,6 +42,19 @@ pub async fn answer(front: &Front, request: Request, asked: &Asked) -> StatusRes
     sent["spec"]["expirationSeconds"] = json!(token.seconds);
     sent["status"] = json!({"token": token.text, "expirationTimestamp": rfc3339(token.until)});
     Ok(answer::value(201, &sent, wanted.encoding))
+}
+
+/// A node gets tokens for the pods that it runs, and no others.
+fn of_own_pod(view: &View, node: &str, asked: &Asked, sent: &Value) -> Result<(), &'static str> {
+    let bound = &sent["spec"]["boundObjectRef"];
+    let Some(name) = bound["name"].as_str().filter(|_| bound["kind"] == "Pod") else {
+        return Err("node requested token not bound to a pod");
+    };
+    match view.object(&Key::new(PODS, asked.namespace.as_str(), name)) {
+        Some(pod) if pod.node.as_deref() == Some(node) => Ok(()),
+        Some(_) => Err("node requested token bound to a pod scheduled on a different node"),
+        None => Err("node requested token bound to a pod that is not there"),
+    }
 }
 
 struct Token {

@@ -1,7 +1,10 @@
 //! Workloads: `apps/v1`.
 
+mod daemonset;
 mod deployment;
 mod replicaset;
+mod revision;
+mod statefulset;
 
 use copepod_api::{
     field::{Errors, Path},
@@ -18,7 +21,7 @@ use crate::{
 };
 
 pub(crate) fn rows() -> Vec<Row> {
-    vec![deployment::row(), replicaset::row()]
+    vec![revision::row(), daemonset::row(), deployment::row(), replicaset::row(), statefulset::row()]
 }
 
 /// The selector of a workload and the template of its pods, which must fit each other.
@@ -65,7 +68,7 @@ fn immutable_selector(new: &Value, old: &Value, errors: &mut Errors) {
 }
 
 /// The columns that tell what runs in the pods of a workload: names, images, selector.
-fn pods_cells(workload: &Value) -> [Value; 3] {
+pub(crate) fn pods_cells(workload: &Value) -> [Value; 3] {
     let containers = items(workload, "/spec/template/spec/containers");
     let join = |pointer: &str| {
         containers.iter().filter_map(|container| text(container, pointer)).collect::<Vec<_>>().join(",")

@@ -10,12 +10,16 @@ mod node;
 mod persistentvolume;
 mod persistentvolumeclaim;
 pub(crate) mod pod;
+mod podtemplate;
+mod replicationcontroller;
 mod resourcequota;
 mod secret;
 mod service;
 mod serviceaccount;
 
 use crate::Row;
+
+pub(crate) use persistentvolumeclaim::spec as claim_spec;
 
 pub(crate) fn rows() -> Vec<Row> {
     vec![
@@ -28,6 +32,8 @@ pub(crate) fn rows() -> Vec<Row> {
         persistentvolumeclaim::row(),
         persistentvolume::row(),
         pod::row(),
+        podtemplate::row(),
+        replicationcontroller::row(),
         resourcequota::row(),
         secret::row(),
         serviceaccount::row(),

@@ -1,7 +1,7 @@
 //! Nodes.
 
 use copepod_api::{
-    Object, Scope, Status, StatusResult, Timestamp,
+    Object, Scope, Status, StatusResult, Subresource, Timestamp,
     field::{Errors, Path},
     names,
 };
@@ -14,8 +14,11 @@ use crate::{
     Row, json as fields,
     json::{items, text},
     pipeline::World,
-    row::{self, AGE, Column, Hooks, NAME, STATUS, column, kind, wide},
+    row::{self, AGE, Column, Hooks, NAME, PROXY_VERBS, STATUS, column, kind, wide},
 };
+
+const PROXY: Subresource =
+    Subresource { name: "proxy", kind: Some(("", "v1", "NodeProxyOptions")), verbs: PROXY_VERBS };
 
 const COLUMNS: &[Column] = &[
     NAME,
@@ -34,7 +37,7 @@ const ROLE: &str = "node-role.kubernetes.io/";
 
 pub fn row() -> Row {
     Row::new(
-        kind::<Node>("nodes", "node", &["no"], Scope::Cluster, &[STATUS]),
+        kind::<Node>("nodes", "node", &["no"], Scope::Cluster, &[PROXY, STATUS]),
         Hooks {
             admit,
             validate: |object, errors| {

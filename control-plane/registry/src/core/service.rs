@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use copepod_api::{
-    Kind, Object, Scope, Status, StatusResult, Timestamp,
+    Kind, Object, Scope, Status, StatusResult, Subresource, Timestamp,
     field::{Errors, Path},
     names,
 };
@@ -19,8 +19,11 @@ use crate::{
     Row, json as fields,
     json::{items, number, text},
     pipeline::World,
-    row::{self, AGE, Column, Hooks, NAME, STATUS, column, field_text, in_all, kind, wide},
+    row::{self, AGE, Column, Hooks, NAME, PROXY_VERBS, STATUS, column, field_text, in_all, kind, wide},
 };
+
+const PROXY: Subresource =
+    Subresource { name: "proxy", kind: Some(("", "v1", "ServiceProxyOptions")), verbs: PROXY_VERBS };
 
 const COLUMNS: &[Column] = &[
     NAME,
@@ -38,7 +41,7 @@ const AFFINITY_SECONDS_MAX: i32 = 86_400;
 const AFFINITY_SECONDS: i32 = 10_800;
 
 fn services() -> Kind {
-    in_all(kind::<Service>("services", "service", &["svc"], Scope::Namespaced, &[STATUS]))
+    in_all(kind::<Service>("services", "service", &["svc"], Scope::Namespaced, &[PROXY, STATUS]))
 }
 
 pub fn row() -> Row {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use copepod_api::{Object, Reply, Request, Status, StatusResult, resource, time};
 use serde_json::Value;
 
-use super::{World, check, managed, update::Tracking};
+use super::{World, check, managed, node_restriction, update::Tracking};
 use crate::{Row, json, json::text};
 
 /// How often a generated name is drawn again when it is taken. With five letters of 27, eight collisions in a row do not
@@ -51,6 +51,7 @@ pub fn create_admitted(
     (row.hooks.stamp)(world, request, &mut object);
     (row.hooks.default)(&mut object);
     (row.hooks.guard)(world, request, &object, None)?;
+    node_restriction::check(row, request, Some(&object), None)?;
     (row.hooks.admit)(world, &mut object)?;
     check::validate(row, &object, None)?;
     if matches!(tracking, Tracking::Update) {

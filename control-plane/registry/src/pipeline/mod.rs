@@ -4,6 +4,7 @@ mod check;
 mod create;
 mod delete;
 mod managed;
+mod node_restriction;
 mod patch;
 mod scale;
 mod update;
@@ -118,6 +119,7 @@ fn carry_out(world: &mut World<'_>, request: &Request) -> StatusResult<Reply> {
         };
     }
     if let Some((_, handler)) = row.hooks.actions.iter().find(|(name, _)| *name == &*target.subresource) {
+        node_restriction::check_action(world, row, request)?;
         return handler(world, row, request);
     }
     match (&*target.subresource, &request.action) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use copepod_api::{Object, Reply, Request, Status, StatusResult};
 use serde_json::Value;
 
-use super::{World, check, managed};
+use super::{World, check, managed, node_restriction};
 use crate::{Row, json, json::text};
 
 pub fn update(world: &mut World<'_>, row: &Row, request: &Request, sent: &Value) -> StatusResult<Reply> {
@@ -43,6 +43,7 @@ pub fn replace(
     }
     (row.hooks.default)(&mut new);
     (row.hooks.guard)(world, request, &new, Some(old))?;
+    node_restriction::check(row, request, Some(&new), Some(old))?;
     if !is_of_status {
         (row.hooks.admit_update)(world, &mut new, live)?;
     }

@@ -18,20 +18,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("apiregistration.k8s.io/v1", "aggregation is on its way"),
     ("authentication.k8s.io/v1", "reviews are answered by the API server and never stored"),
     ("authorization.k8s.io/v1", "reviews are answered by the API server and never stored"),
-    ("v1 podtemplates", "workloads are on their way"),
-    ("v1 replicationcontrollers", "workloads are on their way"),
     ("v1 pods/ephemeralcontainers", "workloads are on their way"),
     ("v1 pods/resize", "workloads are on their way"),
-    ("apps/v1 controllerrevisions", "workloads are on their way"),
-    ("apps/v1 daemonsets", "workloads are on their way"),
-    ("apps/v1 statefulsets", "workloads are on their way"),
-    ("autoscaling/", "workloads are on their way"),
-    ("batch/v1", "workloads are on their way"),
-    ("v1 nodes/proxy", "streams are on their way"),
-    ("v1 pods/attach", "streams are on their way"),
-    ("v1 pods/portforward", "streams are on their way"),
-    ("v1 pods/proxy", "streams are on their way"),
-    ("v1 services/proxy", "streams are on their way"),
 ];
 
 fn described(row: &Row) -> Vec<String> {
@@ -86,6 +74,8 @@ fn what_is_served_is_what_kubernetes_serves() {
 /// An object of each kind that says no more than it must.
 fn smallest(plural: &str) -> Value {
     let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    let mut once = template.clone();
+    once["spec"]["restartPolicy"] = json!("Never");
     let webhook = json!({
         "name": "a.example.com", "sideEffects": "None", "admissionReviewVersions": ["v1"],
         "clientConfig": {"url": "https://example.com/"},
@@ -102,9 +92,17 @@ fn smallest(plural: &str) -> Value {
         "csinodes" => json!({"spec": {"drivers": []}}),
         "csidrivers" | "deviceclasses" | "networkpolicies" | "resourceclaims" => json!({"spec": {}}),
         "csistoragecapacities" => json!({"storageClassName": "fast"}),
-        "deployments" | "replicasets" => {
+        "daemonsets" | "deployments" | "replicasets" | "statefulsets" => {
             json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}})
         }
+        "controllerrevisions" => json!({"revision": 1, "data": {}}),
+        "cronjobs" => json!({"spec": {"schedule": "*/5 * * * *", "jobTemplate": {"spec": {"template": once}}}}),
+        "horizontalpodautoscalers" => {
+            json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "web"}}})
+        }
+        "jobs" => json!({"spec": {"template": once}}),
+        "podtemplates" => json!({"template": template}),
+        "replicationcontrollers" => json!({"spec": {"selector": {"a": "b"}, "template": template}}),
         "endpointslices" => json!({"addressType": "IPv4", "endpoints": []}),
         "events" => json!({
             "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"},
@@ -168,7 +166,9 @@ fn the_smallest_object_of_each_kind_is_stored_and_applying_it_again_changes_noth
         let target = format!("{plural}.{group}/{name}");
         let mut apply = || {
             let action = Action::Patch { patch: Patch::Apply(object.clone()) };
-            world.one(request(&target, action)).map(|reply| body(&reply))
+            let mut request = request(&target, action);
+            request.target.version = row.kind.version.as_ref().into();
+            world.one(request).map(|reply| body(&reply))
         };
         let first = apply().unwrap_or_else(|refusal| panic!("{target}: {}", refusal.message()));
         let second = apply().unwrap_or_else(|refusal| panic!("{target}: {}", refusal.message()));
@@ -240,6 +240,31 @@ fn what_is_wrong_is_told_by_field() {
             "webhooks[0].sideEffects: Unsupported value: \"Some\"",
         ),
         (
+            "cronjobs",
+            json!({"spec": {"schedule": "61 * * * *", "jobTemplate": {"spec": {"template": {}}}}}),
+            "spec.schedule: Invalid value: \"61 * * * *\": end of range (61) above maximum (59): 61",
+        ),
+        (
+            "cronjobs",
+            json!({"spec": {"schedule": "@daily", "timeZone": "Moon/Base", "jobTemplate": {"spec": {"template": {}}}}}),
+            "spec.timeZone: Invalid value: \"Moon/Base\": unknown time zone Moon/Base",
+        ),
+        (
+            "horizontalpodautoscalers",
+            json!({"spec": {"minReplicas": 5, "maxReplicas": 2, "scaleTargetRef": {"kind": "Deployment", "name": "d"}}}),
+            "spec.maxReplicas: Invalid value: 2: must be greater than or equal to `minReplicas`",
+        ),
+        (
+            "jobs",
+            json!({"spec": {"completionMode": "Indexed", "parallelism": 1, "template": {}}}),
+            "spec.completions: Required value: when completion mode is Indexed",
+        ),
+        (
+            "daemonsets",
+            json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {}}}),
+            "`selector` does not match template `labels`",
+        ),
+        (
             "flowschemas",
             json!({"spec": {"matchingPrecedence": 1, "priorityLevelConfiguration": {"name": "a"}}}),
             "only the schema named 'exempt' may have matchingPrecedence 1",
@@ -256,6 +281,39 @@ fn what_is_wrong_is_told_by_field() {
         let said = refusal(world.create(plural, object));
         assert!(said.starts_with("422 Invalid") && said.contains(expected), "{plural}: {said}");
     }
+}
+
+#[test]
+fn an_autoscaler_is_the_same_in_both_of_its_versions() {
+    let mut world = Fixture::new();
+    let mut asked = smallest("horizontalpodautoscalers");
+    asked["spec"]["metrics"] = json!([
+        {"type": "Resource", "resource": {"name": "memory", "target": {"type": "Utilization", "averageUtilization": 50}}},
+        {"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 70}}},
+    ]);
+    world.create("horizontalpodautoscalers", asked).unwrap();
+    let first =
+        rows().iter().find(|row| row.kind.plural == "horizontalpodautoscalers" && row.kind.version == "v1").unwrap();
+    let key = copepod_api::Key::new(first.resource(), "default", "a");
+    let shown = first.show(world.view.object(&key).unwrap());
+    assert_eq!(shown.value()["spec"]["targetCPUUtilizationPercentage"], 70);
+    assert!(shown.meta.annotations["autoscaling.alpha.kubernetes.io/metrics"].contains("memory"));
+    // What the first version does not know survives a write by it.
+    let mut change = request(
+        "horizontalpodautoscalers/a",
+        Action::Patch { patch: Patch::Merge(json!({"spec": {"targetCPUUtilizationPercentage": 60}})) },
+    );
+    change.target.version = "v1".into();
+    let after = body(&world.one(change).unwrap());
+    assert_eq!(
+        (&after["apiVersion"], &after["spec"]["targetCPUUtilizationPercentage"]),
+        (&json!("autoscaling/v1"), &json!(60))
+    );
+    let stored = world.get("horizontalpodautoscalers/a").unwrap();
+    let names: Vec<&Value> =
+        stored["spec"]["metrics"].as_array().unwrap().iter().map(|m| &m["resource"]["name"]).collect();
+    assert_eq!(names, ["cpu", "memory"]);
+    assert_eq!(stored["metadata"]["annotations"], json!({}));
 }
 
 #[test]
@@ -281,6 +339,13 @@ fn some_decisions_are_made_once() {
         ("ingressclasses", json!({"spec": {"controller": "example.com/other"}}), "field is immutable"),
         ("certificatesigningrequests", json!({"spec": {"request": "LS0tLQ=="}}), "field is immutable"),
         ("volumeattachments", json!({"spec": {"nodeName": "n2"}}), "field is immutable"),
+        (
+            "statefulsets",
+            json!({"spec": {"serviceName": "other"}}),
+            "updates to statefulset spec for fields other than",
+        ),
+        ("jobs", json!({"spec": {"completions": 5}}), "spec.completions: Invalid value: 5: field is immutable"),
+        ("controllerrevisions", json!({"data": {"a": "b"}}), "data: Invalid value"),
     ];
     for (plural, change, expected) in cases {
         let mut world = Fixture::new();

@@ -14,13 +14,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 pub(crate) use defaults::template_defaults;
-pub(crate) use validate::validate_template;
+pub(crate) use validate::{validate_any_template, validate_template};
 
 use crate::{
     Row, json as fields,
     json::{number, text},
     pipeline::World,
-    row::{Hooks, STATUS, field_text, in_all, kind},
+    row::{Hooks, PROXY_VERBS, STATUS, field_text, in_all, kind},
 };
 
 const BINDING: Subresource = Subresource { name: "binding", kind: Some(("", "v1", "Binding")), verbs: &["create"] };
@@ -32,6 +32,7 @@ const EXEC: Subresource =
     Subresource { name: "exec", kind: Some(("", "v1", "PodExecOptions")), verbs: &["create", "get"] };
 const PORT_FORWARD: Subresource =
     Subresource { name: "portforward", kind: Some(("", "v1", "PodPortForwardOptions")), verbs: &["create", "get"] };
+const PROXY: Subresource = Subresource { name: "proxy", kind: Some(("", "v1", "PodProxyOptions")), verbs: PROXY_VERBS };
 const LOG: Subresource = Subresource { name: "log", kind: None, verbs: &["get"] };
 
 /// Two classes that always exist, for what a cluster cannot do without.
@@ -44,7 +45,7 @@ pub(crate) fn pods() -> Kind {
         "pod",
         &["po"],
         Scope::Namespaced,
-        &[ATTACH, BINDING, EVICTION, EXEC, LOG, PORT_FORWARD, STATUS],
+        &[ATTACH, BINDING, EVICTION, EXEC, LOG, PORT_FORWARD, PROXY, STATUS],
     ))
 }
 

@@ -55,8 +55,18 @@ pub fn validate(pod: &Pod, errors: &mut Errors) {
     }
 }
 
-/// The template of a workload; `selector` must select its pods.
+/// The template of a workload that keeps its pods running.
 pub fn validate_template(template: &PodTemplateSpec, path: &Path<'_>, errors: &mut Errors) {
+    validate_any_template(template, path, &["Always"], errors);
+    if template.spec.as_ref().is_some_and(|spec| spec.active_deadline_seconds.is_some()) {
+        let spec_path = path.at("spec");
+        let why = "activeDeadlineSeconds in ReplicaSet is not Supported";
+        errors.forbidden(spec_path.at("activeDeadlineSeconds"), why);
+    }
+}
+
+/// A template of pods with one of these restart policies.
+pub fn validate_any_template(template: &PodTemplateSpec, path: &Path<'_>, policies: &[&str], errors: &mut Errors) {
     if let Some(metadata) = &template.metadata {
         let map = |map: &Option<BTreeMap<String, String>>| {
             map.iter().flatten().map(|(key, value)| (key.clone(), json!(value))).collect()
@@ -69,14 +79,9 @@ pub fn validate_template(template: &PodTemplateSpec, path: &Path<'_>, errors: &m
         Some(spec) => {
             validate_spec(spec, &spec_path, true, errors);
             match spec.restart_policy.as_deref() {
-                None | Some("Always") => {}
-                Some(other) => errors.not_supported(spec_path.at("restartPolicy"), other, &["Always"]),
-            }
-            if spec.active_deadline_seconds.is_some() {
-                errors.forbidden(
-                    spec_path.at("activeDeadlineSeconds"),
-                    "activeDeadlineSeconds in ReplicaSet is not Supported",
-                );
+                None => {}
+                Some(policy) if policies.contains(&policy) => {}
+                Some(other) => errors.not_supported(spec_path.at("restartPolicy"), other, policies),
             }
         }
         None => errors.required(spec_path.at("containers"), ""),

@@ -1,0 +1,220 @@
+//! `…/proxy/…`: HTTP to a pod, to some pod of a service, or to a port of a node, with the API's own permissions.
+//!
+//! The request goes through a tunnel to the node, so it reaches what only nodes reach. It is passed on as it is, but for
+//! what is between this server and its client; where the answer names a place of the same program, the name is put
+//! below the proxy's path.
+
+mod target;
+
+use axum::{body::Body, extract::Request, response::Response};
+use copepod_api::{Status, StatusResult, User};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
+    header::{
+        CONNECTION, HOST, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
+};
+use hyper_util::rt::TokioIo;
+
+use crate::{
+    forward::{self, Switched},
+    front::Front,
+    path::Asked,
+    read, streams, who,
+};
+
+/// What concerns one connection only (RFC 9110, section 7.6.1).
+const OF_CONNECTION: [HeaderName; 7] = [
+    CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION,
+    TE,
+    TRAILER,
+    TRANSFER_ENCODING,
+];
+
+/// Whether a part of an object is a way to what it stands for.
+pub fn is_proxy(asked: &Asked) -> bool {
+    asked.subresource == "proxy"
+}
+
+pub async fn answer(front: &Front, request: Request, user: &User, asked: &Asked) -> StatusResult<Response> {
+    let (prefix, rest) = split(request.uri().path());
+    let (prefix, rest) = (prefix.to_owned(), rest.to_owned());
+    if rest.is_empty() && !request.headers().contains_key(UPGRADE) {
+        return Ok(moved(&format!("{prefix}/"), request.uri()));
+    }
+    // The nodes hold their sessions to the leader.
+    let forwarder = front.config.forwarder.as_ref();
+    let request = match forward::switch(&*front.door, forwarder, user, request).await? {
+        Switched::Here(request) => request,
+        Switched::Done(response) => return Ok(response),
+    };
+    let place = front.places.take()?;
+    let view = read::view(&*front.door, None).await?;
+    let target = target::of(&view, asked)?;
+    let failed = |why: &str| Status::unavailable(format!("error trying to reach {:?}: {why}", asked.name));
+    let link = front.tunnels.forward(target.query).await.map_err(|status| failed(status.message()))?;
+    let connection = TokioIo::new(link.into_connection());
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(connection).await.map_err(|error| failed(&error.to_string()))?;
+    tokio::spawn(async move {
+        let _ = connection.with_upgrades().await;
+        drop(place);
+    });
+    let (passed_on, client) = passed_on(request, &prefix, &rest, &target.host)?;
+    let mut answered = sender.send_request(passed_on).await.map_err(|error| failed(&error.to_string()))?;
+    if answered.status() == StatusCode::SWITCHING_PROTOCOLS {
+        streams::splice(client, hyper::upgrade::on(&mut answered));
+        return Ok(answered.map(Body::new));
+    }
+    let mut response = answered.map(|body| Body::from_stream(Body::new(body).into_data_stream()));
+    forget(response.headers_mut(), false);
+    if let Some(location) = response.headers().get(LOCATION).and_then(|place| place.to_str().ok())
+        && let Some(below) = below(&prefix, &target.host, location)
+    {
+        response.headers_mut().insert(LOCATION, below);
+    }
+    Ok(response)
+}
+
+/// The path of the proxy itself, and the rest, which is the other side's.
+fn split(path: &str) -> (&str, &str) {
+    // /api/v1/namespaces/NAMESPACE/pods/NAME/proxy and /api/v1/nodes/NAME/proxy
+    let is_namespaced = path.split('/').filter(|part| !part.is_empty()).nth(2) == Some("namespaces");
+    let mut left = if is_namespaced { 7 } else { 5 };
+    let mut is_inside = false;
+    for (place, letter) in path.char_indices() {
+        if letter == '/' {
+            if is_inside {
+                left -= 1;
+                if left == 0 {
+                    return path.split_at(place);
+                }
+            }
+            is_inside = false;
+        } else {
+            is_inside = true;
+        }
+    }
+    (path, "")
+}
+
+/// Relative links of the other side only work below a path that ends in a slash.
+fn moved(path: &str, uri: &Uri) -> Response {
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    if let Ok(location) = HeaderValue::try_from(format!("{path}{query}")) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
+}
+
+/// The request as the other side gets it, and the client's connection, should both want to speak something else.
+fn passed_on(
+    mut request: Request,
+    prefix: &str,
+    rest: &str,
+    host: &str,
+) -> StatusResult<(http::Request<Body>, hyper::upgrade::OnUpgrade)> {
+    let client = hyper::upgrade::on(&mut request);
+    let (parts, body) = request.into_parts();
+    let path = if rest.is_empty() { "/" } else { rest };
+    let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut passed_on = http::Request::builder()
+        .method(parts.method)
+        .uri(format!("{path}{query}"))
+        .body(body)
+        .map_err(|error| Status::bad_request(format!("the path cannot be passed on: {error}")))?;
+    let headers = passed_on.headers_mut();
+    let told = parts.headers.iter().filter(|(name, _)| !who::says_who(name));
+    headers.extend(told.map(|(name, value)| (name.clone(), value.clone())));
+    let is_upgrade = parts.headers.contains_key(UPGRADE);
+    forget(headers, is_upgrade);
+    let value =
+        |text: &str| HeaderValue::try_from(text).map_err(|_| Status::bad_request("a path that no header can name"));
+    if let Some(original) = parts.headers.get(HOST) {
+        headers.insert("x-forwarded-host", original.clone());
+    }
+    headers.insert("x-forwarded-uri", value(&format!("{prefix}{rest}"))?);
+    headers.insert("x-forwarded-proto", HeaderValue::from_static("https"));
+    headers.insert(HOST, value(host)?);
+    Ok((passed_on, client))
+}
+
+/// Removes what concerns one connection only; of a connection that is to be switched, all but the wish.
+fn forget(headers: &mut HeaderMap, is_upgrade: bool) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    for name in OF_CONNECTION.iter().chain(&named) {
+        if !(is_upgrade && *name == UPGRADE) {
+            headers.remove(name);
+        }
+    }
+    match is_upgrade {
+        true => drop(headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"))),
+        false => drop(headers.remove(UPGRADE)),
+    }
+}
+
+/// Where a redirect leads for the client: below the proxy's path, unless it leads elsewhere.
+fn below(prefix: &str, host: &str, location: &str) -> Option<HeaderValue> {
+    let uri: Uri = location.parse().ok()?;
+    let is_elsewhere = uri.authority().is_some_and(|authority| authority.as_str() != host);
+    if is_elsewhere || !uri.path().starts_with('/') || uri.path().starts_with(&format!("{prefix}/")) {
+        return None;
+    }
+    HeaderValue::try_from(format!("{prefix}{}", uri.path_and_query().map_or("/", |path| path.as_str()))).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_the_path_is_kept_as_it_is() {
+        let pod = "/api/v1/namespaces/n/pods/http:p:80/proxy";
+        for (path, rest) in [
+            (pod.to_owned(), ""),
+            (format!("{pod}/"), "/"),
+            (format!("{pod}/a//b%2Fc/"), "/a//b%2Fc/"),
+            (format!("{pod}/proxy/x"), "/proxy/x"),
+        ] {
+            assert_eq!(split(&path), (pod, rest));
+        }
+        assert_eq!(split("/api/v1/nodes/n1:80/proxy/x"), ("/api/v1/nodes/n1:80/proxy", "/x"));
+    }
+
+    #[test]
+    fn redirects_stay_below_the_proxy() {
+        let below = |location: &str| below("/p/proxy", "10.0.0.1:80", location);
+        assert_eq!(below("/login?next=a").unwrap(), "/p/proxy/login?next=a");
+        assert_eq!(below("http://10.0.0.1:80/x").unwrap(), "/p/proxy/x");
+        for kept in ["http://example.com/x", "/p/proxy/x", "x/y"] {
+            assert_eq!(below(kept), None, "{kept}");
+        }
+    }
+
+    #[test]
+    fn what_concerns_one_connection_is_not_passed_on() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "close, X-Mine"),
+            ("x-mine", "1"),
+            ("keep-alive", "5"),
+            ("upgrade", "h2c"),
+            ("accept", "*/*"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        forget(&mut headers, false);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["accept"]);
+    }
+}

@@ -1,0 +1,141 @@
+//! StatefulSets.
+
+use copepod_api::{
+    Scope,
+    field::{Errors, Path},
+};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{pods_cells, validate_pods};
+use crate::{
+    Row,
+    core::{claim_spec, pod::template_defaults},
+    json::{default, each, number, object},
+    row::{self, AGE, Column, Hooks, NAME, SCALE, STATUS, column, in_all, kind, wide},
+    rules::{self, Part, at},
+};
+
+const COLUMNS: &[Column] = &[
+    NAME,
+    column("Ready", "string", "How many of its pods are ready."),
+    AGE,
+    wide("Containers", "The names of the containers of a pod."),
+    wide("Images", "Their images."),
+];
+
+/// What of the spec may change; all else names pods and volumes that exist.
+const CHANGEABLE: &[&str] = &[
+    "minReadySeconds",
+    "ordinals",
+    "persistentVolumeClaimRetentionPolicy",
+    "replicas",
+    "revisionHistoryLimit",
+    "template",
+    "updateStrategy",
+];
+
+pub fn row() -> Row {
+    Row::new(
+        in_all(kind::<StatefulSet>("statefulsets", "statefulset", &["sts"], Scope::Namespaced, &[SCALE, STATUS])),
+        Hooks {
+            default: defaults,
+            validate: |object, errors| {
+                let set = StatefulSet::deserialize(object).map_err(|error| error.to_string())?;
+                let path = Path::root("spec");
+                match &set.spec {
+                    Some(spec) => validate_pods(&spec.selector, Some(&spec.template), &path, errors),
+                    None => errors.required(path, ""),
+                }
+                validate(object, errors);
+                Ok(())
+            },
+            validate_update: |new, old, errors| {
+                let fixed = |set: &Value| {
+                    let mut spec = at(set, "spec").clone();
+                    if let Some(fields) = spec.as_object_mut() {
+                        fields.retain(|field, _| !CHANGEABLE.contains(&field.as_str()));
+                    }
+                    spec
+                };
+                if fixed(new) != fixed(old) {
+                    let why = "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', \
+                        'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and \
+                        'minReadySeconds' are forbidden";
+                    errors.forbidden("spec", why);
+                }
+            },
+            columns: COLUMNS,
+            cells: |object, now| {
+                let set = object.value();
+                let count = |pointer: &str| number(set, pointer).unwrap_or(0);
+                let ready = format!("{}/{}", count("/status/readyReplicas"), count("/spec/replicas"));
+                let [names, images, _] = pods_cells(set);
+                vec![row::name(object), json!(ready), row::age(object, now), names, images]
+            },
+            generation: true,
+            scale: true,
+            ..Hooks::NONE
+        },
+    )
+}
+
+fn defaults(set: &mut Value) {
+    let Some(spec) = object(set, "spec") else { return };
+    default(spec, "replicas", 1);
+    default(spec, "podManagementPolicy", "OrderedReady");
+    default(spec, "revisionHistoryLimit", 10);
+    if let Some(policy) = object(spec, "persistentVolumeClaimRetentionPolicy") {
+        default(policy, "whenDeleted", "Retain");
+        default(policy, "whenScaled", "Retain");
+    }
+    if let Some(strategy) = object(spec, "updateStrategy") {
+        default(strategy, "type", "RollingUpdate");
+        if strategy["type"] == "RollingUpdate"
+            && let Some(rolling) = object(strategy, "rollingUpdate")
+        {
+            default(rolling, "partition", 0);
+        }
+    }
+    for claim in each(spec, "volumeClaimTemplates") {
+        default(claim, "apiVersion", "v1");
+        default(claim, "kind", "PersistentVolumeClaim");
+        if let Some(spec) = object(claim, "spec") {
+            default(spec, "volumeMode", "Filesystem");
+        }
+        if let Some(status) = object(claim, "status") {
+            default(status, "phase", "Pending");
+        }
+    }
+    template_defaults(spec);
+    if let Some(status) = set.get_mut("status") {
+        default(status, "replicas", 0);
+        default(status, "availableReplicas", 0);
+    }
+}
+
+fn validate(set: &Value, errors: &mut Errors) {
+    let spec = Part { value: at(set, "spec"), path: "spec" };
+    for field in [
+        "replicas",
+        "minReadySeconds",
+        "revisionHistoryLimit",
+        "ordinals.start",
+        "updateStrategy.rollingUpdate.partition",
+    ] {
+        spec.at_least(field, 0, errors);
+    }
+    spec.one_of("podManagementPolicy", &["OrderedReady", "Parallel"], errors);
+    spec.one_of("updateStrategy.type", &["OnDelete", "RollingUpdate"], errors);
+    if rules::text_at(spec.value, "updateStrategy.type") == "OnDelete" && spec.is_set("updateStrategy.rollingUpdate") {
+        errors.invalid("spec.updateStrategy.rollingUpdate", "", "only allowed for updateStrategy 'RollingUpdate'");
+    }
+    for field in ["whenDeleted", "whenScaled"] {
+        spec.one_of(&format!("persistentVolumeClaimRetentionPolicy.{field}"), &["Delete", "Retain"], errors);
+    }
+    for (path, claim) in rules::each(set, "spec.volumeClaimTemplates") {
+        let path = format!("{path}.spec");
+        claim_spec(&Part { value: at(claim, "spec"), path: &path }, errors);
+    }
+}
