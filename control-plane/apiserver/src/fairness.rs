@@ -31,7 +31,8 @@ use tokio::sync::oneshot;
 
 use crate::compress::Long;
 use levels::{Arrival, Caller, Levels, Ticket};
-use plan::{Class, Plan};
+pub use plan::Class;
+use plan::Plan;
 
 /// How many requests are worked on at once, as upstream has it (400 reads and 200 writes). A write waits for disks most of
 /// its time, so this is more than processors could do.
@@ -192,14 +193,25 @@ fn flow(class: &Class) -> u64 {
     hasher.finish()
 }
 
-impl Seat {
-    /// Tells the client what its request counted as, and stays with the answer if that is long.
-    pub fn settle(self, mut response: Response) -> Response {
-        for (header, uid) in [(SCHEMA_HEADER, &self.class.schema_uid), (LEVEL_HEADER, &self.class.level_uid)] {
+impl Class {
+    /// Tells the client what its request counted as, whatever became of it.
+    pub fn mark(&self, response: &mut Response) {
+        for (header, uid) in [(SCHEMA_HEADER, &self.schema_uid), (LEVEL_HEADER, &self.level_uid)] {
             if let (false, Ok(value)) = (uid.is_empty(), HeaderValue::from_str(uid)) {
                 response.headers_mut().insert(header, value);
             }
         }
+    }
+}
+
+impl Seat {
+    /// What the request counted as.
+    pub fn class(&self) -> Class {
+        self.class.clone()
+    }
+
+    /// Stays with the answer if that is long.
+    pub fn settle(self, response: Response) -> Response {
         match response.extensions().get::<Long>().is_some() {
             true => hold::until_sent(self, response),
             false => response,

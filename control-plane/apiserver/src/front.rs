@@ -22,7 +22,7 @@ use crate::{
     answer,
     body::{self, Bodies},
     compress, discovery,
-    fairness::Fairness,
+    fairness::{Class, Fairness},
     health, list, logs,
     metrics::{Labels, Metrics},
     openapi,
@@ -73,9 +73,9 @@ async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
     let encoding = accept::of_refusal(request.headers(), request.uri());
     let takes_gzip = compress::is_taken(request.headers());
     let since = Instant::now();
-    let mut labels = Labels::of_path();
+    let mut counted = Counted { labels: Labels::of_path(), class: None };
     // A fault of ours costs this request and not the others on its connection.
-    let mut response = match AssertUnwindSafe(answer(&front, request, &mut labels)).catch_unwind().await {
+    let mut response = match AssertUnwindSafe(answer(&front, request, &mut counted)).catch_unwind().await {
         Ok(Ok(response)) => response,
         Ok(Err(status)) => answer::refusal(&status, encoding),
         Err(_) => answer::refusal(&Status::internal("this request met a fault in the server; see its log"), encoding),
@@ -84,12 +84,20 @@ async fn handle(State(front): State<Arc<Front>>, request: Request) -> Response {
     if !response.headers().contains_key(CACHE_CONTROL) {
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
     }
-    front.metrics.end(&labels, response.status().as_u16(), since);
+    if let Some(class) = &counted.class {
+        class.mark(&mut response);
+    }
+    front.metrics.end(&counted.labels, response.status().as_u16(), since);
     if takes_gzip { compress::compressed(response) } else { response }
 }
 
-/// `labels`: what the request is counted as.
-async fn answer(front: &Arc<Front>, request: Request, labels: &mut Labels) -> StatusResult<Response> {
+/// What a request counts as; known as soon as somebody looked at it.
+struct Counted {
+    labels: Labels,
+    class: Option<Class>,
+}
+
+async fn answer(front: &Arc<Front>, request: Request, counted: &mut Counted) -> StatusResult<Response> {
     let view = front.door.view();
     let catalog = Catalog::of(&view);
     let place = Place::of(request.uri().path(), &catalog)?;
@@ -107,11 +115,12 @@ async fn answer(front: &Arc<Front>, request: Request, labels: &mut Labels) -> St
         Place::Object(asked) => {
             let verb = verb(request.method(), &asked, &query)?;
             let is_apply = body::media_type(request.headers()).starts_with("application/apply-patch");
-            *labels = Labels::of(&asked, verb, is_apply, query.text("dryRun").is_some());
-            let _under_way = front.metrics.begin(labels);
+            counted.labels = Labels::of(&asked, verb, is_apply, query.text("dryRun").is_some());
+            let _under_way = front.metrics.begin(&counted.labels);
             let seat = {
                 let wish = access::wish(&asked, verb, &query);
                 let seat = front.fairness.seat(&view, &user, &wish).await?;
+                counted.class = Some(seat.class());
                 judge.check(&user, &wish)?;
                 seat
             };
@@ -120,13 +129,15 @@ async fn answer(front: &Arc<Front>, request: Request, labels: &mut Labels) -> St
         }
         Place::Review { review, namespace } => {
             let wish = Wish::Object(review.wish(&namespace));
-            let _seat = front.fairness.seat(&view, &user, &wish).await?;
+            let seat = front.fairness.seat(&view, &user, &wish).await?;
+            counted.class = Some(seat.class());
             reviews::answer(front, request, &user, &judge, (review, &namespace)).await
         }
         place => {
             let verb = request.method().as_str().to_lowercase();
             let wish = Wish::Path { verb: &verb, path: request.uri().path() };
-            let _seat = front.fairness.seat(&view, &user, &wish).await?;
+            let seat = front.fairness.seat(&view, &user, &wish).await?;
+            counted.class = Some(seat.class());
             judge.check(&user, &wish)?;
             if request.method() != Method::GET {
                 return Err(Status::method_not_allowed("only GET is supported here"));
