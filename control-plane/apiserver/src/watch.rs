@@ -14,9 +14,9 @@ use std::{
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use copepod_api::{Object, Revision, Status, StatusResult, Timestamp};
+use copepod_api::{Name, Object, Revision, Status, StatusResult, Timestamp};
 use copepod_registry::Row;
-use copepod_store::{Compacted, Cursor, Event, EventKind};
+use copepod_store::{Compacted, Cursor, Event, EventKind, View};
 use serde_json::json;
 use tokio::time::Instant;
 
@@ -64,16 +64,10 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
     let door = &*front.door;
     let starts_anywhere = revision.is_none_or(|revision| revision == Revision::ZERO);
     let sends_initial = sends_initial.unwrap_or(starts_anywhere);
-    let (initial, from) = if sends_initial {
-        let view = read::view(door, revision).await?;
-        let objects = selection.candidates(&view, None).filter(|object| selection.matches(object)).cloned().collect();
-        (objects, view.revision())
-    } else if starts_anywhere {
-        (VecDeque::new(), read::view(door, revision).await?.revision())
-    } else {
-        let from = revision.unwrap_or_default();
-        read::view(door, revision).await?;
-        (VecDeque::new(), from)
+    let view = read::view(door, revision).await?;
+    let from = match revision {
+        Some(revision) if !sends_initial && !starts_anywhere => revision,
+        _ => view.revision(),
     };
 
     let now = Instant::now();
@@ -86,7 +80,7 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
         shape: wanted.shape,
         frames,
         from,
-        initial,
+        initial: sends_initial.then_some(Initial { view, after: None }),
         marks_initial: sends_initial && allows_bookmarks,
         events: VecDeque::new(),
         columns_sent: false,
@@ -107,6 +101,13 @@ fn jitter() -> f64 {
     RandomState::new().hash_one(0) as f64 / u64::MAX as f64
 }
 
+/// The objects with which a watch begins: a place in a view, so that whoever reads slowly costs a pointer however many
+/// they are.
+struct Initial {
+    view: View,
+    after: Option<Name>,
+}
+
 struct Watch {
     cursor: Box<dyn Cursor>,
     row: Arc<Row>,
@@ -114,8 +115,8 @@ struct Watch {
     shape: Shape,
     frames: Frames,
     from: Revision,
-    /// Objects that were there at `from` and are still to be sent.
-    initial: VecDeque<Arc<Object>>,
+    /// What was there at `from`, until all of it is sent.
+    initial: Option<Initial>,
     /// After the initial objects, a bookmark says so.
     marks_initial: bool,
     /// Taken from the log and still to be sent.
@@ -168,19 +169,28 @@ impl Watch {
     }
 
     fn write_initial(&mut self, out: &mut Vec<u8>) {
-        while out.len() < PIECE_BYTES
-            && let Some(object) = self.initial.pop_front()
-        {
-            self.write(out, "ADDED", &object);
+        let Some(Initial { view, after }) = self.initial.take() else { return };
+        let mut last = None;
+        for object in self.selection.candidates(&view, after.as_ref()).filter(|object| self.selection.matches(object)) {
+            let with_columns = !std::mem::replace(&mut self.columns_sent, true);
+            self.frames.write(out, "ADDED", |out| {
+                shape::write(out, &self.row, object, self.shape, Timestamp::now(), with_columns);
+            });
+            if out.len() >= PIECE_BYTES {
+                last = Some(object.key.name.clone());
+                break;
+            }
         }
-        if self.initial.is_empty() && std::mem::take(&mut self.marks_initial) {
+        if last.is_some() {
+            self.initial = Some(Initial { view, after: last });
+        } else if std::mem::take(&mut self.marks_initial) {
             let bookmark = self.bookmark(self.from, true);
             out.extend_from_slice(&bookmark);
         }
     }
 
     fn write_events(&mut self, out: &mut Vec<u8>) {
-        while self.initial.is_empty()
+        while self.initial.is_none()
             && out.len() < PIECE_BYTES
             && let Some(event) = self.events.pop_front()
         {

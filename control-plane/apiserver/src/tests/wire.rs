@@ -111,3 +111,21 @@ async fn long_answers_are_compressed_for_those_who_take_it() {
         assert!(!http.bytes(path, &headers).await.0.headers.contains_key("content-encoding"), "{path}");
     }
 }
+
+#[tokio::test]
+async fn a_watch_that_begins_with_many_objects_shows_each_once() {
+    let (server, http) = cluster().await;
+    for index in 0..200 {
+        let mut object = map(&format!("m{index:03}"));
+        object["data"]["key"] = json!("x".repeat(2000));
+        server.memory.write("configmaps", object);
+    }
+    let mut watch = http.watch(&format!("{MAPS}?watch=1&labelSelector=app!=m007&allowWatchBookmarks=true")).await;
+    assert_eq!(watch.next().await, "ADDED m000");
+    // What happens meanwhile comes afterwards.
+    http.send(http::Method::DELETE, &format!("{MAPS}/m199"), &[], "").await;
+    for index in (1..200).filter(|index| *index != 7) {
+        assert_eq!(watch.next().await, format!("ADDED m{index:03}"));
+    }
+    assert_eq!((watch.next().await, watch.next().await), ("BOOKMARK".to_owned(), "DELETED m199".to_owned()));
+}
