@@ -26,6 +26,10 @@ use crate::{
     worker::{self, Handle, Note},
 };
 
+/// How long the data path is taken to be as it was made. Firewalls that start again take rules of others with them, and
+/// links that go down routes; nobody says so.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+
 /// The pause after the data path could not be brought up to date. Nothing is acknowledged meanwhile.
 const APPLY_AGAIN: Duration = Duration::from_secs(1);
 
@@ -269,8 +273,10 @@ impl Agent {
                 }
             }
             self.contained.send_replace(revision);
-            if wanted.changed().await.is_err() {
-                return;
+            match tokio::time::timeout(LOOK_AGAIN, wanted.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => applied = 0,
             }
         }
     }

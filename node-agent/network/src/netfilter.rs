@@ -202,9 +202,13 @@ impl Batch {
         self.add(kind, 0, attributes);
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.number == 0
+    }
+
     /// Nothing to say is no transaction.
     pub fn commit(mut self) -> io::Result<()> {
-        if self.number == 0 {
+        if self.is_empty() {
             return Ok(());
         }
         let last = self.number;

@@ -85,7 +85,7 @@ struct Given {
     pods: Pods,
     host_ports: BTreeMap<String, (Ipv4Addr, Vec<HostPort>)>,
     table: Table,
-    /// Ways to the pods of other nodes, and to whom the kernel knows one since this process began.
+    /// Ways to the pods of other nodes as they were found last, and to whom this process has made one.
     routes: BTreeSet<Route>,
     peers: BTreeMap<Range, Ipv4Addr>,
 }
@@ -182,18 +182,20 @@ impl Network {
             *self.range.lock().unwrap_or_else(PoisonError::into_inner) = Some(range);
         }
         let mut given = self.given.lock().await;
+        // Routes go with a link that was down for a moment, and nobody brings them back.
+        given.routes = routes::held(&self.handle).await?;
         let wanted: BTreeMap<Range, Ipv4Addr> =
             peers.iter().filter_map(|peer| Some((Range::parse(&peer.range)?, peer.address))).collect();
         let gone: Vec<Route> =
             given.routes.iter().filter(|route| !wanted.contains_key(&route.range)).copied().collect();
         for route in gone {
             routes::remove(&self.handle, route).await;
-            given.routes.remove(&route);
             given.peers.remove(&route.range);
         }
         let mut failed = None;
         for (range, address) in wanted {
-            if given.peers.get(&range) == Some(&address) {
+            let is_routed = given.routes.iter().any(|route| route.range == range);
+            if is_routed && given.peers.get(&range) == Some(&address) {
                 continue;
             }
             match self.reach(&mut given, own, range, address).await {
@@ -230,9 +232,7 @@ impl Network {
             given.routes.iter().filter(|held| held.range == range && **held != route).copied().collect();
         for other in others {
             routes::remove(&self.handle, other).await;
-            given.routes.remove(&other);
         }
-        given.routes.insert(route);
         Ok(())
     }
 

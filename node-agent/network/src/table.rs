@@ -79,12 +79,13 @@ impl Table {
         if let Some(held) = self.held.take() {
             let mut batch = Batch::default();
             change(&mut batch, &held, &wanted);
-            match batch.commit() {
+            // With nothing to change nobody would notice that somebody else has taken the table away.
+            let outcome = if batch.is_empty() { is_there(&wanted) } else { batch.commit() };
+            match outcome {
                 Ok(()) => {
                     self.held = Some(wanted);
                     return Ok(());
                 }
-                // Somebody else has changed the table, or it is gone.
                 Err(error) => tracing::warn!(%error, "the rules are made as a whole"),
             }
         }
@@ -160,6 +161,15 @@ fn taken_over(wanted: &State) -> io::Result<Batch> {
     }
     change(&mut batch, &before, wanted);
     Ok(batch)
+}
+
+fn is_there(wanted: &State) -> io::Result<()> {
+    let held: BTreeSet<String> = names(GET_CHAIN, 3)?.into_iter().collect();
+    let all = chains().into_iter().map(|chain| chain.name).chain(wanted.chains.keys().cloned());
+    match all.into_iter().find(|name| !held.contains(name)) {
+        Some(gone) => Err(io::Error::other(format!("the chain {gone} is gone"))),
+        None => Ok(()),
+    }
 }
 
 /// How all chains or sets of the table are called.

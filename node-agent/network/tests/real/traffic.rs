@@ -140,6 +140,10 @@ fn rules_that_somebody_has_broken_are_made_again() {
     one.space.sh("nft flush ruleset");
     serve(&[&one], &[&c]);
     assert_eq!(a.space.tcp(WEB), format!("c to {}", a.address));
+    // Also when nothing else has changed.
+    one.space.sh("nft flush ruleset");
+    serve(&[&one], &[&c]);
+    assert_eq!(a.space.tcp(WEB), format!("c to {}", a.address));
     // A table of a version that had other maps.
     let one = one.restart();
     one.space.sh("nft 'flush ruleset; table ip copepod { map services { type ipv4_addr : verdict; }; }'");
@@ -155,6 +159,11 @@ fn routes_to_nodes_that_left_while_nobody_looked_are_taken_away() {
     let one = one.restart();
     assert!(routed(&one));
     one.peers(&[]);
+    assert!(!routed(&one));
+    one.peers(&[&two]);
+    assert!(routed(&one));
+    // A link that was down for a moment.
+    one.space.sh("ip link set eth0 down && ip link set eth0 up");
     assert!(!routed(&one));
     one.peers(&[&two]);
     assert!(routed(&one));
