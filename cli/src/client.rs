@@ -9,7 +9,8 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
+use tokio_rustls::{TlsConnector, client::TlsStream, rustls::pki_types::ServerName};
+use tokio_tungstenite::{WebSocketStream, tungstenite};
 
 use crate::{
     failure::{Doing, Failure, Outcome},
@@ -21,6 +22,12 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Answers larger than this are not for a terminal.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// What we say we are.
+const AGENT: &str = concat!("copepod/", env!("CARGO_PKG_VERSION"));
+
+/// A connection that carries messages.
+pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 #[derive(Clone)]
 pub struct Client {
@@ -120,6 +127,16 @@ impl Client {
 
     /// A connection for many requests, one after the other.
     pub async fn connect(&self) -> Outcome<Connection> {
+        let tls = self.dial().await?;
+        let (sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|error| self.broken(&error))?;
+        tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Ok(Connection { client: self.clone(), sender })
+    }
+
+    async fn dial(&self) -> Outcome<TlsStream<TcpStream>> {
         let connect = TcpStream::connect(&self.access.address);
         let tcp = match tokio::time::timeout(CONNECT_MAX, connect).await {
             Ok(Ok(tcp)) => tcp,
@@ -128,13 +145,36 @@ impl Client {
         };
         tcp.set_nodelay(true).ok();
         let name = ServerName::try_from(self.access.tls_server_name.clone()).doing("tls-server-name")?;
-        let tls = self.tls.connect(name, tcp).await.map_err(|error| self.away(&error))?;
-        let (sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.map_err(|error| self.broken(&error))?;
-        tokio::spawn(async move {
-            let _ = connection.await;
-        });
-        Ok(Connection { client: self.clone(), sender })
+        self.tls.connect(name, tcp).await.map_err(|error| self.away(&error))
+    }
+
+    /// A WebSocket, if the server agrees to it.
+    pub async fn websocket(&self, path: &str, protocol: &str) -> Outcome<Result<Socket, Status>> {
+        let mut request = Request::builder()
+            .uri(format!("wss://{}{path}", self.access.address))
+            .header(header::HOST, &self.access.address)
+            .header(header::USER_AGENT, AGENT)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, "websocket")
+            .header(header::SEC_WEBSOCKET_VERSION, "13")
+            .header(header::SEC_WEBSOCKET_KEY, tungstenite::handshake::client::generate_key())
+            .header(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        if let Some(token) = &self.access.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(()).doing("the request cannot be made")?;
+        match tokio_tungstenite::client_async(request, self.dial().await?).await {
+            Ok((socket, _)) => Ok(Ok(socket)),
+            Err(tungstenite::Error::Http(response)) => {
+                let bytes = response.body().clone().unwrap_or_default();
+                let status = serde_json::from_slice(&bytes).ok().and_then(Status::from_value);
+                let code = response.status().as_u16();
+                Ok(Err(status.unwrap_or_else(|| {
+                    Status::new(code, "Unknown", String::from_utf8_lossy(&bytes).trim().to_owned())
+                })))
+            }
+            Err(error) => Err(self.broken(&error)),
+        }
     }
 
     fn away(&self, error: &dyn std::fmt::Display) -> Failure {
@@ -178,7 +218,7 @@ impl Connection {
             .uri(path)
             .header(header::HOST, &access.address)
             .header(header::ACCEPT, accept)
-            .header(header::USER_AGENT, concat!("copepod/", env!("CARGO_PKG_VERSION")))
+            .header(header::USER_AGENT, AGENT)
             .header(header::CONTENT_TYPE, content);
         if let Some(token) = &access.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));

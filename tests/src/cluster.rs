@@ -9,4 +9,5 @@ mod harness;
 mod kubectl;
 mod mistakes;
 mod pods;
+mod streams;
 mod traffic;

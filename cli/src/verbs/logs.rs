@@ -4,10 +4,10 @@ use std::io::Write;
 
 use clap::Args;
 
-use super::resource::{self, encode, items};
+use super::{pods, resource::encode};
 use crate::{
     client::{Client, refused},
-    failure::{Failure, Outcome},
+    failure::Outcome,
 };
 
 #[derive(Args)]
@@ -35,7 +35,7 @@ pub struct Logs {
 }
 
 pub async fn run(logs: Logs, client: &Client, namespace: &str) -> Outcome {
-    let pod = pod(&logs.what, client, namespace).await?;
+    let pod = pods::one(&logs.what, client, namespace).await?;
     let mut path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/log?follow={}", logs.follow);
     if let Some(container) = &logs.container {
         path.push_str(&format!("&container={}", encode(container)));
@@ -57,36 +57,4 @@ pub async fn run(logs: Logs, client: &Client, namespace: &str) -> Outcome {
         }
     }
     Ok(())
-}
-
-async fn pod(what: &str, client: &Client, namespace: &str) -> Outcome<String> {
-    let Some((of, name)) = what.split_once('/') else { return Ok(what.to_owned()) };
-    let kind = resource::kind(of)?;
-    if kind.plural == "pods" {
-        return Ok(name.to_owned());
-    }
-    let object = client.get(&resource::path(kind, namespace, name)).await?.map_err(|status| refused(&status))?;
-    let labels = object["spec"]["selector"].get("matchLabels").unwrap_or(&object["spec"]["selector"]);
-    let selector: Vec<String> = labels
-        .as_object()
-        .into_iter()
-        .flatten()
-        .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
-        .collect();
-    if selector.is_empty() {
-        return Err(Failure::new(format!("{what} selects no pods")));
-    }
-    let path = format!(
-        "{}?labelSelector={}",
-        "/api/v1/namespaces/".to_owned() + namespace + "/pods",
-        encode(&selector.join(","))
-    );
-    let pods = items(client, &path).await?;
-    let chosen = pods.iter().find(|pod| pod["status"]["phase"] == "Running").or(pods.first());
-    let name = chosen.and_then(|pod| pod["metadata"]["name"].as_str());
-    let name = name.ok_or_else(|| Failure::new(format!("{what} has no pods")))?;
-    if pods.len() > 1 {
-        eprintln!("{what} has {} pods; these are the logs of {name}", pods.len());
-    }
-    Ok(name.to_owned())
 }

@@ -2,14 +2,20 @@
 
 mod apply;
 mod cordon;
+mod cp;
 mod delete;
 mod describe;
 mod drain;
+mod exec;
 mod get;
 mod logs;
+mod pods;
+mod port_forward;
+mod remote;
 mod resource;
 mod rollout;
 mod scale;
+mod terminal;
 
 use clap::Subcommand;
 
@@ -34,6 +40,14 @@ pub enum Verb {
     Rollout(rollout::Rollout),
     /// Prints the logs of a pod's container
     Logs(logs::Logs),
+    /// Runs a command in a container
+    Exec(exec::Exec),
+    /// Shows what a container's own process says, and speaks to it
+    Attach(exec::Attach),
+    /// Opens ports here that lead to a pod
+    PortForward(port_forward::PortForward),
+    /// Copies files to and from a container
+    Cp(cp::Cp),
     /// Keeps new pods away from a node
     Cordon(cordon::Nodes),
     /// Lets new pods onto a node again
@@ -52,6 +66,10 @@ pub async fn run(verb: Verb, client: &Client, namespace: Option<&str>) -> Outcom
         Verb::Scale(scale) => scale::run(scale, client, scope).await,
         Verb::Rollout(rollout) => rollout::run(rollout, client, scope).await,
         Verb::Logs(logs) => logs::run(logs, client, scope).await,
+        Verb::Exec(exec) => exec::exec(exec, client, scope).await,
+        Verb::Attach(attach) => exec::attach(attach, client, scope).await,
+        Verb::PortForward(forward) => port_forward::run(forward, client, scope).await,
+        Verb::Cp(cp) => cp::run(cp, client, scope).await,
         Verb::Cordon(nodes) => cordon::run(nodes, client, true).await,
         Verb::Uncordon(nodes) => cordon::run(nodes, client, false).await,
         Verb::Drain(drain) => drain::run(drain, client).await,

@@ -440,7 +440,7 @@ fn busybox_root() -> PathBuf {
         fs::create_dir_all(root.join("tmp")).expect("made");
         fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
         for applet in
-            ["cat", "chmod", "echo", "hostname", "id", "nslookup", "rm", "sleep", "test", "touch", "wget", "sh"]
+            ["cat", "chmod", "echo", "hostname", "id", "nslookup", "rm", "sleep", "tar", "test", "touch", "wget", "sh"]
         {
             let link = root.join("bin").join(applet);
             if !link.exists() {
