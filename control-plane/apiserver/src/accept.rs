@@ -39,9 +39,18 @@ pub enum Encoding {
     Protobuf,
 }
 
+/// What there is to choose from.
+#[derive(Clone, Copy)]
+pub struct Offer {
+    /// The kind can be written in protobuf.
+    pub has_message: bool,
+    /// Its objects are stored, and can be shown as tables or as metadata.
+    pub has_shapes: bool,
+}
+
 impl Wanted {
-    /// `has_message`: the kind can be written in protobuf.
-    pub fn of(headers: &HeaderMap, uri: &Uri, has_message: bool) -> StatusResult<Wanted> {
+    pub fn of(headers: &HeaderMap, uri: &Uri, offer: Offer) -> StatusResult<Wanted> {
+        let Offer { has_message, has_shapes } = offer;
         let json = json(headers, uri);
         let mut ranges = ranges(headers).peekable();
         if ranges.peek().is_none() {
@@ -57,6 +66,7 @@ impl Wanted {
             let shape = match (range.parameter("as"), range.parameter("g"), range.parameter("v")) {
                 (None, ..) if encoding == Encoding::Protobuf && !has_message => continue,
                 (None, ..) => Shape::Whole,
+                _ if !has_shapes => continue,
                 // Tables have no message, because their cells are JSON.
                 (Some("Table"), Some("meta.k8s.io"), Some("v1")) if encoding != Encoding::Protobuf => {
                     Shape::Table(include(uri)?)
@@ -69,9 +79,14 @@ impl Wanted {
             return Ok(Wanted { shape, encoding });
         }
         let protobuf = if has_message { ", application/vnd.kubernetes.protobuf" } else { "" };
+        let shapes = if has_shapes {
+            ", application/json;as=Table;v=v1;g=meta.k8s.io, \
+             application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
+        } else {
+            ""
+        };
         Err(Status::not_acceptable(format!(
-            "only the following media types are accepted: application/json, application/yaml{protobuf}, \
-             application/json;as=Table;v=v1;g=meta.k8s.io, application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io",
+            "only the following media types are accepted: application/json, application/yaml{protobuf}{shapes}"
         )))
     }
 }

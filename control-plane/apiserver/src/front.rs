@@ -17,7 +17,7 @@ use http::{HeaderValue, Method, header::CACHE_CONTROL};
 
 use crate::{
     Config, Tunnels,
-    accept::{self, Wanted},
+    accept::{self, Offer, Wanted},
     access::{self, Access},
     answer,
     body::{self, Bodies},
@@ -177,7 +177,7 @@ async fn about_objects(
         return tokens::issue(front, request, &user, &asked).await;
     }
     let has_message = protobuf::known(&asked.row.kind.api_version(), &asked.row.kind.name).is_some();
-    let wanted = Wanted::of(request.headers(), request.uri(), has_message)?;
+    let wanted = Wanted::of(request.headers(), request.uri(), Offer { has_message, has_shapes: true })?;
     match verb {
         "get" => read::answer(front, &asked, &query, &wanted).await,
         "list" => list::answer(front, &asked, &query, &wanted).await,

@@ -17,11 +17,11 @@ use bytes::Bytes;
 use copepod_api::{Name, Object, Revision, Status, StatusResult, Timestamp};
 use copepod_registry::Row;
 use copepod_store::{Compacted, Cursor, Event, EventKind, View};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::{
-    accept::{Shape, Wanted},
+    accept::{Include, Shape, Wanted},
     answer,
     frames::Frames,
     front::Front,
@@ -235,16 +235,24 @@ impl Watch {
         if ends_initial {
             metadata["annotations"] = json!(BTreeMap::from([(INITIAL_EVENTS_END, "true")]));
         }
+        let whole =
+            || json!({"kind": self.row.kind.name, "apiVersion": self.row.kind.api_version(), "metadata": metadata});
+        let partial = || json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
         let object = match self.shape {
-            Shape::Whole => {
-                json!({"kind": self.row.kind.name, "apiVersion": self.row.kind.api_version(), "metadata": metadata})
-            }
-            Shape::Metadata => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
-            }
-            Shape::Table(_) => json!({
-                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null, "rows": [],
-                "metadata": metadata,
+            Shape::Whole => whole(),
+            Shape::Metadata => partial(),
+            // A row without words, whose object carries what there is to say.
+            Shape::Table(include) => json!({
+                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null,
+                "metadata": {"resourceVersion": seen.to_string()},
+                "rows": [{
+                    "cells": vec![""; self.row.table_columns().len()],
+                    "object": match include {
+                        Include::Nothing => Value::Null,
+                        Include::Metadata => partial(),
+                        Include::Object => whole(),
+                    },
+                }],
             }),
         };
         let mut out = Vec::new();

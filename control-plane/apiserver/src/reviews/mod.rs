@@ -12,7 +12,13 @@ use copepod_store::View;
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::{accept::Wanted, access::Judge, answer, body, front::Front, tokens::Keys};
+use crate::{
+    accept::{Offer, Wanted},
+    access::Judge,
+    answer, body,
+    front::Front,
+    tokens::Keys,
+};
 
 pub struct Review {
     pub group: &'static str,
@@ -119,7 +125,7 @@ pub async fn answer(
         return Err(Status::method_not_allowed(format!("{} can only be created", review.plural)));
     }
     judge.check(user, &Wish::Object(review.wish(namespace)))?;
-    let wanted = Wanted::of(request.headers(), request.uri(), true)?;
+    let wanted = Wanted::of(request.headers(), request.uri(), Offer { has_message: true, has_shapes: false })?;
     let (parts, body) = request.into_parts();
     let body = front.bodies.read(&parts.headers, body).await?;
     let mut sent = body::object(&parts.headers, &body.bytes)?.value;

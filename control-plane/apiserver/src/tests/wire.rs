@@ -49,6 +49,17 @@ async fn tables_are_not_written_in_protobuf_but_in_what_else_is_taken() {
     let table = "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io";
     assert_eq!(http.bytes(MAPS, &[("accept", table)]).await.0.status, 406);
     assert_eq!(http.get_as(MAPS, &format!("{table},{TABLE}")).await.json()["kind"], "Table");
+    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let mut watch = http.watch_as(&format!("{MAPS}?{query}"), TABLE).await;
+    assert_eq!(watch.next_value().await.unwrap()["object"]["rows"][0]["cells"][0], "a");
+    let bookmark = watch.next_value().await.unwrap();
+    let marked = &bookmark["object"]["rows"][0]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"];
+    assert_eq!((&bookmark["type"], marked), (&json!("BOOKMARK"), &json!("true")));
+    let review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    let asked = r#"{"spec":{"nonResourceAttributes":{"path":"/","verb":"get"}}}"#;
+    let refused = http.send(http::Method::POST, review, &[("accept", TABLE.split(',').next().unwrap())], asked).await;
+    assert_eq!(refused.code, 406, "what is not stored has no table");
+    assert_eq!(http.send(http::Method::POST, review, &[("accept", TABLE)], asked).await.code, 201);
     assert_eq!(
         http.get_as(MAPS, "application/yaml;q=0.1,application/json;q=0.5").await.json()["kind"],
         "ConfigMapList"

@@ -14,7 +14,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{Bound, ISSUER, Keys, claims};
-use crate::{accept::Wanted, answer, body, front::Front, path::Asked};
+use crate::{
+    accept::{Offer, Wanted},
+    answer, body,
+    front::Front,
+    path::Asked,
+};
 
 /// How long a token is good when nobody says.
 const SECONDS_DEFAULT: i64 = 3600;
@@ -24,7 +29,7 @@ const SECONDS_MIN: i64 = 600;
 const SECONDS_MAX: i64 = 1 << 32;
 
 pub async fn answer(front: &Front, request: Request, user: &User, asked: &Asked) -> StatusResult<Response> {
-    let wanted = Wanted::of(request.headers(), request.uri(), true)?;
+    let wanted = Wanted::of(request.headers(), request.uri(), Offer { has_message: true, has_shapes: false })?;
     let (parts, body) = request.into_parts();
     let body = front.bodies.read(&parts.headers, body).await?;
     let mut sent = body::object(&parts.headers, &body.bytes)?.value;
