@@ -9,7 +9,7 @@ use std::{
 };
 
 use copepod_api::{
-    Action, DeleteOptions, Key, Plan, Request, Timestamp, User,
+    Action, DeleteOptions, Key, Plan, Request, Resource, Target, Timestamp, User, WriteOptions,
     k8s_openapi::api::{
         apps::v1::Deployment,
         core::v1::{Node, Pod, Service},
@@ -310,4 +310,43 @@ fn a_namespace_goes_with_all_that_is_in_it() {
     let left: Vec<String> = cluster.view.objects(&resource::PODS, None).map(|pod| pod.key.to_string()).collect();
     assert!(left.is_empty(), "{left:?}");
     assert!(cluster.view.object(&Key::new(resource::NAMESPACES, "", "shop")).is_none());
+}
+
+#[test]
+fn a_definition_leaves_with_all_that_it_defined() {
+    let mut cluster = Cluster::new(0);
+    let about = |plural: &'static str, group: &'static str, namespace: &str, action: Action| Request {
+        user: Cluster::admin(),
+        target: Target {
+            resource: Resource::known(group, plural),
+            version: "v1".into(),
+            namespace: namespace.into(),
+            name: "".into(),
+            subresource: "".into(),
+        },
+        action,
+        options: WriteOptions::default(),
+    };
+    let definition = json!({"metadata": {"name": "widgets.example.com"}, "spec": {
+        "group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
+    }});
+    let definitions = ("customresourcedefinitions", "apiextensions.k8s.io");
+    cluster.submit(&[about(definitions.0, definitions.1, "", Action::Create { object: definition })]);
+    for number in 0..3 {
+        let object = json!({"metadata": {"name": format!("w{number}")}});
+        cluster.submit(&[about("widgets", "example.com", "default", Action::Create { object })]);
+    }
+    cluster.settle();
+    let widgets = Resource::known("example.com", "widgets");
+    assert_eq!(cluster.view.count(&widgets), 3);
+
+    let mut leave = about(definitions.0, definitions.1, "", Action::Delete { options: DeleteOptions::default() });
+    leave.target.name = "widgets.example.com".into();
+    cluster.submit(&[leave]);
+    cluster.settle();
+    assert_eq!(
+        (cluster.view.count(&widgets), cluster.view.count(&Resource::known(definitions.1, definitions.0))),
+        (0, 0)
+    );
 }

@@ -7,6 +7,7 @@
 //! A new controller is a file with a `CONTROLLER` in it, and a line in `ALL`.
 
 pub mod clusterrole_aggregation;
+pub mod definitions;
 pub mod deployment;
 pub mod disruption;
 pub mod endpointslice;
@@ -52,6 +53,7 @@ pub const ALL: &[Controller] = &[
     namespace::CONTROLLER,
     disruption::CONTROLLER,
     events::CONTROLLER,
+    definitions::CONTROLLER,
     clusterrole_aggregation::CONTROLLER,
     flowschema::CONTROLLER,
     serviceaccount::CONTROLLER,

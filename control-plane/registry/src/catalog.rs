@@ -6,10 +6,14 @@
 
 use std::sync::{Arc, LazyLock};
 
-use copepod_api::Resource;
+use copepod_api::{Object, Resource};
 use copepod_store::View;
 
-use crate::{Row, rows};
+use crate::{
+    Row,
+    apiextensions::{DEFINITIONS, rows_of},
+    rows,
+};
 
 pub struct Catalog {
     rows: Vec<Arc<Row>>,
@@ -17,8 +21,13 @@ pub struct Catalog {
 
 impl Catalog {
     /// The kinds that are served in this view.
-    pub fn of(_: &View) -> Arc<Catalog> {
-        Catalog::built_in()
+    pub fn of(view: &View) -> Arc<Catalog> {
+        let with_definitions = |definitions: &mut dyn Iterator<Item = &Arc<Object>>| {
+            let built_in = rows().iter().cloned();
+            let own = definitions.filter_map(|definition| definition.derived(rows_of)).flat_map(|rows| (*rows).clone());
+            Catalog { rows: built_in.chain(own).collect() }
+        };
+        view.derived(&DEFINITIONS, with_definitions).unwrap_or_else(Catalog::built_in)
     }
 
     /// The kinds that every cluster serves.

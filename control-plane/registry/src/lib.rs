@@ -11,6 +11,7 @@ mod row;
 mod rules;
 
 mod admissionregistration;
+mod apiextensions;
 mod apps;
 mod autoscaling;
 mod batch;
@@ -32,6 +33,7 @@ mod pipeline;
 
 mod age;
 mod json;
+mod jsonpath;
 mod objectmeta;
 
 #[cfg(test)]
@@ -67,6 +69,7 @@ pub fn rows() -> &'static [Arc<Row>] {
     static ROWS: LazyLock<Vec<Arc<Row>>> = LazyLock::new(|| {
         let mut rows = core::rows();
         rows.extend(admissionregistration::rows());
+        rows.extend(apiextensions::rows());
         rows.extend(apps::rows());
         rows.extend(autoscaling::rows());
         rows.extend(batch::rows());

@@ -36,7 +36,7 @@ pub fn validate(row: &Row, object: &Value, errors: &mut Errors) {
     if let Some(map) = map("annotations") {
         annotations(map, &path.at("annotations"), errors);
     }
-    finalizers(object, errors);
+    finalizers(row, object, errors);
     owners(object, errors);
 }
 
@@ -73,13 +73,15 @@ pub fn annotations(map: &Map<String, Value>, path: &Path<'_>, errors: &mut Error
     }
 }
 
-fn finalizers(object: &Value, errors: &mut Errors) {
+/// Kinds that users define, and the definitions, may be held by a plain domain as well.
+fn finalizers(row: &Row, object: &Value, errors: &mut Errors) {
+    let takes_domains = row.is_custom() || row.kind.group == crate::apiextensions::DEFINITIONS.group;
     let path = Path::root("metadata");
     let path = path.at("finalizers");
     for (index, name) in items(object, "/metadata/finalizers").iter().filter_map(Value::as_str).enumerate() {
         if let Err(why) = names::qualified_name(name) {
             errors.invalid(path.index(index), name, &why);
-        } else if !name.contains('/') && !OWN_FINALIZERS.contains(&name) {
+        } else if !takes_domains && !name.contains('/') && !OWN_FINALIZERS.contains(&name) {
             errors.invalid(
                 path.index(index),
                 name,

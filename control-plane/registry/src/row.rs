@@ -15,7 +15,7 @@ use copepod_api::{
 use schemars::JsonSchema;
 use serde_json::{Value, json};
 
-use crate::{age, json::text, pipeline::World};
+use crate::{age, apiextensions::Definition, json::text, jsonpath::JsonPath, pipeline::World};
 
 pub const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
@@ -25,11 +25,21 @@ pub struct Row {
     /// What can be done with the collection and its objects, as discovery names it.
     pub verbs: &'static [&'static str],
     pub(crate) hooks: Hooks,
+    /// What a definition says of it, where a user defined it.
+    definition: Option<Definition>,
     /// How its objects are stored, where that is not how they are shown here.
     stored: Option<Stored>,
     /// How the bytes of an object begin that is stored as it is shown here.
     head: Vec<u8>,
     schema: OnceLock<Arc<Schema>>,
+}
+
+/// Where the number of replicas stands in an object that can be scaled.
+pub struct ScalePaths {
+    pub spec: JsonPath,
+    pub status: JsonPath,
+    /// A selector as text; without it, the selector of labels in the spec counts.
+    pub selector: Option<JsonPath>,
 }
 
 /// The version of a kind that is stored, seen from another: several versions, and now and then another group, show the
@@ -233,7 +243,42 @@ pub(crate) const SCALE: Subresource =
 impl Row {
     pub(crate) fn new(kind: Kind, hooks: Hooks) -> Row {
         let head = format!("{{\"apiVersion\":\"{}\",", kind.api_version()).into_bytes();
-        Row { kind, verbs: VERBS, hooks, stored: None, head, schema: OnceLock::new() }
+        Row { kind, verbs: VERBS, hooks, definition: None, stored: None, head, schema: OnceLock::new() }
+    }
+
+    pub(crate) fn defined_by(mut self, definition: Definition) -> Row {
+        self.definition = Some(definition);
+        self
+    }
+
+    /// Defined by a user: its schema states more than types.
+    pub(crate) fn is_custom(&self) -> bool {
+        self.definition.is_some()
+    }
+
+    /// Its definition is on its way out.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.definition.as_ref().is_some_and(|definition| definition.is_leaving)
+    }
+
+    /// Fills in what the client left out.
+    pub(crate) fn fill(&self, object: &mut Value) {
+        if self.is_custom() {
+            self.schema().fill_defaults(object);
+        }
+        (self.hooks.default)(object);
+    }
+
+    /// Where replicas stand, where it can be scaled.
+    pub(crate) fn scale_paths(&self) -> Option<&ScalePaths> {
+        static BUILT_IN: std::sync::LazyLock<Option<ScalePaths>> = std::sync::LazyLock::new(|| {
+            let path = |text: &str| JsonPath::parse(text).ok();
+            Some(ScalePaths { spec: path(".spec.replicas")?, status: path(".status.replicas")?, selector: None })
+        });
+        match &self.definition {
+            Some(definition) => definition.scale.as_ref(),
+            None => BUILT_IN.as_ref().filter(|_| self.hooks.scale),
+        }
     }
 
     /// Another view of objects that are stored as those of another row.
@@ -294,13 +339,17 @@ impl Row {
 
     /// The columns of this kind in a table, as upstream prints them.
     pub fn table_columns(&self) -> &[Column] {
-        self.hooks.columns
+        self.definition.as_ref().map_or(self.hooks.columns, |definition| &definition.columns)
     }
 
     /// One cell a column.
     pub fn table_row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         // A copy, so that a table does not leave every object of its list decoded in memory.
-        (self.hooks.cells)(&object.at(object.revision), now)
+        let object = object.at(object.revision);
+        match &self.definition {
+            Some(definition) => definition.cells(&object, now),
+            None => (self.hooks.cells)(&object, now),
+        }
     }
 
     /// The value of a field for selectors; `None` where selectors may not name it. A field that is not set is empty.
@@ -311,6 +360,15 @@ impl Row {
             "spec.nodeName" if object.key.resource == resource::PODS => {
                 Some(object.node.as_deref().unwrap_or_default().to_owned())
             }
+            _ if self.is_custom() => {
+                let own = &self.definition.as_ref()?.fields;
+                let (_, path) = own.iter().find(|(name, _)| name == field)?;
+                Some(match path.find(&self.shown(object)) {
+                    None | Some(Value::Null) => String::new(),
+                    Some(Value::String(text)) => text.clone(),
+                    Some(other) => other.to_string(),
+                })
+            }
             _ => {
                 let (_, read) = self.hooks.fields.iter().find(|(name, _)| *name == field)?;
                 Some(read(&self.shown(object)).unwrap_or_default())
@@ -320,14 +378,15 @@ impl Row {
 
     /// The fields that selectors may name.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
-        ["metadata.name", "metadata.namespace"].into_iter().chain(self.hooks.fields.iter().map(|(name, _)| *name))
+        let own = self.definition.iter().flat_map(|definition| &definition.fields).map(|(name, _)| name.as_str());
+        let built_in = self.hooks.fields.iter().map(|(name, _)| *name);
+        ["metadata.name", "metadata.namespace"].into_iter().chain(built_in).chain(own)
     }
 
     /// The object as an `autoscaling/v1 Scale`, where it can be scaled.
     pub fn scale(&self, object: &Object) -> Option<Value> {
-        self.hooks
-            .scale
-            .then(|| crate::pipeline::scale_of(object.at(object.revision).value(), &object.revision.to_string()))
+        let paths = self.scale_paths()?;
+        Some(crate::pipeline::scale_of(paths, object.at(object.revision).value(), &object.revision.to_string()))
     }
 
     /// The verbs of a subresource.

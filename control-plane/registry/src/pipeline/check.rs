@@ -68,7 +68,15 @@ fn address(kind: &Kind, request: &Request, object: &mut Value) -> StatusResult<(
 
 /// Values of the wrong type are refused; unknown fields are refused, reported or dropped, as the client asked.
 fn fields(world: &mut World<'_>, row: &Row, request: &Request, object: &mut Value) -> StatusResult<()> {
+    if row.is_custom() {
+        // What the schema fills in need not be sent, even where it is required.
+        row.schema().fill_defaults(object);
+    }
     let findings = row.schema().check(object);
+    if row.is_custom() && !findings.errors.is_empty() {
+        let name = text(object, "/metadata/name").unwrap_or_default();
+        return Err(Status::invalid(&row.kind, name, findings.errors));
+    }
     if !findings.errors.is_empty() {
         return Err(unreadable(&row.kind, &listed(findings.errors)));
     }

@@ -46,10 +46,14 @@ pub fn create_admitted(
     if text(&object, "/metadata/resourceVersion").is_some() {
         return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
     }
+    if row.is_closing() {
+        let why = "create not allowed while custom resource definition is terminating";
+        return Err(Status::method_not_allowed(why));
+    }
     open_namespace(world, row, request, &object)?;
     begin(world, row, &mut object)?;
     (row.hooks.stamp)(world, request, &mut object);
-    (row.hooks.default)(&mut object);
+    row.fill(&mut object);
     (row.hooks.guard)(world, request, &object, None)?;
     node_restriction::check(row, request, Some(&object), None)?;
     (row.hooks.admit)(world, &mut object)?;

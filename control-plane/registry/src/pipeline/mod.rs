@@ -125,7 +125,9 @@ fn carry_out(world: &mut World<'_>, request: &Request) -> StatusResult<Reply> {
     match (&*target.subresource, &request.action) {
         (part, Action::Update { object }) if is_of_status(row, part) => update::update(world, row, request, object),
         (part, Action::Patch { patch }) if is_of_status(row, part) => patch::patch(world, row, request, patch),
-        ("scale", Action::Update { .. } | Action::Patch { .. }) if row.hooks.scale => scale::scale(world, row, request),
+        ("scale", Action::Update { .. } | Action::Patch { .. }) if row.scale_paths().is_some() => {
+            scale::scale(world, row, request)
+        }
         _ if row.kind.subresource(&target.subresource).is_some() => Err(not_allowed(row, request)),
         _ => Err(Status::no_such_path()),
     }

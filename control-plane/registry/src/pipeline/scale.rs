@@ -14,38 +14,50 @@ use super::{
     World, check, patch,
     update::{Tracking, replace},
 };
-use crate::{Row, json, json::number, row};
+use crate::{
+    Row, json,
+    json::number,
+    jsonpath::JsonPath,
+    row::{self, ScalePaths},
+};
 
 /// An object as a Scale.
-pub(crate) fn scale_of(object: &Value, revision: &str) -> Value {
+pub(crate) fn scale_of(paths: &ScalePaths, object: &Value, revision: &str) -> Value {
     let empty = json!({});
     let metadata = object.get("metadata").unwrap_or(&empty);
     let mut own = json!({"resourceVersion": revision});
     for field in ["name", "namespace", "uid", "creationTimestamp"] {
         json::take_over(&mut own, field, metadata);
     }
-    let mut status = json!({"replicas": number(object, "/status/replicas").unwrap_or(0)});
+    let count = |path: &JsonPath| path.find(object).and_then(Value::as_i64).unwrap_or(0);
+    let mut status = json!({"replicas": count(&paths.status)});
+    let stated = paths.selector.as_ref().and_then(|path| path.find(object)).and_then(Value::as_str);
     let selector = object
         .pointer("/spec/selector")
         .and_then(|selector| meta::LabelSelector::deserialize(selector).ok())
         .and_then(|selector| LabelSelector::from_typed(&selector).ok());
-    if let Some(selector) = selector {
+    if let Some(stated) = stated {
+        json::set(&mut status, "selector", stated);
+    } else if let Some(selector) = selector.filter(|_| paths.selector.is_none()) {
         json::set(&mut status, "selector", selector.to_string());
     }
     json!({
         "apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": own,
-        "spec": {"replicas": number(object, "/spec/replicas").unwrap_or(0)}, "status": status,
+        "spec": {"replicas": count(&paths.spec)}, "status": status,
     })
 }
 
 pub fn scale(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResult<Reply> {
     let live = world.find(row, &request.target)?;
-    let current = scale_of(live.value(), &live.revision.to_string());
+    let paths = row.scale_paths().ok_or_else(copepod_api::Status::no_such_path)?;
+    let names = paths.spec.names().unwrap_or_default();
+    let current = scale_of(paths, live.value(), &live.revision.to_string());
     let kind = scale_kind();
     if let Action::Patch { patch: Patch::Apply(applied) } = &request.action {
-        let stated = json!({"spec": {"replicas": number(applied, "/spec/replicas").unwrap_or(0)}});
+        let mut stated = json!({});
+        put(&mut stated, &names, number(applied, "/spec/replicas").unwrap_or(0).into());
         let stored = patch::apply_to(world, row, request, Some(&live), stated)?;
-        return Ok(answer(world, &stored));
+        return Ok(answer(world, paths, &stored));
     }
     let wanted = match &request.action {
         Action::Update { object } => object.clone(),
@@ -70,15 +82,25 @@ pub fn scale(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResul
             json::set(metadata, "uid", uid);
         }
     }
-    if let Some(spec) = json::object(&mut new, "spec") {
-        json::set(spec, "replicas", replicas);
+    put(&mut new, &names, replicas.into());
+    if row.is_custom() {
+        new = check::admit(world, row, request, &new)?;
     }
     let stored = replace(world, row, request, &live, new, Tracking::Update)?;
-    Ok(answer(world, &stored))
+    Ok(answer(world, paths, &stored))
 }
 
-fn answer(world: &mut World<'_>, stored: &Object) -> Reply {
-    let mut reply = world.reply_value(&scale_of(stored.value(), &stored.revision.to_string()), false);
+/// Sets the value at the end of a way of names.
+fn put(object: &mut Value, names: &[&str], value: Value) {
+    let Some((last, way)) = names.split_last() else { return };
+    let place = way.iter().try_fold(object, |object, name| json::object(object, name));
+    if let Some(place) = place {
+        json::set(place, last, value);
+    }
+}
+
+fn answer(world: &mut World<'_>, paths: &ScalePaths, stored: &Object) -> Reply {
+    let mut reply = world.reply_value(&scale_of(paths, stored.value(), &stored.revision.to_string()), false);
     reply.revision = stored.revision;
     reply
 }

@@ -41,7 +41,7 @@ pub fn replace(
     if is_of_status {
         (row.hooks.stamp)(world, request, &mut new);
     }
-    (row.hooks.default)(&mut new);
+    row.fill(&mut new);
     (row.hooks.guard)(world, request, &new, Some(old))?;
     node_restriction::check(row, request, Some(&new), Some(old))?;
     if !is_of_status {

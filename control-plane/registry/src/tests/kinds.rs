@@ -14,7 +14,6 @@ const SERVED: &str = include_str!("served.txt");
 const ELSEWHERE: &[(&str, &str)] = &[
     ("v1 bindings", "an old way to say pods/binding that no client uses"),
     ("v1 componentstatuses", "deprecated since 1.19, and there are no components"),
-    ("apiextensions.k8s.io/v1", "definitions are on their way"),
     ("apiregistration.k8s.io/v1", "aggregation is on its way"),
     ("authentication.k8s.io/v1", "reviews are answered by the API server and never stored"),
     ("authorization.k8s.io/v1", "reviews are answered by the API server and never stored"),
@@ -96,6 +95,10 @@ fn smallest(plural: &str) -> Value {
             json!({"spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}})
         }
         "controllerrevisions" => json!({"revision": 1, "data": {}}),
+        "customresourcedefinitions" => json!({"spec": {
+            "group": "example.com", "scope": "Namespaced", "names": {"plural": "widgets", "kind": "Widget"},
+            "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object"}}}],
+        }}),
         "cronjobs" => json!({"spec": {"schedule": "*/5 * * * *", "jobTemplate": {"spec": {"template": once}}}}),
         "horizontalpodautoscalers" => {
             json!({"spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "web"}}})
@@ -150,7 +153,11 @@ fn smallest(plural: &str) -> Value {
         "volumeattributesclasses" => json!({"driverName": "example.com", "parameters": {"a": "b"}}),
         _ => json!({}),
     };
-    let name = if plural == "ipaddresses" { "10.96.0.99" } else { "a" };
+    let name = match plural {
+        "ipaddresses" => "10.96.0.99",
+        "customresourcedefinitions" => "widgets.example.com",
+        _ => "a",
+    };
     object["metadata"] = json!({"name": name, "labels": {"own": "yes"}});
     object
 }

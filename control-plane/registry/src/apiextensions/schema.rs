@@ -1,0 +1,102 @@
+//! Structural schemas: what a schema must say so that objects can be pruned, defaulted and merged by it.
+//! The rules are those of KEP-1152 and of the documentation of CustomResourceDefinitions.
+
+use copepod_api::field::Errors;
+use serde_json::Value;
+
+use crate::rules::{Part, at, map_at, text_at};
+
+/// How deep a schema may nest.
+const DEPTH_MAX: usize = 64;
+
+const TYPES: &[&str] = &["array", "boolean", "integer", "number", "object", "string"];
+
+/// The schema of whole objects.
+pub fn validate(schema: &Part<'_>, errors: &mut Errors) {
+    if text_at(schema.value, "type") != "object" {
+        errors.invalid(schema.path_of("type"), text_at(schema.value, "type"), "must be object at the root");
+    }
+    part(schema, 0, errors);
+}
+
+/// Whether any place has rules in CEL.
+pub fn has_rules(schema: &Value) -> bool {
+    match schema {
+        Value::Object(fields) => fields.contains_key("x-kubernetes-validations") || fields.values().any(has_rules),
+        Value::Array(items) => items.iter().any(has_rules),
+        _ => false,
+    }
+}
+
+fn part(schema: &Part<'_>, depth: usize, errors: &mut Errors) {
+    if depth > DEPTH_MAX {
+        errors.invalid(schema.path, "", &format!("may not nest deeper than {DEPTH_MAX}"));
+        return;
+    }
+    let value = schema.value;
+    let flag = |name: &str| at(value, name) == true;
+    let is_free = flag("x-kubernetes-int-or-string") || flag("x-kubernetes-preserve-unknown-fields");
+    let type_ = text_at(value, "type");
+    if type_.is_empty() && !is_free {
+        errors.required(schema.path_of("type"), "must not be empty for specified object fields");
+    }
+    schema.one_of("type", TYPES, errors);
+    let has_properties = schema.is_set("properties");
+    let has_values = at(value, "additionalProperties").is_object();
+    if has_properties && has_values {
+        let why = "additionalProperties and properties are mutual exclusive";
+        errors.forbidden(schema.path_of("additionalProperties"), why);
+    }
+    if type_ == "array" && !schema.is_set("items") {
+        errors.required(schema.path_of("items"), "must be specified");
+    }
+    for field in [
+        "$ref",
+        "definitions",
+        "dependencies",
+        "id",
+        "patternProperties",
+        "additionalItems",
+        "deprecated",
+        "discriminator",
+    ] {
+        if !at(value, field).is_null() {
+            errors.forbidden(schema.path_of(field), "is not supported");
+        }
+    }
+    if at(value, "uniqueItems") == true {
+        errors.forbidden(
+            schema.path_of("uniqueItems"),
+            "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
+        );
+    }
+    lists(schema, errors);
+    for (name, property) in map_at(value, "properties") {
+        let path = format!("{}[{name}]", schema.path_of("properties"));
+        part(&Part { value: property, path: &path }, depth + 1, errors);
+    }
+    for field in ["items", "additionalProperties"] {
+        if at(value, field).is_object() {
+            let path = schema.path_of(field);
+            part(&Part { value: at(value, field), path: &path }, depth + 1, errors);
+        }
+    }
+}
+
+fn lists(schema: &Part<'_>, errors: &mut Errors) {
+    schema.one_of("x-kubernetes-list-type", &["atomic", "map", "set"], errors);
+    schema.one_of("x-kubernetes-map-type", &["atomic", "granular"], errors);
+    let is_map = text_at(schema.value, "x-kubernetes-list-type") == "map";
+    if is_map && !schema.is_set("x-kubernetes-list-map-keys") {
+        errors.required(
+            schema.path_of("x-kubernetes-list-map-keys"),
+            "must not be empty if x-kubernetes-list-type is map",
+        );
+    }
+    if !is_map && schema.is_set("x-kubernetes-list-map-keys") {
+        errors.required(
+            schema.path_of("x-kubernetes-list-type"),
+            "must be map if x-kubernetes-list-map-keys is non-empty",
+        );
+    }
+}
