@@ -1,3 +1,5 @@
+//! Who waits for whom, told by seats and queues.
+
 use copepod_access::Attributes;
 use copepod_api::k8s_openapi::api::flowcontrol::v1::{FlowSchema, PriorityLevelConfiguration};
 

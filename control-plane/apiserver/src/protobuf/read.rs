@@ -111,6 +111,10 @@ impl Decoder {
                         _ => {}
                     }
                 }
+                // What is not written is as if nothing were in it: an empty text, an empty message.
+                if value.is_none() {
+                    value = self.value(item, Wire::Bytes(&[])).ok().flatten();
+                }
                 let map = object.entry(name).or_insert_with(|| json!({}));
                 map.as_object_mut().ok_or_else(|| malformed(name))?.insert(key, value.unwrap_or_else(|| json!("")));
             }

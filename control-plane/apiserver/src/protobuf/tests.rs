@@ -31,6 +31,8 @@ fn filled(schemas: &Value, schema: &Value, depth: usize) -> Option<Value> {
             "IntOrString" => Some(json!("http")),
             "FieldsV1" => Some(json!({"f:data": {}})),
             "RawExtension" | "JSON" => Some(json!({"any": [1, {"thing": null}]})),
+            // A message without fields.
+            "CustomResourceSubresourceStatus" => Some(json!({})),
             "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrArray" | "JSONSchemaPropsOrStringArray" => {
                 Some(json!({"type": "string"}))
             }
@@ -144,7 +146,8 @@ fn whatever_can_be_read_can_be_written() {
             }
             if let Ok(read) = decode(&spoiled) {
                 n_read += 1;
-                assert_eq!(decode(&written(&read)).unwrap(), read);
+                let again = decode(&written(&read)).unwrap();
+                assert_eq!(difference(&again, &read), None, "{}", object["kind"]);
             }
         }
     }
