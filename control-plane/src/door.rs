@@ -4,7 +4,8 @@
 //! state plus everything proposed before it in this term. So a thousand writes wait for one fsync together and still see
 //! each other. A client is answered when its transaction is committed. When a proposal is lost (leadership moved, the
 //! disk is full), whatever was decided on top of it is lost with it, and the next decision starts from the committed
-//! state again.
+//! state again. A write that webhooks must be asked about is put off until they have answered, and then decided again
+//! with what they said.
 
 use std::{
     sync::{
@@ -15,7 +16,8 @@ use std::{
 };
 
 use copepod_api::{Reply, Request, Resource, Revision, Status, Timestamp};
-use copepod_registry::Env;
+use copepod_apiserver::Webhooks;
+use copepod_registry::{Env, Testimony, Undecided};
 use copepod_replica::{Replica, Role};
 use copepod_store::{Cursor, Door, Leader, View, door::Async};
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -30,10 +32,12 @@ const PROPOSALS_MAX: usize = 2048;
 /// How long a consistent read may take before the caller is told that no majority answers.
 const READ_MAX: Duration = Duration::from_secs(5);
 
-type Answer = oneshot::Sender<Result<Vec<Reply>, Status>>;
+type Answer = oneshot::Sender<Result<Vec<Reply>, Undecided>>;
 
 struct Submission {
-    requests: Vec<Request>,
+    requests: Arc<Vec<Request>>,
+    /// What is known from earlier decisions about them.
+    testimony: Testimony,
     answer: Answer,
 }
 
@@ -41,14 +45,23 @@ struct Submission {
 pub struct ServerDoor {
     replica: Replica,
     submissions: mpsc::Sender<Submission>,
+    webhooks: Webhooks,
 }
 
 impl ServerDoor {
     /// Opens the door and starts the task that decides.
-    pub fn open(replica: Replica) -> Arc<ServerDoor> {
+    pub fn open(replica: Replica, webhooks: Webhooks) -> Arc<ServerDoor> {
         let (submissions, queue) = mpsc::channel(SUBMISSIONS_MAX);
         tokio::spawn(Decider::new(replica.clone()).run(queue));
-        Arc::new(ServerDoor { replica, submissions })
+        Arc::new(ServerDoor { replica, submissions, webhooks })
+    }
+
+    async fn decide(&self, requests: Arc<Vec<Request>>, testimony: Testimony) -> Result<Vec<Reply>, Undecided> {
+        let stopping = || Undecided::Refused(Status::unavailable("this server is stopping"));
+        let (answer, decided) = oneshot::channel();
+        let submission = Submission { requests, testimony, answer };
+        self.submissions.send(submission).await.map_err(|_| stopping())?;
+        decided.await.unwrap_or_else(|_| Err(stopping()))
     }
 }
 
@@ -79,12 +92,9 @@ impl Door for ServerDoor {
 
     fn submit(&self, requests: Vec<Request>) -> Async<'_, Result<Vec<Reply>, Status>> {
         Box::pin(async move {
-            let (answer, decided) = oneshot::channel();
-            self.submissions
-                .send(Submission { requests, answer })
-                .await
-                .map_err(|_| Status::unavailable("this server is stopping"))?;
-            decided.await.unwrap_or_else(|_| Err(Status::unavailable("this server is stopping")))
+            let requests = Arc::new(requests);
+            let decide = |testimony| self.decide(requests.clone(), testimony);
+            self.webhooks.settle(|| self.replica.view(), decide).await
         })
     }
 
@@ -127,7 +137,7 @@ impl Decider {
     async fn run(mut self, mut queue: mpsc::Receiver<Submission>) {
         while let Some(submission) = queue.recv().await {
             if let Err(status) = self.take_up().await {
-                let _ = submission.answer.send(Err(status));
+                let _ = submission.answer.send(Err(Undecided::Refused(status)));
                 continue;
             }
             self.decide(submission);
@@ -159,16 +169,16 @@ impl Decider {
         Ok(())
     }
 
-    fn decide(&mut self, Submission { requests, answer }: Submission) {
+    fn decide(&mut self, Submission { requests, testimony, answer }: Submission) {
         let Some((term, view)) = self.ahead.clone() else { return };
         // The clock of a new leader may be behind that of the last one; time in the store only moves forward.
         let now = Timestamp::now().max(view.at());
         let dice = &mut self.dice;
         let mut env = Env { now, dice: &mut || dice.next_u64() };
-        let decided = copepod_registry::transact(&view, &requests, &mut env);
+        let decided = copepod_registry::decide(&view, &requests, &mut env, testimony);
         let transaction = match decided {
             Ok(transaction) => transaction,
-            Err(status) => return drop(answer.send(Err(status))),
+            Err(undecided) => return drop(answer.send(Err(undecided))),
         };
         if transaction.txn.ops.is_empty() {
             // Nothing changes, but the answer may tell of proposals that are not committed yet.
@@ -177,7 +187,7 @@ impl Decider {
                 let reached = tokio::time::timeout(READ_MAX, replica.reached(view.revision())).await;
                 let outcome = match reached {
                     Ok(Ok(_)) => Ok(transaction.replies),
-                    _ => Err(no_majority()),
+                    _ => Err(Undecided::Refused(no_majority())),
                 };
                 let _ = answer.send(outcome);
             });
@@ -204,7 +214,7 @@ impl Decider {
             }
             in_flight.count.fetch_sub(1, Ordering::AcqRel);
             in_flight.changed.notify_one();
-            let _ = answer.send(outcome);
+            let _ = answer.send(outcome.map_err(Undecided::Refused));
         });
     }
 }

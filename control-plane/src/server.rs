@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use copepod_api::Timestamp;
-use copepod_apiserver::Forwarder;
+use copepod_apiserver::{Forwarder, Webhooks};
 use copepod_identity::Authority;
 use copepod_nodes::{Hub, NodeFront};
 use copepod_proto::nodes::nodes_server::NodesServer;
@@ -75,8 +75,9 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
         },
         Arc::new(PeerTransport::new(links)),
     )?;
-    let door = ServerDoor::open(replica.clone());
     let hub = Hub::new();
+    let tunnels = Arc::new(NodeTunnels::new(hub.clone()));
+    let door = ServerDoor::open(replica.clone(), Webhooks::new(tunnels.clone()));
     let admission = Arc::new(Admission::new(authority.clone(), keys, door.clone(), replica.clone()));
 
     let front = NodeFront::new(door.clone(), hub.clone(), admission.clone());
@@ -87,11 +88,8 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
     let tls = copepod_identity::server_config(&certificate, &issued).map_err(identity)?;
     let own = Some((issued.certificate_pem.as_str(), issued.key_pem.as_str()));
     let forwarder = Forwarder::new(copepod_identity::client_config(&certificate, own).map_err(identity)?);
-    let rest = copepod_apiserver::router(
-        door.clone(),
-        Arc::new(NodeTunnels::new(hub.clone())),
-        copepod_apiserver::Config { forwarder: Some(forwarder) },
-    );
+    let rest =
+        copepod_apiserver::router(door.clone(), tunnels, copepod_apiserver::Config { forwarder: Some(forwarder) });
     let router = grpc.into_axum_router().reset_fallback().merge(rest);
 
     let loops = tokio::spawn(leading::while_leading(replica.clone(), door as Arc<dyn Door>, hub, authority));

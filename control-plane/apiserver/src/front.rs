@@ -31,7 +31,9 @@ use crate::{
     query::Query,
     read, reviews, streams,
     tokens::{self, Keys},
-    watch, who, write,
+    watch,
+    webhooks::Webhooks,
+    who, write,
 };
 
 /// Prometheus' text format.
@@ -45,6 +47,7 @@ pub struct Front {
     pub access: Access,
     pub fairness: Arc<Fairness>,
     pub places: streams::Places,
+    pub webhooks: Webhooks,
     pub keys: Keys,
     pub metrics: Arc<Metrics>,
 }
@@ -53,6 +56,7 @@ impl Front {
     pub fn new(door: Arc<dyn Door>, tunnels: Arc<dyn Tunnels>, config: Config) -> Front {
         Front {
             door,
+            webhooks: Webhooks::new(tunnels.clone()),
             tunnels,
             config,
             bodies: Bodies::default(),

@@ -26,6 +26,7 @@ mod openapi;
 mod options;
 mod past;
 mod path;
+mod programs;
 mod protobuf;
 mod proxy;
 mod query;
@@ -38,6 +39,7 @@ mod spdy;
 mod streams;
 mod tokens;
 mod watch;
+mod webhooks;
 mod who;
 mod write;
 
@@ -54,6 +56,7 @@ pub use logs::{LogQuery, LogStream, Tunnels};
 pub use serve::{Peer, serve};
 pub use streams::{ExecQuery, ForwardQuery, Frame, Link};
 pub use tokens::{Keys as AccountKeysCache, pod_token};
+pub use webhooks::Webhooks;
 
 /// What the front needs besides the door.
 #[derive(Clone, Default)]

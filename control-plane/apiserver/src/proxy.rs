@@ -4,7 +4,7 @@
 //! what is between this server and its client; where the answer names a place of the same program, the name is put
 //! below the proxy's path.
 
-mod target;
+pub mod target;
 
 use axum::{body::Body, extract::Request, response::Response};
 use copepod_api::{Status, StatusResult, User};
@@ -17,9 +17,11 @@ use http::{
 use hyper_util::rt::TokioIo;
 
 use crate::{
+    answer,
     forward::{self, Switched},
     front::Front,
     path::Asked,
+    query::Query,
     read, streams, who,
 };
 
@@ -51,6 +53,8 @@ pub async fn answer(front: &Front, request: Request, user: &User, asked: &Asked)
         Switched::Here(request) => request,
         Switched::Done(response) => return Ok(response),
     };
+    let query = Query::of(request.uri())?;
+    let warnings = streams::ask_webhooks(front, user, asked, &query).await?;
     let place = front.places.take()?;
     let view = read::view(&*front.door, None).await?;
     let target = target::of(&view, asked)?;
@@ -76,6 +80,7 @@ pub async fn answer(front: &Front, request: Request, user: &User, asked: &Asked)
     {
         response.headers_mut().insert(LOCATION, below);
     }
+    answer::warn(&mut response, warnings.iter().map(String::as_str));
     Ok(response)
 }
 

@@ -4,7 +4,8 @@
 //! frames of numbered channels. What stands here decides who is meant and may be meant, opens the tunnel, and only then
 //! switches, so that a refusal is an ordinary answer.
 
-mod link;
+mod connection;
+pub mod link;
 mod options;
 mod ports;
 mod remote;
@@ -29,6 +30,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    answer,
     forward::{self, Switched},
     front::Front,
     path::Asked,
@@ -37,6 +39,7 @@ use crate::{
     spdy::Session,
 };
 
+pub use connection::ask as ask_webhooks;
 pub use options::{ExecQuery, ForwardQuery, forward as forward_query};
 
 /// How many clients may hold streams at once. Each costs a connection and some hundred kilobytes at most.
@@ -121,14 +124,17 @@ pub async fn answer(
         Switched::Here(request) => request,
         Switched::Done(response) => return Ok(response),
     };
+    let warnings = connection::ask(front, user, asked, query).await?;
     let place = front.places.take()?;
-    match wish {
-        Wish::Exec(wish) => exec(front, request, wish, place).await,
+    let mut response = match wish {
+        Wish::Exec(wish) => exec(front, request, wish, place).await?,
         Wish::Forward(query, ports) => {
             let target = ports::Target { tunnels: front.tunnels.clone(), query };
-            forward(request, target, ports, place).await
+            forward(request, target, ports, place).await?
         }
-    }
+    };
+    answer::warn(&mut response, warnings.iter().map(String::as_str));
+    Ok(response)
 }
 
 enum Wish {

@@ -7,6 +7,7 @@ mod kubectl;
 mod memory;
 mod probes;
 mod tokens;
+mod webhooks;
 mod wire;
 
 use copepod_store::Leader;

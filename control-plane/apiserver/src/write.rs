@@ -29,9 +29,9 @@ use crate::{
 /// How many objects of a collection are deleted in one transaction.
 const DELETE_BATCH: usize = 500;
 
-/// How long a change may take to be replicated. Longer than an election and the slowest disk; a client that hears
-/// nothing for longer does not know more by waiting.
-const SUBMIT_MAX: Duration = Duration::from_secs(25);
+/// How long a change may take to be decided and replicated. Longer than an election, the slowest disk and a webhook that
+/// takes all the time it may; a client that hears nothing for longer does not know more by waiting.
+const SUBMIT_MAX: Duration = Duration::from_secs(60);
 
 pub async fn answer(
     front: &Front,

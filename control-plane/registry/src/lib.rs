@@ -29,6 +29,7 @@ mod resource;
 mod scheduling;
 mod storage;
 
+mod asking;
 mod pipeline;
 
 mod age;
@@ -44,8 +45,9 @@ use std::sync::{Arc, LazyLock};
 use copepod_api::{Reply, Resource, Timestamp, Txn};
 use copepod_store::{Event, View};
 
+pub use asking::{Answer, Connection, Question, Testimony, Undecided, Verdict, connect};
 pub use catalog::Catalog;
-pub use pipeline::{failed_request, transact};
+pub use pipeline::{decide, failed_request, transact};
 pub use row::{Column, Row};
 
 /// What a decision may know besides the view: the time, and numbers that nobody can guess.

@@ -323,6 +323,16 @@ impl Row {
         value
     }
 
+    /// An object of this row as another row of the same kind shows it.
+    pub(crate) fn converted(&self, object: &Value, to: &Row) -> Value {
+        let mut value = self.store(object).into_owned();
+        if let Some(stored) = &to.stored {
+            (stored.show)(&mut value);
+        }
+        crate::json::set(&mut value, "apiVersion", to.kind.api_version());
+        value
+    }
+
     /// The object as it is to be stored.
     pub(crate) fn store<'v>(&self, shown: &'v Value) -> Cow<'v, Value> {
         let Some(stored) = &self.stored else { return Cow::Borrowed(shown) };

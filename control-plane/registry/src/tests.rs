@@ -1,5 +1,6 @@
 //! Worlds and requests as short texts, and what came of them.
 
+mod asking;
 mod definitions;
 mod fixture;
 mod hostile;

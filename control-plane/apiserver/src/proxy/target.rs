@@ -95,6 +95,14 @@ fn pod_port(pod: &Value, asked: Option<&str>) -> StatusResult<u16> {
     }
 }
 
+/// Some ready pod behind a port of a service.
+pub fn behind(view: &View, namespace: &str, service: &str, port: u16) -> StatusResult<Target> {
+    let found = view.object(&Key::new(SERVICES, namespace, service));
+    let found = found.ok_or_else(|| Status::not_found(&SERVICES, service))?;
+    let value: Value = serde_json::from_slice(found.bytes()).map_err(Status::internal)?;
+    endpoint(view, namespace, service, &value, Some(&port.to_string()))
+}
+
 /// Some ready pod behind a service, a different one each time.
 fn endpoint(view: &View, namespace: &str, name: &str, service: &Value, asked: Option<&str>) -> StatusResult<Target> {
     static TURN: AtomicUsize = AtomicUsize::new(0);

@@ -9,12 +9,12 @@ use bytes::Bytes;
 use copepod_api::{
     Action, Body, Expect, Op, Reply, Request, Resource, Revision, Status, Target, Timestamp, Txn, User, WriteOptions,
 };
-use copepod_registry::{Env, transact};
+use copepod_registry::{Env, Testimony, Undecided, decide};
 use copepod_store::{Compacted, Cursor, Door, Event, History, Leader, View, door::Async};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{ExecQuery, ForwardQuery, Link, LogQuery, LogStream, Tunnels};
+use crate::{ExecQuery, ForwardQuery, Link, LogQuery, LogStream, Tunnels, Webhooks};
 
 pub struct Memory {
     state: Mutex<State>,
@@ -60,17 +60,17 @@ impl Memory {
         };
         let options = WriteOptions::default();
         let request = Request { user: User::system("test"), target, action: Action::Create { object }, options };
-        self.carry_out(&[request]).expect("a valid object").remove(0)
+        self.carry_out(&[request], Testimony::default()).expect("a valid object").remove(0)
     }
 
-    fn carry_out(&self, requests: &[Request]) -> Result<Vec<Reply>, Status> {
+    fn carry_out(&self, requests: &[Request], testimony: Testimony) -> Result<Vec<Reply>, Undecided> {
         let mut state = self.state.lock().unwrap();
         let State { view, history, dice } = &mut *state;
         let mut throw = || {
             *dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             *dice ^ (*dice >> 29)
         };
-        let done = transact(view, requests, &mut Env { now: Timestamp::now(), dice: &mut throw })?;
+        let done = decide(view, requests, &mut Env { now: Timestamp::now(), dice: &mut throw }, testimony)?;
         done.events.into_iter().for_each(|event| history.push(event));
         *view = done.view;
         self.revision.send_replace(view.revision());
@@ -115,7 +115,8 @@ impl Door for MemoryDoor {
     fn submit(&self, requests: Vec<Request>) -> Async<'_, Result<Vec<Reply>, Status>> {
         Box::pin(async move {
             self.0.n_submits.fetch_add(1, Ordering::Relaxed);
-            self.0.carry_out(&requests)
+            let decide = |testimony| std::future::ready(self.0.carry_out(&requests, testimony));
+            Webhooks::new(Arc::new(Echo)).settle(|| self.view(), decide).await
         })
     }
 

@@ -106,6 +106,24 @@ fn fields(world: &mut World<'_>, row: &Row, request: &Request, object: &mut Valu
     Ok(())
 }
 
+/// An object that somebody changed on its way: with defaults again, and with nothing that its kind does not have.
+pub fn readmit(row: &Row, object: &mut Value) -> StatusResult<()> {
+    row.fill(object);
+    let findings = row.schema().check(object);
+    if !findings.errors.is_empty() && !row.is_custom() {
+        return Err(Status::internal(listed(findings.errors)));
+    }
+    if !findings.errors.is_empty() {
+        let name = text(object, "/metadata/name").unwrap_or_default();
+        return Err(Status::invalid(&row.kind, name, findings.errors));
+    }
+    if !findings.unknown.is_empty() {
+        row.schema().prune(object);
+    }
+    row.schema().normalize(object);
+    Ok(())
+}
+
 fn listed(errors: Errors) -> String {
     let sentences: Vec<String> = errors
         .into_causes()

@@ -6,7 +6,12 @@ use copepod_api::{Object, Reply, Request, Status, StatusResult, resource, time};
 use serde_json::Value;
 
 use super::{World, check, managed, node_restriction, update::Tracking};
-use crate::{Row, json, json::text};
+use crate::{
+    Row,
+    asking::{self, Attempt, Operation},
+    json,
+    json::text,
+};
 
 /// How often a generated name is drawn again when it is taken. With five letters of 27, eight collisions in a row do not
 /// happen before a namespace holds millions of objects.
@@ -51,6 +56,9 @@ pub fn create_admitted(
         return Err(Status::method_not_allowed(why));
     }
     open_namespace(world, row, request, &object)?;
+    row.fill(&mut object);
+    let attempt = Attempt { operation: Operation::Create, ..Attempt::of(row, request, None) };
+    asking::mutate(world, &attempt, &mut object)?;
     begin(world, row, &mut object)?;
     (row.hooks.stamp)(world, request, &mut object);
     row.fill(&mut object);
@@ -58,6 +66,7 @@ pub fn create_admitted(
     node_restriction::check(row, request, Some(&object), None)?;
     (row.hooks.admit)(world, &mut object)?;
     check::validate(row, &object, None)?;
+    asking::validate(world, &attempt, &object)?;
     if matches!(tracking, Tracking::Update) {
         managed::track(world, row, request, None, &mut object);
     }

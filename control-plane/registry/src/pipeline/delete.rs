@@ -10,7 +10,12 @@ use copepod_api::{
 use serde_json::{Value, json};
 
 use super::{World, node_restriction, success, update::may_go};
-use crate::{Row, json, json::text};
+use crate::{
+    Row,
+    asking::{self, Attempt},
+    json,
+    json::text,
+};
 
 /// Waits until the dependents are gone.
 const FOREGROUND: &str = "foregroundDeletion";
@@ -20,6 +25,7 @@ const ORPHAN: &str = "orphan";
 pub fn delete(world: &mut World<'_>, row: &Row, request: &Request, options: &DeleteOptions) -> StatusResult<Reply> {
     let live = world.find(row, &request.target)?;
     node_restriction::check(row, request, None, Some(live.value()))?;
+    asking::ask(world, &Attempt::of(row, request, Some(live.value())), &Value::Null)?;
     let left = delete_object(world, row, &live, options)?;
     let gone = world.view.object(&live.key).is_none();
     if gone && !row.hooks.returns_deleted {

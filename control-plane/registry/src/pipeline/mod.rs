@@ -10,17 +10,23 @@ mod scale;
 mod update;
 mod world;
 
+use std::borrow::Cow;
+
 use copepod_api::{Action, Reply, Request, Status, StatusResult};
 use copepod_store::View;
 use serde_json::json;
 
+pub(crate) use check::readmit;
 pub(crate) use create::create_object;
 pub(crate) use delete::delete_object;
 pub(crate) use scale::scale_of;
 pub(crate) use update::store_update;
 pub(crate) use world::World;
 
-use crate::{Catalog, Env, Row, Transaction};
+use crate::{
+    Catalog, Env, Row, Transaction,
+    asking::{self, Attempt, Question, Testimony, Undecided},
+};
 
 /// How many requests one transaction may carry. A transaction is one Raft entry and holds up everybody behind it; a
 /// directory of manifests has hundreds of objects, a controller's plan for a large deployment a few thousand.
@@ -37,8 +43,57 @@ const REQUEST_REFUSED: &str = "RequestRefused";
 /// Dry runs change nothing: the transaction is empty, and its view is the one that came in. Requests of one transaction
 /// are all dry runs or none is.
 ///
-/// Where one of several is refused, `failed_request` reads its place from the Status.
+/// Where one of several is refused, `failed_request` reads its place from the Status. Where there are webhooks, they
+/// are taken to give no answer; who can ask them uses `decide`.
 pub fn transact(view: &View, requests: &[Request], env: &mut Env<'_>) -> Result<Transaction, Status> {
+    let mut known = Testimony::default();
+    loop {
+        match decide(view, requests, env, known) {
+            Ok(transaction) => return Ok(transaction),
+            Err(Undecided::Refused(status)) => return Err(status),
+            Err(Undecided::Open { testimony, questions }) => {
+                known = testimony;
+                let nobody = || Err("nobody can be asked here".to_owned());
+                questions.into_iter().for_each(|question| known.answer(question, nobody()));
+            }
+        }
+    }
+}
+
+/// Carries requests out, as far as what is known from earlier decisions about the same requests allows.
+pub fn decide(
+    view: &View,
+    requests: &[Request],
+    env: &mut Env<'_>,
+    testimony: Testimony,
+) -> Result<Transaction, Undecided> {
+    let mut world = World::fork(view, env, testimony);
+    let decided = carry_out_all(&mut world, requests);
+    if !world.open.is_empty() {
+        return Err(open(world));
+    }
+    let (is_dry, replies) = decided.map_err(Undecided::Refused)?;
+    let (txn, after, events) = world.into_parts();
+    Ok(if is_dry {
+        Transaction { txn: Default::default(), view: view.clone(), events: Vec::new(), replies }
+    } else {
+        Transaction { txn, view: after, events, replies }
+    })
+}
+
+/// The questions of several requests, each once.
+fn open(world: World<'_>) -> Undecided {
+    let mut questions: Vec<Question> = Vec::new();
+    for question in world.open {
+        if !questions.contains(&question) {
+            questions.push(question);
+        }
+    }
+    Undecided::Open { testimony: world.testimony, questions }
+}
+
+/// The replies, and whether nothing of it is meant to last.
+fn carry_out_all(world: &mut World<'_>, requests: &[Request]) -> StatusResult<(bool, Vec<Reply>)> {
     if requests.len() > REQUESTS_MAX {
         let count = requests.len();
         return Err(Status::too_large(format!("{count} requests in one transaction; at most {REQUESTS_MAX} may be")));
@@ -48,19 +103,16 @@ pub fn transact(view: &View, requests: &[Request], env: &mut Env<'_>) -> Result<
         return Err(Status::bad_request("the requests of one transaction must all be dry runs, or none of them"));
     }
 
-    let mut world = World::fork(view, env);
     let mut replies = Vec::with_capacity(requests.len());
     for (index, request) in requests.iter().enumerate() {
-        let reply = carry_out(&mut world, request);
-        replies.push(reply.map_err(|refusal| blame(refusal, requests, index))?);
+        match carry_out(world, request) {
+            Ok(reply) => replies.push(reply),
+            // What follows may rest on a request that waits for an answer; but its questions can be asked as well.
+            Err(_) if !world.open.is_empty() => {}
+            Err(refusal) => return Err(blame(refusal, requests, index)),
+        }
     }
-
-    let (txn, after, events) = world.into_parts();
-    Ok(if dry_runs == 0 {
-        Transaction { txn, view: after, events, replies }
-    } else {
-        Transaction { txn: Default::default(), view: view.clone(), events: Vec::new(), replies }
-    })
+    Ok((dry_runs != 0, replies))
 }
 
 /// An eviction may say so in its body as well.
@@ -120,7 +172,8 @@ fn carry_out(world: &mut World<'_>, request: &Request) -> StatusResult<Reply> {
     }
     if let Some((_, handler)) = row.hooks.actions.iter().find(|(name, _)| *name == &*target.subresource) {
         node_restriction::check_action(world, row, request)?;
-        return handler(world, row, request);
+        let request = admitted(world, row, request)?;
+        return handler(world, row, &request);
     }
     match (&*target.subresource, &request.action) {
         (part, Action::Update { object }) if is_of_status(row, part) => update::update(world, row, request, object),
@@ -131,6 +184,19 @@ fn carry_out(world: &mut World<'_>, request: &Request) -> StatusResult<Reply> {
         _ if row.kind.subresource(&target.subresource).is_some() => Err(not_allowed(row, request)),
         _ => Err(Status::no_such_path()),
     }
+}
+
+/// What a subresource of its own meaning is sent, after everybody was asked about it.
+fn admitted<'r>(world: &mut World<'_>, row: &Row, request: &'r Request) -> StatusResult<Cow<'r, Request>> {
+    let Action::Create { object } = &request.action else { return Ok(Cow::Borrowed(request)) };
+    let attempt = Attempt::of(row, request, None);
+    let mut changed = object.clone();
+    asking::mutate(world, &attempt, &mut changed)?;
+    asking::validate(world, &attempt, &changed)?;
+    Ok(match changed == *object {
+        true => Cow::Borrowed(request),
+        false => Cow::Owned(Request { action: Action::Create { object: changed }, ..request.clone() }),
+    })
 }
 
 fn is_of_status(row: &Row, subresource: &str) -> bool {

@@ -15,7 +15,9 @@ use super::{
     update::{Tracking, replace},
 };
 use crate::{
-    Row, json,
+    Row,
+    asking::{self, Attempt},
+    json,
     json::number,
     jsonpath::JsonPath,
     row::{self, ScalePaths},
@@ -59,11 +61,14 @@ pub fn scale(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResul
         let stored = patch::apply_to(world, row, request, Some(&live), stated)?;
         return Ok(answer(world, paths, &stored));
     }
-    let wanted = match &request.action {
+    let mut wanted = match &request.action {
         Action::Update { object } => object.clone(),
         Action::Patch { patch } => patch::patched(scale_schema(&kind), &current, patch)?,
         _ => current.clone(),
     };
+    let attempt = Attempt::of(row, request, Some(&current));
+    asking::mutate(world, &attempt, &mut wanted)?;
+    asking::validate(world, &attempt, &wanted)?;
     let scale = Scale::deserialize(&wanted).map_err(|error| check::unreadable(&kind, &error.to_string()))?;
     let replicas = scale.spec.and_then(|spec| spec.replicas).unwrap_or(0);
     if replicas < 0 {

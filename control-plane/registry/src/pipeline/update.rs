@@ -6,7 +6,12 @@ use copepod_api::{Object, Reply, Request, Status, StatusResult};
 use serde_json::Value;
 
 use super::{World, check, managed, node_restriction};
-use crate::{Row, json, json::text};
+use crate::{
+    Row,
+    asking::{self, Attempt},
+    json,
+    json::text,
+};
 
 pub fn update(world: &mut World<'_>, row: &Row, request: &Request, sent: &Value) -> StatusResult<Reply> {
     let new = check::admit(world, row, request, sent)?;
@@ -36,6 +41,13 @@ pub fn replace(
 ) -> StatusResult<Arc<Object>> {
     let old = live.value();
     preconditions(row, live, &new)?;
+    row.fill(&mut new);
+    let attempt = Attempt::of(row, request, Some(old));
+    // What a Scale says was asked about as a Scale.
+    let is_asked = attempt.is_of_kind();
+    if is_asked {
+        asking::mutate(world, &attempt, &mut new)?;
+    }
     isolate(row, &request.target.subresource, &mut new, old);
     let is_of_status = &*request.target.subresource == "status" || row.part(&request.target.subresource).is_some();
     if is_of_status {
@@ -49,6 +61,9 @@ pub fn replace(
     }
     count_generation(row, &mut new, old);
     check::validate(row, &new, Some(old))?;
+    if is_asked {
+        asking::validate(world, &attempt, &new)?;
+    }
     if matches!(tracking, Tracking::Update) {
         managed::track(world, row, request, Some(old), &mut new);
     }

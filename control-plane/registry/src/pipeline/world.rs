@@ -12,7 +12,10 @@ use copepod_api::{
 use copepod_store::{Event, Refusal, View};
 use serde_json::Value;
 
-use crate::{Env, Row};
+use crate::{
+    Env, Row,
+    asking::{Question, Testimony},
+};
 
 /// The size of one object. Every server keeps every object in memory and sends it over every watch; what is larger
 /// belongs into a volume or a registry. The same bound as elsewhere, so that what fits there fits here.
@@ -21,10 +24,18 @@ pub const OBJECT_BYTES_MAX: usize = 1536 * 1024;
 /// A fork of a view on which requests are carried out, one after the other.
 pub(crate) struct World<'e> {
     pub view: View,
+    /// The time of the first decision about these requests.
     pub now: Timestamp,
     pub warnings: Vec<String>,
     /// What allocation derives from whole collections: addresses and ports in use. Forgotten when one of them changes.
     pub taken: BTreeMap<&'static str, BTreeSet<u32>>,
+    /// What is known from earlier decisions about the same requests.
+    pub testimony: Testimony,
+    /// What must be known before there is a decision.
+    pub open: Vec<Question>,
+    /// The time of this decision: when it happens in the store.
+    at: Timestamp,
+    thrown: usize,
     dice: &'e mut dyn FnMut() -> u64,
     ops: Vec<Op>,
     events: Vec<Event>,
@@ -32,12 +43,16 @@ pub(crate) struct World<'e> {
 }
 
 impl<'e> World<'e> {
-    pub fn fork(view: &View, env: &'e mut Env<'_>) -> World<'e> {
+    pub fn fork(view: &View, env: &'e mut Env<'_>, mut testimony: Testimony) -> World<'e> {
         World {
             view: view.clone(),
-            now: env.now,
+            now: *testimony.since.get_or_insert(env.now),
             warnings: Vec::new(),
             taken: BTreeMap::new(),
+            testimony,
+            open: Vec::new(),
+            at: env.now,
+            thrown: 0,
             dice: &mut *env.dice,
             ops: Vec::new(),
             events: Vec::new(),
@@ -50,7 +65,11 @@ impl<'e> World<'e> {
     }
 
     pub fn random(&mut self) -> u64 {
-        (self.dice)()
+        if self.thrown == self.testimony.throws.len() {
+            self.testimony.throws.push((self.dice)());
+        }
+        self.thrown += 1;
+        self.testimony.throws[self.thrown - 1]
     }
 
     pub fn get(&self, resource: &Resource, namespace: &str, name: &str) -> Option<&Arc<Object>> {
@@ -106,7 +125,7 @@ impl<'e> World<'e> {
             self.taken.clear();
         }
         let one = Txn { ops: vec![op] };
-        let (view, events) = self.view.apply(&one, self.now).map_err(|refusal| explain(&refusal))?;
+        let (view, events) = self.view.apply(&one, self.at).map_err(|refusal| explain(&refusal))?;
         self.view = view;
         self.events.extend(events);
         // The whole transaction is checked against the world before its first change, so only the first operation on

@@ -1,0 +1,184 @@
+//! What those are shown who are asked: `AdmissionRequest` of `admission.k8s.io`.
+
+use copepod_api::{Action, DeleteOptions, Patch, Request, Target, User, WriteOptions, request::Propagation};
+use serde_json::{Value, json};
+
+use crate::{Row, json as fields, json::text};
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+impl Operation {
+    pub fn name(self) -> &'static str {
+        match self {
+            Operation::Create => "CREATE",
+            Operation::Update => "UPDATE",
+            Operation::Delete => "DELETE",
+            Operation::Connect => "CONNECT",
+        }
+    }
+}
+
+/// A write that is about to happen. The object as it shall be is passed beside it, because it changes on the way.
+pub struct Attempt<'a> {
+    pub row: &'a Row,
+    pub user: &'a User,
+    pub target: &'a Target,
+    pub operation: Operation,
+    pub old: Option<&'a Value>,
+    /// The options of the request: `CreateOptions` and the like; null for connections.
+    pub options: Value,
+    pub dry_run: bool,
+}
+
+/// A group, a version and what stands in them: a kind or a resource.
+pub type Versioned<'a> = (&'a str, &'a str, &'a str);
+
+impl<'a> Attempt<'a> {
+    pub fn of(row: &'a Row, request: &'a Request, old: Option<&'a Value>) -> Attempt<'a> {
+        let operation = match (&request.action, old) {
+            (Action::Delete { .. }, _) => Operation::Delete,
+            (_, None) => Operation::Create,
+            _ => Operation::Update,
+        };
+        Attempt {
+            row,
+            user: &request.user,
+            target: &request.target,
+            operation,
+            old,
+            options: options(&request.action, &request.options),
+            dry_run: request.options.dry_run,
+        }
+    }
+
+    /// The kind of the object that travels: a subresource may have one of its own.
+    pub fn kind(&self, row: &'a Row) -> Versioned<'a> {
+        let subresource = row.kind.subresource(&self.target.subresource);
+        let own = (&*row.kind.group, &*row.kind.version, &*row.kind.name);
+        subresource.and_then(|subresource| subresource.kind).unwrap_or(own)
+    }
+
+    /// Whether the object is one of the kind, and not that of a subresource.
+    pub fn is_of_kind(&self) -> bool {
+        self.kind(self.row) == (&*self.row.kind.group, &*self.row.kind.version, &*self.row.kind.name)
+    }
+
+    /// The name; for a new object that gets one, empty.
+    pub fn name<'o>(&self, object: &'o Value) -> &'o str
+    where
+        'a: 'o,
+    {
+        match &*self.target.name {
+            "" => text(object, "/metadata/name").unwrap_or_default(),
+            name => name,
+        }
+    }
+
+    /// The namespace; a Namespace is in itself.
+    pub fn namespace<'o>(&self, object: &'o Value) -> &'o str
+    where
+        'a: 'o,
+    {
+        if self.is_about_namespace() { self.name(object) } else { &self.target.namespace }
+    }
+
+    pub fn is_about_namespace(&self) -> bool {
+        self.row.kind.group.is_empty() && &*self.row.kind.plural == "namespaces"
+    }
+
+    /// The request as somebody is shown it who reads the kind as `row` has it. All but its `uid`, which is new each time.
+    pub fn review(&self, row: &'a Row, object: &Value) -> Value {
+        let named = |(group, version, name): Versioned<'_>, field: &str| json!({"group": group, "version": version, field: name});
+        let resource = |row: &'a Row| (&*row.kind.group, &*row.kind.version, &*row.kind.plural);
+        let mut review = json!({
+            "kind": named(self.kind(row), "kind"),
+            "resource": named(resource(row), "resource"),
+            "requestKind": named(self.kind(self.row), "kind"),
+            "requestResource": named(resource(self.row), "resource"),
+            "operation": self.operation.name(),
+            "userInfo": user_info(self.user),
+            "object": self.seen_by(row, object),
+            "oldObject": self.old.map_or(Value::Null, |old| self.seen_by(row, old)),
+            "dryRun": self.dry_run,
+            "options": self.options,
+        });
+        for (field, value) in [("name", self.name(object)), ("namespace", self.namespace(object))] {
+            if !value.is_empty() {
+                fields::set(&mut review, field, value);
+            }
+        }
+        if !self.target.subresource.is_empty() {
+            fields::set(&mut review, "subResource", &*self.target.subresource);
+            fields::set(&mut review, "requestSubResource", &*self.target.subresource);
+        }
+        review
+    }
+
+    /// The object in another version of its kind.
+    pub fn seen_by(&self, row: &Row, object: &Value) -> Value {
+        let is_other = !std::ptr::eq(row, self.row) && self.is_of_kind() && !object.is_null();
+        if is_other { self.row.converted(object, row) } else { object.clone() }
+    }
+}
+
+fn user_info(user: &User) -> Value {
+    let mut info = json!({"username": &*user.name, "groups": user.groups});
+    if let Some(uid) = &user.uid {
+        fields::set(&mut info, "uid", &**uid);
+    }
+    if !user.extra.is_empty() {
+        fields::set(&mut info, "extra", json!(user.extra));
+    }
+    info
+}
+
+fn options(action: &Action, options: &WriteOptions) -> Value {
+    let kind = match action {
+        Action::Create { .. } => "CreateOptions",
+        Action::Update { .. } => "UpdateOptions",
+        Action::Patch { .. } => "PatchOptions",
+        Action::Delete { .. } => "DeleteOptions",
+    };
+    let mut value = json!({"apiVersion": "meta.k8s.io/v1", "kind": kind});
+    if options.dry_run {
+        fields::set(&mut value, "dryRun", json!(["All"]));
+    }
+    match action {
+        Action::Delete { options } => delete_options(&mut value, options),
+        _ => fields::set(&mut value, "fieldManager", options.field_manager.as_str()),
+    }
+    if let (Action::Patch { patch: Patch::Apply(_) }, true) = (action, options.force) {
+        fields::set(&mut value, "force", true);
+    }
+    value
+}
+
+fn delete_options(value: &mut Value, options: &DeleteOptions) {
+    if let Some(seconds) = options.grace_period_seconds {
+        fields::set(value, "gracePeriodSeconds", seconds);
+    }
+    if let Some(propagation) = options.propagation {
+        let name = match propagation {
+            Propagation::Orphan => "Orphan",
+            Propagation::Background => "Background",
+            Propagation::Foreground => "Foreground",
+        };
+        fields::set(value, "propagationPolicy", name);
+    }
+    let mut preconditions = json!({});
+    if let Some(uid) = &options.uid {
+        fields::set(&mut preconditions, "uid", uid.as_str());
+    }
+    if let Some(revision) = options.revision {
+        fields::set(&mut preconditions, "resourceVersion", revision.to_string());
+    }
+    if preconditions != json!({}) {
+        fields::set(value, "preconditions", preconditions);
+    }
+}
