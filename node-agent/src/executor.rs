@@ -97,6 +97,7 @@ async fn make_sandbox(
 pub fn pod_network(machine: &Machine, pod: &Pod) -> PodNetwork {
     PodNetwork {
         pod: pod_ref(pod),
+        object: pod.clone(),
         host_ports: host_ports(pod),
         hostname: files::hostname(pod, &machine.name),
         resolv_conf: machine.rooms.network.resolv_conf(pod),

@@ -242,6 +242,8 @@ pub trait Runtime: Send + Sync + 'static {
 #[derive(Clone, Debug)]
 pub struct PodNetwork {
     pub pod: PodRef,
+    /// What policies ask after: its labels, and the names of its ports.
+    pub object: Pod,
     pub host_ports: Vec<HostPort>,
     pub hostname: String,
     /// What its containers find in `/etc/resolv.conf`.

@@ -33,6 +33,15 @@ const SERVICE_NAME: &str = "kubernetes.io/service-name";
 pub struct PodsNetwork {
     node: Node,
     name: String,
+    /// What was said last, and the pods that were attached here. A pod is known here before the cluster knows its address,
+    /// and must not be open until then.
+    known: tokio::sync::Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    cluster: Option<Cluster>,
+    pods: BTreeMap<String, Pod>,
 }
 
 impl PodsNetwork {
@@ -42,23 +51,49 @@ impl PodsNetwork {
             upstream: upstream(Path::new(RESOLV_CONF)),
         });
         let node = opened.await.map_err(|error| AgentError::Room { room: "network", reason: error.to_string() })?;
-        Ok(PodsNetwork { node, name: config.name.clone() })
+        Ok(PodsNetwork { node, name: config.name.clone(), known: tokio::sync::Mutex::default() })
+    }
+}
+
+impl PodsNetwork {
+    /// Isolates a pod, if policies select it, before anything runs in it.
+    async fn meet(&self, pod: &PodNetwork, address: Ipv4Addr) -> Result<(), Failure> {
+        let mut object = pod.object.clone();
+        let addresses = vec![v1::PodIP { ip: address.to_string() }];
+        object.status = Some(v1::PodStatus { pod_ips: Some(addresses), ..v1::PodStatus::default() });
+        let mut known = self.known.lock().await;
+        known.pods.insert(pod.pod.uid.clone(), object);
+        match &known.cluster {
+            Some(cluster) if !cluster.policies.is_empty() => self.tell(cluster, &known.pods).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn tell(&self, cluster: &Cluster, pods: &BTreeMap<String, Pod>) -> Result<(), Failure> {
+        let policies = policies(cluster, &self.name, pods.values());
+        self.node.set_services(services(cluster, &self.name), policies).await.map_err(failure)
     }
 }
 
 #[tonic::async_trait]
 impl Network for PodsNetwork {
     async fn attach(&self, pod: &PodNetwork, netns: &Path) -> Result<Vec<IpAddr>, Failure> {
-        self.node.attach(&link(pod), netns).await.map(|address| vec![IpAddr::V4(address)]).map_err(failure)
+        let address = self.node.attach(&link(pod), netns).await.map_err(failure)?;
+        self.meet(pod, address).await?;
+        Ok(vec![IpAddr::V4(address)])
     }
 
     async fn detach(&self, pod: &PodRef) -> Result<(), Failure> {
+        self.known.lock().await.pods.remove(&pod.uid);
         self.node.detach(&pod.uid).await.map_err(failure)
     }
 
     async fn adopt(&self, pod: &PodNetwork, addresses: &[IpAddr]) -> Result<(), Failure> {
         match addresses.first() {
-            Some(IpAddr::V4(address)) => self.node.adopt(&link(pod), *address).await.map_err(failure),
+            Some(IpAddr::V4(address)) => {
+                self.node.adopt(&link(pod), *address).await.map_err(failure)?;
+                self.meet(pod, *address).await
+            }
             _ => Ok(()),
         }
     }
@@ -70,7 +105,10 @@ impl Network for PodsNetwork {
         let peers: Vec<Peer> = others.filter_map(|(_, node)| peer(node)).collect();
         // One node that cannot be reached must not keep the services of all others from being known.
         let routed = self.node.set_nodes(own.as_ref(), &peers).await;
-        self.node.set_services(services(cluster, &self.name), policies(cluster, &self.name)).await.map_err(failure)?;
+        let mut known = self.known.lock().await;
+        self.tell(cluster, &known.pods).await?;
+        known.cluster = Some(cluster.clone());
+        drop(known);
         // What services there are is known here now, and said so; a route that is missing is tried again with the next
         // change, and must not hold up the stop of pods.
         if let Err(error) = routed {

@@ -22,10 +22,14 @@ const ALL_PORTS: (u16, u16) = (0, u16::MAX);
 
 type ByPod = BTreeMap<Ipv4Addr, BTreeSet<Allowance>>;
 
-/// Of every pod that some policy selects: what those allow together.
-pub fn policies(cluster: &Cluster, own_node: &str) -> Policies {
+/// Of every pod of this node that some policy selects: what those allow together. `attached` are pods that are here,
+/// whether the cluster knows it yet or not; what it does know is newer.
+pub fn policies<'a>(cluster: &'a Cluster, own_node: &str, attached: impl IntoIterator<Item = &'a Pod>) -> Policies {
     let mut policies = Policies::default();
-    let local: Vec<&Pod> = cluster.neighbours.get(own_node).into_iter().flat_map(|list| &list.items).collect();
+    let listed: Vec<&Pod> = cluster.neighbours.get(own_node).into_iter().flat_map(|list| &list.items).collect();
+    let known: BTreeSet<Ipv4Addr> = listed.iter().flat_map(|pod| addresses(pod)).collect();
+    let only_here = attached.into_iter().filter(|pod| !addresses(pod).any(|address| known.contains(&address)));
+    let local: Vec<&Pod> = only_here.chain(listed.iter().copied()).collect();
     for policy in cluster.policies.values() {
         let selected: Vec<&Pod> = local.iter().copied().filter(|pod| selects(policy, pod)).collect();
         let Some(spec) = policy.spec.as_ref().filter(|_| !selected.is_empty()) else { continue };
@@ -212,7 +216,7 @@ mod tests {
         }
         let policy = json!({"metadata": {"namespace": "a", "name": "p"}, "spec": spec});
         cluster.policies.insert("a/p".into(), Arc::new(serde_json::from_value(policy).unwrap()));
-        let policies = policies(&cluster, "here");
+        let policies = policies(&cluster, "here", []);
         let text = |by_pod: &ByPod| {
             let allowances = by_pod.iter().map(|(pod, allowances)| {
                 let all: Vec<String> = allowances.iter().map(said).collect();
@@ -245,6 +249,19 @@ mod tests {
         assert_eq!(allowed(json!({"podSelector": {}, "policyTypes": ["Egress"]})), "in[] out[1: ]");
         assert_eq!(allowed(json!({"podSelector": {}, "ingress": [{}]})), "in[1: all] out[]");
         assert_eq!(allowed(json!({"podSelector": {}, "egress": []})), "in[1: ] out[1: ]");
+    }
+
+    #[test]
+    fn a_pod_is_isolated_before_the_cluster_knows_its_address() {
+        let mut cluster = Cluster::default();
+        let policy = json!({"metadata": {"namespace": "a", "name": "p"}, "spec": {"podSelector": {"matchLabels": {"app": "web"}}}});
+        cluster.policies.insert("a/p".into(), Arc::new(serde_json::from_value(policy).unwrap()));
+        let (new, old) = (pod("a", "web", 1, 80), pod("a", "web", 2, 80));
+        // Its labels have changed since.
+        let list = List { items: vec![pod("a", "other", 2, 80)], ..List::default() };
+        cluster.neighbours.insert("here".into(), Arc::new(list));
+        let ingress = policies(&cluster, "here", [&new, &old]).ingress;
+        assert_eq!(ingress.into_keys().collect::<Vec<_>>(), [Ipv4Addr::new(10, 244, 0, 1)]);
     }
 
     #[test]

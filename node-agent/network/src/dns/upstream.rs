@@ -59,6 +59,7 @@ impl Upstream {
         let mut question = Message::query();
         question.metadata.recursion_desired = true;
         question.add_query(Query::query(key.0.clone(), kind));
+        let Ok(_place) = self.passing.try_acquire() else { return Reply::of(ResponseCode::ServFail) };
         let reply = self.reply(&question).await.unwrap_or_else(|| Reply::of(ResponseCode::ServFail));
         self.kept().put(key, &reply, Instant::now());
         reply
@@ -71,7 +72,6 @@ impl Upstream {
     /// The first useful answer, or the last of those that refuse.
     async fn reply(&self, question: &Message) -> Option<Reply> {
         let bytes = question.to_vec().ok()?;
-        let _place = self.passing.try_acquire().ok()?;
         let mut refused = None;
         for server in &self.servers {
             let Some(answer) = asked(*server, &bytes, true).await.and_then(|answer| read(question, &answer)) else {
