@@ -29,6 +29,10 @@ pub trait Job: Send + Sync {
     /// Every key it should look at when a leader starts.
     fn all(&self, view: &View) -> Vec<Key>;
     fn reconcile(&self, view: &View, key: &Key, now: Timestamp) -> Plan;
+    /// What to say about a plan that was refused for good.
+    fn refused(&self, _view: &View, _key: &Key, _why: &Status, _now: Timestamp) -> Plan {
+        Plan::nothing()
+    }
 }
 
 impl Job for &'static Controller {
@@ -46,6 +50,10 @@ impl Job for &'static Controller {
 
     fn reconcile(&self, view: &View, key: &Key, now: Timestamp) -> Plan {
         (self.reconcile)(view, key, now)
+    }
+
+    fn refused(&self, view: &View, key: &Key, why: &Status, now: Timestamp) -> Plan {
+        (self.refused)(view, key, why, now)
     }
 }
 
@@ -88,8 +96,18 @@ async fn session(door: &Arc<dyn Door>, jobs: &[Box<dyn Job>]) -> Option<String> 
             agenda.under_way.insert(work.clone());
             let door = door.clone();
             plans.push(async move {
-                let outcome = door.submit(plan.requests).await;
-                (work, outcome.map(drop))
+                let outcome = door.submit(plan.requests).await.map(drop);
+                if let Err(status) = &outcome
+                    && is_final(status)
+                {
+                    let told = jobs[work.0].refused(&door.view(), &work.1, status, Timestamp::now());
+                    if !told.requests.is_empty()
+                        && let Err(status) = door.submit(told.requests).await
+                    {
+                        tracing::debug!(key = %work.1, %status, "a refusal could not be told");
+                    }
+                }
+                (work, outcome)
             });
         }
         let pause = agenda.pause(Timestamp::now());
@@ -103,6 +121,12 @@ async fn session(door: &Arc<dyn Door>, jobs: &[Box<dyn Job>]) -> Option<String> 
             () = tokio::time::sleep(pause) => (),
         }
     }
+}
+
+/// The registry will not have such requests, on this view or a newer one, until somebody changes something: a quota is
+/// used up, a policy or a limit forbids them.
+fn is_final(status: &Status) -> bool {
+    matches!(status.code(), 403 | 422)
 }
 
 impl Agenda {

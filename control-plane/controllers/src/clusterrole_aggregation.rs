@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::{Controller, write};
 
-pub const CONTROLLER: Controller = Controller { name: "clusterrole-aggregation-controller", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "clusterrole-aggregation-controller", wakes, all, reconcile, refused: crate::SILENT };
 
 /// Any cluster role may be a part of any aggregated one.
 fn wakes(view: &View, event: &Event) -> Vec<Key> {

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use crate::Controller;
 
-pub const CONTROLLER: Controller = Controller { name: "custom-resource-cleanup", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "custom-resource-cleanup", wakes, all, reconcile, refused: crate::SILENT };
 
 const DEFINITIONS: Resource = Resource::known("apiextensions.k8s.io", "customresourcedefinitions");
 const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";

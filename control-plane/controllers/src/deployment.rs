@@ -26,7 +26,8 @@ use copepod_store::{Event, EventKind, View};
 use self::rollout::Rollout;
 use crate::{Controller, owned::Claims, pods, time, write};
 
-pub const CONTROLLER: Controller = Controller { name: "deployment-controller", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "deployment-controller", wakes, all, reconcile, refused: crate::SILENT };
 
 fn all(view: &View) -> Vec<Key> {
     view.objects(&resource::DEPLOYMENTS, None).map(|deployment| deployment.key.clone()).collect()

@@ -22,7 +22,8 @@ use copepod_store::{Event, View};
 
 use crate::{Controller, percent, percent::Round, pods, time, write};
 
-pub const CONTROLLER: Controller = Controller { name: "disruption-controller", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "disruption-controller", wakes, all, reconcile, refused: crate::SILENT };
 
 /// How long an eviction that was granted counts, where the pod is not seen to go.
 const GRANTED_SECONDS: i64 = 120;

@@ -21,7 +21,8 @@ use serde_json::{Value, json};
 
 use crate::{Controller, hash, owned, pods, write};
 
-pub const CONTROLLER: Controller = Controller { name: "endpointslice-controller", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "endpointslice-controller", wakes, all, reconcile, refused: crate::SILENT };
 
 /// Large enough that most services have one slice, small enough that a change of one pod is cheap to send to every node.
 const ENDPOINTS_PER_SLICE: usize = 100;

@@ -7,7 +7,8 @@ use copepod_store::{Event, EventKind, View};
 
 use crate::{Controller, time, write};
 
-pub const CONTROLLER: Controller = Controller { name: "event-ttl-controller", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "event-ttl-controller", wakes, all, reconcile, refused: crate::SILENT };
 
 /// A week: an incident of Friday evening can still be understood on Monday. Elsewhere it is an hour, because there events
 /// share a small database.

@@ -11,7 +11,8 @@ use copepod_store::{Event, View};
 
 use crate::{Controller, time, write};
 
-pub const CONTROLLER: Controller = Controller { name: "flowschema-controller", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "flowschema-controller", wakes, all, reconcile, refused: crate::SILENT };
 
 const DANGLING: &str = "Dangling";
 

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{Controller, owned, time, write};
 
-pub const CONTROLLER: Controller = Controller { name: "garbage-collector", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "garbage-collector", wakes, all, reconcile, refused: crate::SILENT };
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";

@@ -18,19 +18,22 @@ pub mod namespace;
 pub mod node_lifecycle;
 pub mod podgc;
 pub mod replicaset;
+pub mod replicationcontroller;
 pub mod serviceaccount;
 
 mod hash;
+mod made;
 mod owned;
 mod percent;
 mod pods;
+mod replicas;
 mod time;
 mod tolerations;
 #[cfg(test)]
 mod world;
 mod write;
 
-use copepod_api::{Key, Plan, Timestamp};
+use copepod_api::{Key, Plan, Status, Timestamp};
 use copepod_store::{Event, View};
 
 pub struct Controller {
@@ -41,11 +44,18 @@ pub struct Controller {
     /// Every key it should look at when a leader starts.
     pub all: fn(&View) -> Vec<Key>,
     pub reconcile: fn(&View, &Key, now: Timestamp) -> Plan,
+    /// What to say about a plan that the registry would not have: its refusal is the same on every newer view until
+    /// somebody changes something, so people must hear of it.
+    pub refused: fn(&View, &Key, &Status, now: Timestamp) -> Plan,
 }
+
+/// For controllers whose requests are never refused for good, or whom nobody would ask.
+const SILENT: fn(&View, &Key, &Status, Timestamp) -> Plan = |_, _, _, _| Plan::nothing();
 
 pub const ALL: &[Controller] = &[
     deployment::CONTROLLER,
     replicaset::CONTROLLER,
+    replicationcontroller::CONTROLLER,
     endpointslice::CONTROLLER,
     node_lifecycle::CONTROLLER,
     podgc::CONTROLLER,

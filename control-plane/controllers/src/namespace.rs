@@ -16,7 +16,8 @@ use serde_json::json;
 
 use crate::{Controller, time, write};
 
-pub const CONTROLLER: Controller = Controller { name: "namespace-controller", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "namespace-controller", wakes, all, reconcile, refused: crate::SILENT };
 
 /// How many objects one plan deletes.
 const BURST: usize = 500;

@@ -20,7 +20,8 @@ use serde_json::{Value, json};
 
 use crate::{Controller, pods, time, write};
 
-pub const CONTROLLER: Controller = Controller { name: "node-lifecycle-controller", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "node-lifecycle-controller", wakes, all, reconcile, refused: crate::SILENT };
 
 /// How many pods one plan touches.
 const BURST: usize = 256;

@@ -13,7 +13,8 @@ use copepod_store::{Event, View};
 
 use crate::{Controller, node_lifecycle::Health, node_lifecycle::health, pods, time, tolerations, write};
 
-pub const CONTROLLER: Controller = Controller { name: "pod-garbage-collector", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "pod-garbage-collector", wakes, all, reconcile, refused: crate::SILENT };
 
 /// How many ended pods are kept for people to look at.
 const ENDED_PODS_MAX: usize = 12_500;

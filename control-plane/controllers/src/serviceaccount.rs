@@ -6,7 +6,8 @@ use serde_json::json;
 
 use crate::{Controller, write};
 
-pub const CONTROLLER: Controller = Controller { name: "serviceaccount-controller", wakes, all, reconcile };
+pub const CONTROLLER: Controller =
+    Controller { name: "serviceaccount-controller", wakes, all, reconcile, refused: crate::SILENT };
 
 const DEFAULT: &str = "default";
 

@@ -9,10 +9,7 @@ use std::{
     collections::BTreeMap,
 };
 
-use copepod_api::{
-    Of, Timestamp,
-    k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod},
-};
+use copepod_api::{Of, Timestamp, Typed, k8s_openapi::api::core::v1::Pod};
 use copepod_store::View;
 
 use crate::pods;
@@ -32,7 +29,7 @@ struct Rank<'a> {
     uid: &'a str,
 }
 
-pub fn first_to_go<'a>(view: &View, set: &Of<ReplicaSet>, pods: &[&'a Of<Pod>], now: Timestamp) -> Vec<&'a Of<Pod>> {
+pub fn first_to_go<'a, S: Typed>(view: &View, set: &Of<S>, pods: &[&'a Of<Pod>], now: Timestamp) -> Vec<&'a Of<Pod>> {
     let company = company(view, set);
     let mut ranked: Vec<(Rank<'a>, &'a Of<Pod>)> = pods.iter().map(|pod| (rank(pod, &company, now), *pod)).collect();
     ranked.sort_by(|(left, _), (right, _)| left.cmp(right).then(Ordering::Equal));
@@ -60,10 +57,10 @@ fn rank<'a>(pod: &'a Of<Pod>, company: &BTreeMap<String, usize>, now: Timestamp)
 }
 
 /// The pods on each node that belong to this set or to a sibling of it (the other revisions of a deployment).
-fn company(view: &View, set: &Of<ReplicaSet>) -> BTreeMap<String, usize> {
+fn company<S: Typed>(view: &View, set: &Of<S>) -> BTreeMap<String, usize> {
     let mut uids = vec![set.uid().to_owned()];
     if let Some(owner) = set.meta().controller() {
-        uids = view.dependents_of::<ReplicaSet>(&owner.uid).map(|sibling| sibling.uid().to_owned()).collect();
+        uids = view.dependents_of::<S>(&owner.uid).map(|sibling| sibling.uid().to_owned()).collect();
     }
     let mut company = BTreeMap::new();
     for pod in uids.iter().flat_map(|uid| view.dependents_of::<Pod>(uid)) {

@@ -1,0 +1,58 @@
+//! Pods made of a template by whoever owns them, and what is told about that.
+
+use copepod_api::{Key, Of, Typed, resource};
+use copepod_store::View;
+use serde_json::{Value, json};
+
+use crate::{hash, owned};
+
+/// How many pods one event names.
+const NAMES_IN_EVENT: usize = 5;
+
+/// A pod of a template, without its name.
+pub fn pod<O: Typed>(owner: &Of<O>, template: &Value) -> Value {
+    let mut metadata = json!({
+        "generateName": format!("{}-", owner.key().name()),
+        "namespace": owner.key().namespace(),
+        "ownerReferences": [owned::reference(owner)],
+    });
+    for field in ["labels", "annotations", "finalizers"] {
+        if !template["metadata"][field].is_null() {
+            metadata[field] = template["metadata"][field].clone();
+        }
+    }
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]})
+}
+
+/// Names for new pods, which follow from the owner as it was read: the same plan made twice names the same pods. Taken
+/// names are skipped: they are of pods that count already, or are on their way out.
+pub fn names<'a, O: Typed>(view: &'a View, owner: &'a Of<O>, prefix: &str) -> impl Iterator<Item = String> + 'a {
+    let revision = owner.object().revision.to_string();
+    let base = base_name(prefix).to_owned();
+    let name = move |index: u64| {
+        let parts = [owner.uid().as_bytes(), revision.as_bytes(), &index.to_be_bytes()];
+        format!("{base}-{}", hash::letters(hash::fnv1a(&parts), 5))
+    };
+    let namespace = owner.key().namespace();
+    (0_u64..).map(name).filter(move |name| view.object(&Key::new(resource::PODS, namespace, name.as_str())).is_none())
+}
+
+/// A pod's name also has to serve as its host name: 63 letters with the suffix.
+fn base_name(owner: &str) -> &str {
+    let end = owner.char_indices().map(|(at, _)| at).find(|at| *at >= 57).unwrap_or(owner.len());
+    owner[..end].trim_end_matches(['-', '.'])
+}
+
+/// One sentence for many pods, so that a large set does not drown the events of others.
+pub fn sentence(what: &str, names: &[String]) -> String {
+    match names {
+        [name] => format!("{what} pod: {name}"),
+        names if names.len() <= NAMES_IN_EVENT => format!("{what} pods: {}", names.join(", ")),
+        names => format!(
+            "{what} {} pods: {} and {} more",
+            names.len(),
+            names[..NAMES_IN_EVENT].join(", "),
+            names.len() - NAMES_IN_EVENT
+        ),
+    }
+}
