@@ -35,12 +35,20 @@ impl Default for Limits {
     }
 }
 
+/// A field of a YAML document that was written before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Duplicate {
+    pub path: String,
+    pub key: String,
+    /// From 1.
+    pub line: usize,
+}
+
 /// One document of a YAML stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
     pub value: Value,
-    /// The paths of fields that were written more than once.
-    pub duplicates: Vec<String>,
+    pub duplicates: Vec<Duplicate>,
     /// The line that it starts at, from 1.
     pub line: usize,
 }

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use serde_json::{Map, Number, Value};
 
-use super::{DecodeError, Document, Fault, Limits};
+use super::{DecodeError, Document, Duplicate, Fault, Limits};
 use crate::field::Path;
 
 /// What a stream may grow to, in values plus an allowance for long texts. Without aliases a text of the largest size
@@ -21,7 +21,7 @@ const WEIGHT_MAX: usize = 2_000_000;
 const BYTES_PER_WEIGHT: usize = 32;
 
 /// Reads exactly one document: the body of a request. An empty text is `null`.
-pub fn yaml(bytes: &[u8], limits: &Limits) -> Result<(Value, Vec<String>), DecodeError> {
+pub fn yaml(bytes: &[u8], limits: &Limits) -> Result<(Value, Vec<Duplicate>), DecodeError> {
     let mut documents = yaml_documents(bytes, limits)?;
     if let Some(second) = documents.get(1) {
         return Err(DecodeError::syntax("only one document is expected here", (second.line, 1)));
@@ -59,7 +59,7 @@ struct Composer<'a> {
     /// What aliases may refer to, and its weight.
     anchors: BTreeMap<usize, (Value, usize)>,
     weight: usize,
-    duplicates: Vec<String>,
+    duplicates: Vec<Duplicate>,
     /// The path whose place is looked for, and the length and place of the longest part of it so far.
     wanted: Option<&'a str>,
     found: Option<(usize, (usize, usize))>,
@@ -227,7 +227,8 @@ impl<'a> Composer<'a> {
                 continue;
             }
             if map.contains_key(&key) {
-                self.duplicates.push(inner.to_string());
+                let (path, line) = (inner.to_string(), span.start.line());
+                self.duplicates.push(Duplicate { path, key: key.clone(), line });
             }
             map.insert(key, value);
         }
@@ -362,11 +363,14 @@ mod tests {
         let text =
             "# head\n---\n---\na: 1\na: 2\nb:\n- c: 1\n  c: 2\n---\nbase: &b {x: 1, y: 2}\nz: {<<: *b, y: 3}\n...\n";
         let documents = yaml_documents(text.as_bytes(), &Limits::default()).unwrap();
-        let seen: Vec<_> = documents.iter().map(|it| (it.line, it.value.clone(), it.duplicates.join(" "))).collect();
+        let told = |duplicates: &[Duplicate]| -> String {
+            duplicates.iter().map(|it| format!("{}@{} ", it.path, it.line)).collect()
+        };
+        let seen: Vec<_> = documents.iter().map(|it| (it.line, it.value.clone(), told(&it.duplicates))).collect();
         assert_eq!(
             seen,
             [
-                (4, json!({"a": 2, "b": [{"c": 2}]}), "a b[0].c".to_owned()),
+                (4, json!({"a": 2, "b": [{"c": 2}]}), "a@5 b[0].c@8 ".to_owned()),
                 (10, json!({"base": {"x": 1, "y": 2}, "z": {"x": 1, "y": 3}}), String::new()),
             ]
         );

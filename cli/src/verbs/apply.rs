@@ -125,9 +125,9 @@ fn read(files: &[PathBuf], namespace: Option<&str>, usual: &str) -> Outcome<Vec<
             if document.value.is_null() {
                 continue;
             }
-            if let Some(path) = document.duplicates.first() {
-                let source = source();
-                failures.push(Failure::new(format!("{}: {path} is written twice", source.place(path))));
+            if let Some(twice) = document.duplicates.first() {
+                let path = &twice.path;
+                failures.push(Failure::new(format!("{}: {path} is written twice", source().place(path))));
                 continue;
             }
             let objects = match document.value["kind"].as_str() {

@@ -8,6 +8,7 @@ use copepod_api::{
     Status, StatusResult,
     decode::{self, BODY_BYTES_MAX, Fault, Limits},
     request::FieldValidation,
+    schema::Schema,
 };
 use http::{HeaderMap, header::CONTENT_LENGTH, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -79,16 +80,21 @@ pub fn media_type(headers: &HeaderMap) -> String {
 /// A body as a value.
 pub struct Decoded {
     pub value: Value,
-    /// Paths of fields that were written twice.
+    /// What is to be said of fields that were written twice, in the words of Kubernetes.
     pub duplicates: Vec<String>,
 }
 
 pub fn json(bytes: &[u8]) -> StatusResult<Decoded> {
-    decode::json(bytes, &Limits::default()).map(|(value, duplicates)| Decoded { value, duplicates }).map_err(unreadable)
+    let (value, duplicates) = decode::json(bytes, &Limits::default()).map_err(unreadable)?;
+    let duplicates = duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
+    Ok(Decoded { value, duplicates })
 }
 
 pub fn yaml(bytes: &[u8]) -> StatusResult<Decoded> {
-    decode::yaml(bytes, &Limits::default()).map(|(value, duplicates)| Decoded { value, duplicates }).map_err(unreadable)
+    let (value, duplicates) = decode::yaml(bytes, &Limits::default()).map_err(unreadable)?;
+    let duplicates =
+        duplicates.iter().map(|it| format!("line {}: key {:?} already set in map", it.line, it.key)).collect();
+    Ok(Decoded { value, duplicates })
 }
 
 fn unreadable(error: decode::DecodeError) -> Status {
@@ -111,13 +117,21 @@ pub fn object(headers: &HeaderMap, bytes: &[u8]) -> StatusResult<Decoded> {
     }
 }
 
-/// Fields written twice: refused, reported or let pass. Gives the warnings.
-pub fn judge_duplicates(decoded: &Decoded, how: FieldValidation) -> StatusResult<Vec<String>> {
-    let sentences: Vec<String> = decoded.duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
+/// Fields written twice: refused, reported or let pass. Gives the warnings. Where the body is a whole object, a refusal
+/// also names the fields that its kind does not have, so that all has to be mended once.
+pub fn judge_duplicates(decoded: &Decoded, schema: Option<&Schema>, how: FieldValidation) -> StatusResult<Vec<String>> {
     match how {
         FieldValidation::Ignore => Ok(Vec::new()),
-        FieldValidation::Warn => Ok(sentences),
-        FieldValidation::Strict if sentences.is_empty() => Ok(sentences),
-        FieldValidation::Strict => Err(Status::bad_request(format!("strict decoding error: {}", sentences.join(", ")))),
+        FieldValidation::Strict if !decoded.duplicates.is_empty() => {
+            let mut sentences =
+                schema.map(|schema| schema.check(&decoded.value).unknown_sentences()).unwrap_or_default();
+            sentences.extend(decoded.duplicates.iter().cloned());
+            sentences.truncate(SENTENCES_MAX);
+            Err(Status::bad_request(format!("strict decoding error: {}", sentences.join(", "))))
+        }
+        FieldValidation::Warn | FieldValidation::Strict => Ok(decoded.duplicates.clone()),
     }
 }
+
+/// Nobody reads more, and a hostile body could have a million.
+const SENTENCES_MAX: usize = 100;

@@ -7,6 +7,7 @@ use copepod_api::{
     Action, DeleteOptions, Patch, Reply, Request, Revision, Status, StatusResult, Timestamp, User, WriteOptions,
     k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta,
     request::{FieldValidation, Propagation},
+    schema::Schema,
 };
 use copepod_store::Door;
 use http::{HeaderMap, header::USER_AGENT};
@@ -60,14 +61,18 @@ pub async fn answer(
 
     let mut options = options(&parts.headers, query)?;
     let mut warnings = Vec::new();
-    let mut decoded = |decoded: Decoded| {
-        warnings = body::judge_duplicates(&decoded, options.field_validation)?;
+    let mut judged = |decoded: Decoded, schema: Option<&Schema>| {
+        warnings = body::judge_duplicates(&decoded, schema, options.field_validation)?;
         StatusResult::Ok(decoded.value)
     };
+    let whole = Some(&**asked.row.schema());
     let action = match verb {
-        "create" => Action::Create { object: decoded(body::object(&parts.headers, &body.bytes)?)? },
-        "update" => Action::Update { object: decoded(body::object(&parts.headers, &body.bytes)?)? },
-        "patch" => Action::Patch { patch: patch(&parts.headers, &body.bytes, &mut decoded)? },
+        "create" => Action::Create { object: judged(body::object(&parts.headers, &body.bytes)?, whole)? },
+        "update" => Action::Update { object: judged(body::object(&parts.headers, &body.bytes)?, whole)? },
+        "patch" => {
+            let patch = patch(&parts.headers, &body.bytes, &mut |decoded| judged(decoded, None))?;
+            Action::Patch { patch }
+        }
         _ => {
             let (delete, dry_run) = delete_options(&parts.headers, &body.bytes, query)?;
             options.dry_run |= dry_run;

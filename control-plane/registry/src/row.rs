@@ -296,16 +296,31 @@ impl Row {
         Key::new(self.resource(), target.namespace.clone(), target.name.clone())
     }
 
-    /// A stored object as this row shows it: itself, but for those that are stored in another version.
+    /// A stored object as this row shows it: itself, but for those that are stored in another version, or were before their
+    /// definition stated a default.
     pub fn show(&self, object: &Arc<Object>) -> Arc<Object> {
-        if object.bytes().starts_with(&self.head) {
+        let fills = self.definition.as_ref().is_some_and(|definition| definition.fills);
+        if !fills && object.bytes().starts_with(&self.head) {
             return object.clone();
         }
         let mut value: Value = serde_json::from_slice(object.bytes()).unwrap_or(Value::Null);
         let own = self.kind.api_version();
         if text(&value, "/apiVersion") == Some(&own) {
-            // Its first field is another one, which comes before in the alphabet.
-            return object.clone();
+            // Its first field may be another one, which comes before in the alphabet.
+            if !fills {
+                return object.clone();
+            }
+            let stored = value.clone();
+            self.schema().fill_defaults(&mut value);
+            let is_whole = value == stored;
+            return if is_whole {
+                object.clone()
+            } else {
+                object.said(&value).map_or_else(|_| object.clone(), Arc::new)
+            };
+        }
+        if fills {
+            self.schema().fill_defaults(&mut value);
         }
         if let Some(stored) = &self.stored {
             (stored.show)(&mut value);

@@ -18,6 +18,8 @@ pub struct Definition {
     cells: Vec<(String, JsonPath)>,
     pub fields: Vec<(String, JsonPath)>,
     pub scale: Option<ScalePaths>,
+    /// Its schema states defaults, which objects have that were stored before it did.
+    pub fills: bool,
     /// The definition is on its way out: no new objects.
     pub is_leaving: bool,
 }
@@ -61,6 +63,13 @@ pub fn rows_of(definition: &Object) -> Vec<Arc<Row>> {
     let mut served: Vec<&Value> = versions.iter().filter(|version| at(version, "served") == true).collect();
     served.sort_by_key(|version| std::cmp::Reverse(priority(text_at(version, "name"))));
     served.into_iter().map(|version| Arc::new(row(&value, version, storage, definition.meta.is_leaving()))).collect()
+}
+
+/// Whether a schema, or one inside it, has a default.
+fn states_defaults(schema: &Value) -> bool {
+    let inner = ["items", "additionalProperties"].into_iter().map(|field| at(schema, field));
+    let properties = at(schema, "properties").as_object().into_iter().flat_map(|properties| properties.values());
+    schema.is_object() && (!at(schema, "default").is_null() || inner.chain(properties).any(states_defaults))
 }
 
 /// Stable before beta before alpha before anything else, and the higher before the lower.
@@ -141,7 +150,8 @@ fn row(definition: &Value, version: &Value, storage: &str, is_leaving: bool) -> 
         selector: path("labelSelectorPath"),
     });
     let fields = fields.collect();
+    let fills = states_defaults(at(version, "schema.openAPIV3Schema"));
     let row = Row::new(kind, Hooks { generation: true, returns_deleted: false, ..Hooks::NONE })
-        .defined_by(Definition { columns, cells, fields, scale, is_leaving });
+        .defined_by(Definition { columns, cells, fields, scale, fills, is_leaving });
     if text_at(version, "name") == storage { row } else { row.stored_as(stored) }
 }

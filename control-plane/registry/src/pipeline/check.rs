@@ -1,6 +1,8 @@
 //! From what a client sent to an object of a kind: is it one, does it say the right address, which of its fields exist.
 
-use copepod_api::{Kind, Request, Status, StatusResult, field::Errors, request::FieldValidation};
+use copepod_api::{
+    Action, Kind, Patch, Request, Status, StatusResult, field::Errors, request::FieldValidation, schema::Findings,
+};
 use serde_json::Value;
 
 use super::World;
@@ -90,6 +92,9 @@ fn fields(world: &mut World<'_>, row: &Row, request: &Request, object: &mut Valu
         match request.options.field_validation {
             FieldValidation::Ignore => {}
             FieldValidation::Warn => sentences.into_iter().for_each(|sentence| world.warn(sentence)),
+            FieldValidation::Strict if matches!(request.action, Action::Patch { patch: Patch::Apply(_) }) => {
+                return Err(undeclared(row, request, &findings));
+            }
             FieldValidation::Strict => {
                 let meant: Vec<String> = findings
                     .suggestions
@@ -122,6 +127,28 @@ pub fn readmit(row: &Row, object: &mut Value) -> StatusResult<()> {
     }
     row.schema().normalize(object);
     Ok(())
+}
+
+/// What is applied has fields that the kind does not have, in the words of server-side apply (KEP-555).
+fn undeclared(row: &Row, request: &Request, findings: &Findings) -> Status {
+    let (kind, target) = (&row.kind, &request.target);
+    let name = if target.namespace.is_empty() {
+        format!("/{}", target.name)
+    } else {
+        format!("{}/{}", target.namespace, target.name)
+    };
+    let fault = |path: &String| {
+        let meant = findings.suggestions.get(path).map(|meant| format!(" (did you mean {meant:?}?)"));
+        format!(".{path}: field not declared in schema{}", meant.unwrap_or_default())
+    };
+    let faults: Vec<String> = findings.unknown.iter().take(FINDINGS_SHOWN_MAX).map(fault).collect();
+    let faults = match &faults[..] {
+        [one] => one.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    let api_version = kind.api_version();
+    let kind = &kind.name;
+    Status::bad_request(format!("failed to create typed patch object ({name}; {api_version}, Kind={kind}): {faults}"))
 }
 
 fn listed(errors: Errors) -> String {

@@ -175,6 +175,22 @@ fn versions_show_the_same_objects() {
 }
 
 #[test]
+fn a_default_that_was_stated_later_is_shown_of_what_was_stored_before() {
+    let mut world = defined(json!({}));
+    create(&mut world, json!({"size": 2})).unwrap();
+    let mut later = definition(json!({}));
+    later["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["weight"] =
+        json!({"type": "integer", "default": 7});
+    let patch = json!({"spec": {"versions": later["spec"]["versions"]}});
+    world.merge("customresourcedefinitions/widgets.example.com", patch).unwrap();
+    let stored = world.view.object(&Key::new(WIDGETS, "default", "a")).unwrap();
+    assert!(stored.value()["spec"]["weight"].is_null());
+    let catalog = Catalog::of(&world.view);
+    let row = catalog.rows().iter().find(|row| row.kind.group == "example.com").unwrap();
+    assert_eq!(row.show(stored).value()["spec"], json!({"size": 2, "colour": "red", "weight": 7}));
+}
+
+#[test]
 fn names_that_are_taken_are_not_accepted() {
     let mut world = defined(json!({}));
     let mut other = definition(json!({}));
