@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod decode;
+pub mod ephemeral;
 pub mod field;
 pub mod key;
 pub mod kind;

@@ -179,7 +179,7 @@ pub fn container(pod: &Object, asked: Option<&str>) -> StatusResult<String> {
         (Some(asked), _) if is_known(asked) => Ok(asked.to_owned()),
         (Some(asked), _) => Err(Status::bad_request(format!(
             "container {asked} is not valid for pod {name}: choose one of: [{}]",
-            [mains, inits].concat().join(" ")
+            [mains, inits, ephemerals].concat().join(" ")
         ))),
         (None, [only]) => Ok((*only).to_owned()),
         (None, _) if default.is_some_and(is_known) => Ok(default.unwrap_or_default().to_owned()),

@@ -36,6 +36,7 @@ mod age;
 mod json;
 mod jsonpath;
 mod objectmeta;
+mod opening;
 
 #[cfg(test)]
 mod tests;

@@ -15,7 +15,7 @@ use copepod_api::{
 use schemars::JsonSchema;
 use serde_json::{Value, json};
 
-use crate::{age, apiextensions::Definition, json::text, jsonpath::JsonPath, pipeline::World};
+use crate::{age, apiextensions::Definition, json::text, jsonpath::JsonPath, opening::Opening, pipeline::World};
 
 pub const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
@@ -100,6 +100,8 @@ pub(crate) struct Hooks {
     pub actions: &'static [(&'static str, Handler)],
     /// Subresources that touch a field of the status and nothing else, with the name of that field.
     pub parts: &'static [(&'static str, &'static str)],
+    /// Subresources that touch certain fields of the spec and nothing else.
+    pub openings: &'static [Opening],
     /// The fields that selectors may name besides `metadata.name` and `metadata.namespace`, and how to read them.
     pub fields: &'static [(&'static str, Read)],
     pub columns: &'static [Column],
@@ -136,6 +138,7 @@ impl Hooks {
         validate_status: |_, _, _| (),
         stamp: |_, _, _| (),
         parts: &[],
+        openings: &[],
         created: |_, _| Ok(()),
         admit_delete: |_, _| Ok(()),
         leaving: |_| (),
@@ -422,6 +425,11 @@ impl Row {
     /// The field of the status that a subresource is about.
     pub(crate) fn part(&self, subresource: &str) -> Option<&'static str> {
         self.hooks.parts.iter().find(|(name, _)| *name == subresource).map(|(_, field)| *field)
+    }
+
+    /// The fields of the spec that a subresource is about.
+    pub(crate) fn opening(&self, subresource: &str) -> Option<&'static Opening> {
+        self.hooks.openings.iter().find(|opening| opening.name == subresource)
     }
 
     pub(crate) fn has_status(&self) -> bool {

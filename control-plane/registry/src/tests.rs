@@ -6,6 +6,7 @@ mod fixture;
 mod hostile;
 mod kinds;
 mod lifecycle;
+mod openings;
 mod rbac;
 mod tables;
 mod transactions;

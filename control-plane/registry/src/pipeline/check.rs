@@ -6,7 +6,7 @@ use copepod_api::{
 use serde_json::Value;
 
 use super::World;
-use crate::{Row, json, json::text, objectmeta};
+use crate::{Row, json, json::text, objectmeta, opening::Opening};
 
 /// How many unknown fields an error or the warnings of a request name.
 const FINDINGS_SHOWN_MAX: usize = 20;
@@ -179,7 +179,9 @@ fn wants_differ(new: &Value, old: &Value) -> bool {
 ///
 /// What did not change is not judged again: an object stored under older rules can still report its status, lose a
 /// finalizer, and go.
-pub fn validate(row: &Row, object: &Value, old: Option<&Value>) -> StatusResult<()> {
+///
+/// A change that came through an opening has rules of its own.
+pub fn validate(row: &Row, object: &Value, old: Option<&Value>, opening: Option<&Opening>) -> StatusResult<()> {
     let mut errors = Errors::default();
     objectmeta::validate(row, object, &mut errors);
     if let Some(old) = old {
@@ -188,7 +190,7 @@ pub fn validate(row: &Row, object: &Value, old: Option<&Value>) -> StatusResult<
     if old.is_none_or(|old| wants_differ(object, old)) {
         (row.hooks.validate)(object, &mut errors).map_err(|why| unreadable(&row.kind, &why))?;
         if let Some(old) = old {
-            (row.hooks.validate_update)(object, old, &mut errors);
+            opening.map_or(row.hooks.validate_update, |opening| opening.validate_update)(object, old, &mut errors);
         }
     }
     if let Some(old) = old

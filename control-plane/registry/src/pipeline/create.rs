@@ -65,7 +65,7 @@ pub fn create_admitted(
     (row.hooks.guard)(world, request, &object, None)?;
     node_restriction::check(row, request, Some(&object), None)?;
     (row.hooks.admit)(world, &mut object)?;
-    check::validate(row, &object, None)?;
+    check::validate(row, &object, None, None)?;
     asking::validate(world, &attempt, &object)?;
     if matches!(tracking, Tracking::Update) {
         managed::track(world, row, request, None, &mut object);

@@ -176,8 +176,8 @@ fn carry_out(world: &mut World<'_>, request: &Request) -> StatusResult<Reply> {
         return handler(world, row, &request);
     }
     match (&*target.subresource, &request.action) {
-        (part, Action::Update { object }) if is_of_status(row, part) => update::update(world, row, request, object),
-        (part, Action::Patch { patch }) if is_of_status(row, part) => patch::patch(world, row, request, patch),
+        (part, Action::Update { object }) if is_of_object(row, part) => update::update(world, row, request, object),
+        (part, Action::Patch { patch }) if is_of_object(row, part) => patch::patch(world, row, request, patch),
         ("scale", Action::Update { .. } | Action::Patch { .. }) if row.scale_paths().is_some() => {
             scale::scale(world, row, request)
         }
@@ -199,8 +199,11 @@ fn admitted<'r>(world: &mut World<'_>, row: &Row, request: &'r Request) -> Statu
     })
 }
 
-fn is_of_status(row: &Row, subresource: &str) -> bool {
-    (subresource == "status" && row.has_status()) || row.part(subresource).is_some()
+/// The subresource is some of the object's fields.
+fn is_of_object(row: &Row, subresource: &str) -> bool {
+    (subresource == "status" && row.has_status())
+        || row.part(subresource).is_some()
+        || row.opening(subresource).is_some()
 }
 
 fn not_allowed(row: &Row, request: &Request) -> Status {

@@ -74,7 +74,9 @@ pub fn apply_to(
 
 /// Leaves of what is stated only what this path may touch, so that nobody comes to own what it cannot set.
 fn own_part(row: &Row, subresource: &str, stated: &mut Value) {
-    if subresource == "status" {
+    if let Some(opening) = row.opening(subresource) {
+        *stated = opening.stated(stated);
+    } else if subresource == "status" {
         if let Some(map) = stated.as_object_mut() {
             map.retain(|field, _| ["apiVersion", "kind", "metadata", "status"].contains(&&**field));
         }

@@ -60,7 +60,7 @@ pub fn replace(
         (row.hooks.admit_update)(world, &mut new, live)?;
     }
     count_generation(row, &mut new, old);
-    check::validate(row, &new, Some(old))?;
+    check::validate(row, &new, Some(old), row.opening(&request.target.subresource))?;
     if is_asked {
         asking::validate(world, &attempt, &new)?;
     }
@@ -122,6 +122,10 @@ fn preconditions(row: &Row, live: &Object, new: &Value) -> StatusResult<()> {
 
 /// Takes back what this request may not touch.
 fn isolate(row: &Row, subresource: &str, new: &mut Value, old: &Value) {
+    if let Some(opening) = row.opening(subresource) {
+        *new = opening.changed(old, new);
+        return;
+    }
     const SYSTEM: &[&str] =
         &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"];
     let old_metadata = old.get("metadata").unwrap_or(&Value::Null);

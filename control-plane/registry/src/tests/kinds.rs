@@ -17,8 +17,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("apiregistration.k8s.io/v1", "aggregation is on its way"),
     ("authentication.k8s.io/v1", "reviews are answered by the API server and never stored"),
     ("authorization.k8s.io/v1", "reviews are answered by the API server and never stored"),
-    ("v1 pods/ephemeralcontainers", "workloads are on their way"),
-    ("v1 pods/resize", "workloads are on their way"),
 ];
 
 fn described(row: &Row) -> Vec<String> {

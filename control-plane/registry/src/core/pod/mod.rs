@@ -2,13 +2,15 @@
 
 mod binding;
 mod defaults;
+mod ephemeral;
 mod eviction;
 mod qos;
+mod resize;
 mod table;
 mod update;
 mod validate;
 
-use copepod_api::{Kind, Scope, Status, StatusResult, Subresource};
+use copepod_api::{Kind, Scope, Status, StatusResult, Subresource, field::Errors};
 use k8s_openapi::api::core::v1::Pod;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -33,6 +35,9 @@ const EXEC: Subresource =
 const PORT_FORWARD: Subresource =
     Subresource { name: "portforward", kind: Some(("", "v1", "PodPortForwardOptions")), verbs: &["create", "get"] };
 const PROXY: Subresource = Subresource { name: "proxy", kind: Some(("", "v1", "PodProxyOptions")), verbs: PROXY_VERBS };
+const EPHEMERAL_CONTAINERS: Subresource =
+    Subresource { name: "ephemeralcontainers", kind: None, verbs: &["get", "patch", "update"] };
+const RESIZE: Subresource = Subresource { name: "resize", kind: None, verbs: &["get", "patch", "update"] };
 const LOG: Subresource = Subresource { name: "log", kind: None, verbs: &["get"] };
 
 /// Two classes that always exist, for what a cluster cannot do without.
@@ -45,7 +50,7 @@ pub(crate) fn pods() -> Kind {
         "pod",
         &["po"],
         Scope::Namespaced,
-        &[ATTACH, BINDING, EVICTION, EXEC, LOG, PORT_FORWARD, PROXY, STATUS],
+        &[ATTACH, BINDING, EPHEMERAL_CONTAINERS, EVICTION, EXEC, LOG, PORT_FORWARD, PROXY, RESIZE, STATUS],
     ))
 }
 
@@ -57,10 +62,12 @@ pub fn row() -> Row {
             admit,
             validate: |object, errors| {
                 validate::validate(&Pod::deserialize(object).map_err(|error| error.to_string())?, errors);
+                ephemeral::validate(object, errors);
                 Ok(())
             },
             validate_update: update::validate_update,
             grace: Some(grace),
+            openings: &[ephemeral::OPENING, resize::OPENING],
             actions: &[("binding", binding::bind), ("eviction", eviction::evict)],
             fields: &[
                 ("spec.nodeName", |pod| field_text(pod, "/spec/nodeName")),
@@ -88,6 +95,11 @@ pub fn row() -> Row {
 fn admit(world: &mut World<'_>, object: &mut Value) -> StatusResult<()> {
     let name = text(object, "/metadata/name").unwrap_or_default().to_owned();
     let namespace = text(object, "/metadata/namespace").unwrap_or_default().to_owned();
+    if !fields::items(object, "/spec/ephemeralContainers").is_empty() {
+        let mut errors = Errors::default();
+        errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
+        return Err(Status::invalid(&pods(), &name, errors));
+    }
     let refused = |why: String| Status::forbidden(&copepod_api::resource::PODS, &name, why);
     let Some(spec) = fields::object(object, "spec") else { return Ok(()) };
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use copepod_api::{
+    ephemeral::as_container,
     field::{Errors, Path},
     names,
     quantity::Quantity,
@@ -78,6 +79,10 @@ pub fn validate_any_template(template: &PodTemplateSpec, path: &Path<'_>, polici
     match &template.spec {
         Some(spec) => {
             validate_spec(spec, &spec_path, true, errors);
+            if spec.ephemeral_containers.as_ref().is_some_and(|containers| !containers.is_empty()) {
+                errors
+                    .forbidden(spec_path.at("ephemeralContainers"), "ephemeral containers not allowed in pod template");
+            }
             match spec.restart_policy.as_deref() {
                 None => {}
                 Some(policy) if policies.contains(&policy) => {}
@@ -111,18 +116,20 @@ fn checked(result: Result<(), String>, value: &str, path: Path<'_>, errors: &mut
 fn validate_spec(spec: &PodSpec, path: &Path<'_>, is_template: bool, errors: &mut Errors) {
     let volumes = validate_volumes(spec.volumes.as_deref().unwrap_or_default(), &path.at("volumes"), errors);
     let init = spec.init_containers.as_deref().unwrap_or_default();
+    let ephemeral: Vec<Container> = spec.ephemeral_containers.iter().flatten().map(as_container).collect();
     if spec.containers.is_empty() {
         errors.required(path.at("containers"), "");
     }
-    if spec.containers.len() + init.len() > CONTAINERS_MAX {
-        let count = spec.containers.len() + init.len();
+    let count = spec.containers.len() + init.len() + ephemeral.len();
+    if count > CONTAINERS_MAX {
         errors.invalid(path.at("containers"), count, &format!("a pod may have at most {CONTAINERS_MAX} containers"));
         return;
     }
     let mut names_seen = BTreeSet::new();
     let mut host_ports = BTreeSet::new();
     let host_network = spec.host_network == Some(true);
-    for (list, containers) in [("containers", &spec.containers[..]), ("initContainers", init)] {
+    let lists = [("containers", &spec.containers[..]), ("initContainers", init), ("ephemeralContainers", &ephemeral)];
+    for (list, containers) in lists {
         for (index, container) in containers.iter().enumerate() {
             let path = path.at(list);
             let path = path.index(index);
