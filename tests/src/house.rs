@@ -37,7 +37,8 @@ const ROOMS: &[Room] = &[
     // The control plane.
     pure("store", &["api"]),
     pure("access", &["api", "store"]),
-    pure("registry", &["api", "store", "access"]),
+    pure("cel", &["api"]),
+    pure("registry", &["api", "store", "access", "cel"]),
     pure("scheduler", &["api", "store"]),
     pure("controllers", &["api", "store"]),
     room("identity", &["api"]),
@@ -74,12 +75,15 @@ const ROOMS: &[Room] = &[
 
 /// What pure rooms may use of others: values and encodings, nothing that acts.
 const PURE_MAY_USE: &[&str] = &[
+    "base64",
     "bytes",
+    "cel",
     "imbl",
     "jiff",
     "json-patch",
     "k8s-openapi",
     "kube-core",
+    "regex",
     "saphyr-parser",
     "schemars",
     "serde",

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    Bindings, Budget, Declarations, Fault, Type, Value,
+    Bindings, Budget, CALL_COST_MAX, Declarations, Fault, Type, Value,
     ast::Node,
     check::{self, Checked},
     eval, lower,
@@ -58,6 +58,15 @@ impl Program {
     /// What an evaluation costs at most, as far as sizes are known.
     pub fn cost(&self) -> u64 {
         self.checked.cost
+    }
+
+    /// One call of one expression: it may not cost more than a call may, whatever is left in the budget.
+    pub fn evaluate_once(&self, bindings: &dyn Bindings, budget: &mut Budget) -> Result<Value, Fault> {
+        let mut own = Budget::new(CALL_COST_MAX.min(budget.left()));
+        let value = self.evaluate(bindings, &mut own);
+        let spent = CALL_COST_MAX.min(budget.left()) - own.left();
+        budget.spend(spent)?;
+        value
     }
 
     pub fn evaluate(&self, bindings: &dyn Bindings, budget: &mut Budget) -> Result<Value, Fault> {

@@ -7,6 +7,7 @@ mod hostile;
 mod kinds;
 mod lifecycle;
 mod openings;
+mod policies;
 mod rbac;
 mod tables;
 mod transactions;

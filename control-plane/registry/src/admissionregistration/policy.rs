@@ -1,6 +1,7 @@
 //! Rules in CEL about writes, and where they hold.
 
 use copepod_api::{Scope, field::Errors};
+use copepod_cel::{Declarations, Type};
 use k8s_openapi::api::admissionregistration::v1::{
     MutatingAdmissionPolicy, MutatingAdmissionPolicyBinding, ValidatingAdmissionPolicy,
     ValidatingAdmissionPolicyBinding,
@@ -9,7 +10,9 @@ use serde_json::{Value, json};
 
 use super::{extension, rules};
 use crate::{
-    Row, json as fields,
+    Row,
+    asking::{expressions, mutating, policy},
+    json as fields,
     row::{self, AGE, Column, Hooks, NAME, STATUS, column, kind},
     rules::{Part, at, each, list_at, text_at},
 };
@@ -32,7 +35,7 @@ pub fn validating() -> Row {
         Hooks {
             default,
             validate: |policy, errors| {
-                shared(policy, errors);
+                let declared = shared(policy, errors);
                 let spec = Part { value: at(policy, "spec"), path: "spec" };
                 if !spec.is_set("validations") && !spec.is_set("auditAnnotations") {
                     errors
@@ -42,11 +45,14 @@ pub fn validating() -> Row {
                     let rule = Part { value: rule, path: &path };
                     rule.required("expression", errors);
                     rule.one_of("reason", &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"], errors);
+                    expressions::check(&rule, "expression", &declared, &[Type::Bool], errors);
+                    expressions::check(&rule, "messageExpression", &declared, &[Type::String], errors);
                 }
                 for (path, note) in each(policy, "spec.auditAnnotations") {
                     let note = Part { value: note, path: &path };
                     note.required("key", errors);
                     note.required("valueExpression", errors);
+                    expressions::check(&note, "valueExpression", &declared, &[Type::String, Type::Null], errors);
                 }
                 Ok(())
             },
@@ -81,7 +87,8 @@ pub fn mutating() -> Row {
                 }
             },
             validate: |policy, errors| {
-                shared(policy, errors);
+                let mut declared = shared(policy, errors);
+                declared.makes_objects = true;
                 let spec = Part { value: at(policy, "spec"), path: "spec" };
                 spec.required("mutations", errors);
                 spec.required("reinvocationPolicy", errors);
@@ -95,6 +102,8 @@ pub fn mutating() -> Row {
                         _ => ("applyConfiguration", "jsonPatch"),
                     };
                     mutation.required(&format!("{needed}.expression"), errors);
+                    let wanted = mutating::wanted(needed == "jsonPatch");
+                    expressions::check(&mutation, &format!("{needed}.expression"), &declared, &wanted, errors);
                     if mutation.is_set(other) {
                         errors.invalid(mutation.path_of(other), "{}", "does not fit the patchType");
                     }
@@ -133,7 +142,8 @@ fn constraint_defaults(constraints: &mut Value) {
     }
 }
 
-fn shared(policy: &Value, errors: &mut Errors) {
+/// What both kinds have. Gives the names that the rest of their expressions may use.
+fn shared(policy: &Value, errors: &mut Errors) -> Declarations {
     let spec = Part { value: at(policy, "spec"), path: "spec" };
     spec.one_of("failurePolicy", &["Fail", "Ignore"], errors);
     if spec.is_set("paramKind") {
@@ -141,15 +151,21 @@ fn shared(policy: &Value, errors: &mut Errors) {
         spec.required("paramKind.kind", errors);
     }
     rules::conditions(&spec, errors);
+    let declared = policy::declared(spec.value);
+    expressions::check_conditions(&spec, &declared, errors);
+    let (declared, programs) = policy::with_variables(spec.value, declared);
     spec.required("matchConstraints", errors);
     let constraints = Part { value: at(spec.value, "matchConstraints"), path: "spec.matchConstraints" };
     constraints.required("resourceRules", errors);
     matched(&constraints, errors);
     let mut seen = Vec::new();
-    for (path, variable) in each(policy, "spec.variables") {
+    for ((path, variable), (_, program)) in each(policy, "spec.variables").zip(programs) {
         let part = Part { value: variable, path: &path };
         part.required("name", errors);
         part.required("expression", errors);
+        if let (Err(why), true) = (program, part.is_set("expression")) {
+            errors.invalid(part.path_of("expression"), text_at(variable, "expression"), &why);
+        }
         let name = text_at(variable, "name");
         let is_identifier = name
             .chars()
@@ -163,6 +179,7 @@ fn shared(policy: &Value, errors: &mut Errors) {
         }
         seen.push(name);
     }
+    declared
 }
 
 fn matched(constraints: &Part<'_>, errors: &mut Errors) {

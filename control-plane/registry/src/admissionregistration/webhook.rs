@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 
 use super::{extension, rules};
 use crate::{
-    Row, json as fields,
+    Row,
+    asking::expressions,
+    json as fields,
     row::{self, AGE, Column, Hooks, NAME, column, kind},
     rules::{Part, at, each, list_at, text_at},
 };
@@ -107,6 +109,7 @@ fn validate(configuration: &Value, errors: &mut Errors) {
         part.one_of("sideEffects", &["None", "NoneOnDryRun"], errors);
         rules::selectors(&part, errors);
         rules::conditions(&part, errors);
+        expressions::check_conditions(&part, &expressions::declared(), errors);
         let seconds = at(webhook, "timeoutSeconds").as_i64().unwrap_or(10);
         if !(1..=30).contains(&seconds) {
             errors.invalid(

@@ -94,6 +94,14 @@ impl<'a> Attempt<'a> {
 
     /// The request as somebody is shown it who reads the kind as `row` has it. All but its `uid`, which is new each time.
     pub fn review(&self, row: &'a Row, object: &Value) -> Value {
+        let mut review = self.head(row, object);
+        fields::set(&mut review, "object", self.seen_by(row, object));
+        fields::set(&mut review, "oldObject", self.old.map_or(Value::Null, |old| self.seen_by(row, old)));
+        review
+    }
+
+    /// What the request says beside the objects.
+    pub fn head(&self, row: &'a Row, object: &Value) -> Value {
         let named = |(group, version, name): Versioned<'_>, field: &str| json!({"group": group, "version": version, field: name});
         let resource = |row: &'a Row| (&*row.kind.group, &*row.kind.version, &*row.kind.plural);
         let mut review = json!({
@@ -103,8 +111,6 @@ impl<'a> Attempt<'a> {
             "requestResource": named(resource(self.row), "resource"),
             "operation": self.operation.name(),
             "userInfo": user_info(self.user),
-            "object": self.seen_by(row, object),
-            "oldObject": self.old.map_or(Value::Null, |old| self.seen_by(row, old)),
             "dryRun": self.dry_run,
             "options": self.options,
         });

@@ -1,4 +1,4 @@
-//! Those who are asked whether a write may happen, and who may change it on its way.
+//! Those who are asked whether a write may happen, and who may change it on its way: policies in CEL, and webhooks.
 //!
 //! The way of a write is a pure function, and a webhook is a program somewhere else. So a write that must ask does not
 //! wait: it ends with its questions open, the server gets the answers, and the write is decided again with what they
@@ -7,8 +7,12 @@
 
 mod attempt;
 mod connection;
+pub(crate) mod expressions;
 mod matching;
+pub(crate) mod mutating;
+pub(crate) mod policy;
 mod testimony;
+mod validating;
 mod webhook;
 
 use copepod_api::StatusResult;
@@ -28,6 +32,7 @@ pub(crate) fn mutate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &mut 
     if &*attempt.row.kind.group == GROUP {
         return Ok(());
     }
+    mutating::mutate(world, attempt, object)?;
     webhook::mutate(world, attempt, object)
 }
 
@@ -36,6 +41,7 @@ pub(crate) fn validate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &Va
     if &*attempt.row.kind.group == GROUP {
         return Ok(());
     }
+    validating::validate(world, attempt, object)?;
     webhook::validate(world, attempt, object)
 }
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::{
     GROUP,
     attempt::Attempt,
+    expressions::{self, Conditions},
     matching::{Constraints, Found},
     testimony::{Answer, Question, Verdict},
 };
@@ -30,6 +31,7 @@ pub struct Webhook {
     place: String,
     client: Value,
     constraints: Constraints,
+    conditions: Conditions,
     /// No answer is no refusal.
     may_fail: bool,
     /// It wants to see again what others changed after it.
@@ -39,14 +41,16 @@ pub struct Webhook {
 }
 
 /// The webhooks of all configurations, by name; within one, in its order.
-fn all(view: &View, resource: &Resource) -> Option<Arc<Vec<Webhook>>> {
-    view.derived(resource, |configurations| configurations.flat_map(|configuration| read(configuration)).collect())
+fn all(view: &View, resource: &Resource) -> Option<Arc<Vec<Arc<Webhook>>>> {
+    view.derived(resource, |configurations| {
+        configurations.filter_map(|configuration| configuration.derived(read)).flat_map(|own| (*own).clone()).collect()
+    })
 }
 
-fn read(configuration: &Object) -> Vec<Webhook> {
+fn read(configuration: &Object) -> Vec<Arc<Webhook>> {
     let value: Value = serde_json::from_slice(configuration.bytes()).unwrap_or_default();
     let webhooks = list_at(&value, "webhooks").iter();
-    webhooks.map(|webhook| Webhook::of(&configuration.key, webhook)).collect()
+    webhooks.map(|webhook| Arc::new(Webhook::of(&configuration.key, webhook))).collect()
 }
 
 impl Webhook {
@@ -59,6 +63,7 @@ impl Webhook {
             place: format!("{configuration} {name}"),
             client: at(value, "clientConfig").clone(),
             constraints: Constraints::of(value, "rules"),
+            conditions: Conditions::of(value, &expressions::declared()),
             may_fail: text_at(value, "failurePolicy") == "Ignore",
             is_reinvoked: text_at(value, "reinvocationPolicy") == "IfNeeded",
             timeout_seconds: at(value, "timeoutSeconds").as_i64().unwrap_or(TIMEOUT).clamp(1, 30) as u8,
@@ -67,8 +72,14 @@ impl Webhook {
     }
 
     /// Whether it is to be asked about this, and in which version of the kind.
-    fn is_asked(&self, world: &World<'_>, attempt: &Attempt<'_>, object: &Value) -> Option<Found> {
-        self.constraints.find(world, attempt, object, false)
+    fn is_asked(&self, world: &World<'_>, attempt: &Attempt<'_>, object: &Value) -> StatusResult<Option<Found>> {
+        let Some(found) = self.constraints.find(world, attempt, object, false) else { return Ok(None) };
+        if self.conditions.is_empty() {
+            return Ok(Some(found));
+        }
+        let variables = expressions::variables(attempt, found.row(attempt), object);
+        let holds = self.conditions.decide(&variables, self.may_fail, attempt, attempt.name(object))?;
+        Ok(holds.then_some(found))
     }
 
     fn question(&self, attempt: &Attempt<'_>, found: &Found, object: &Value) -> Question {
@@ -98,15 +109,15 @@ pub fn mutate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &mut Value) 
     let Some(webhooks) = all(&world.view, &MUTATING) else { return Ok(()) };
     let mut again = vec![false; webhooks.len()];
     for (place, webhook) in webhooks.iter().enumerate() {
-        let Some(found) = webhook.is_asked(world, attempt, object) else { continue };
+        let Some(found) = webhook.is_asked(world, attempt, object)? else { continue };
         if change(world, attempt, webhook, &found, object)? {
             for (earlier, is_due) in webhooks[..place].iter().zip(&mut again) {
-                *is_due |= earlier.is_reinvoked && earlier.is_asked(world, attempt, object).is_some();
+                *is_due |= earlier.is_reinvoked && earlier.is_asked(world, attempt, object)?.is_some();
             }
         }
     }
     for (webhook, _) in webhooks.iter().zip(again).filter(|(_, again)| *again) {
-        if let Some(found) = webhook.is_asked(world, attempt, object) {
+        if let Some(found) = webhook.is_asked(world, attempt, object)? {
             change(world, attempt, webhook, &found, object)?;
         }
     }
@@ -151,7 +162,7 @@ pub fn validate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &Value) ->
     let Some(webhooks) = all(&world.view, &VALIDATING) else { return Ok(()) };
     let mut is_open = false;
     for webhook in webhooks.iter() {
-        let Some(found) = webhook.is_asked(world, attempt, object) else { continue };
+        let Some(found) = webhook.is_asked(world, attempt, object)? else { continue };
         let question = webhook.question(attempt, &found, object);
         match world.testimony.says(&question).cloned() {
             Some(answer) => drop(webhook.judged(world, &answer)?),
