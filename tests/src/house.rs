@@ -386,7 +386,7 @@ fn example_manifests_are_good() {
         }
         for document in documents {
             let place = format!("{}:{}", shown(&file), document.line);
-            faults.extend(document.duplicates.iter().map(|path| format!("{place}: {path} is written twice")));
+            faults.extend(document.duplicates.iter().map(|field| format!("{place}: {} is written twice", field.path)));
             let api_version = document.value["apiVersion"].as_str().unwrap_or_default();
             let kind = document.value["kind"].as_str().unwrap_or_default();
             let is_served = copepod_registry::rows()

@@ -112,3 +112,23 @@ pub struct IfPresent {
     /// The body is an optional value itself.
     pub is_flat: bool,
 }
+
+impl Node {
+    /// Whether a name stands anywhere in it.
+    pub fn uses(&self, wanted: &str) -> bool {
+        let uses = |node: &Node| node.uses(wanted);
+        match &self.kind {
+            Kind::Literal(_) => false,
+            Kind::Name(name) => name == wanted,
+            Kind::Select(select) => uses(&select.of),
+            Kind::Call(call) => call.args.iter().any(uses),
+            Kind::And(sides) | Kind::Or(sides) => uses(&sides.0) || uses(&sides.1),
+            Kind::Choice(parts) => uses(&parts.0) || uses(&parts.1) || uses(&parts.2),
+            Kind::List(elements) => elements.iter().any(|element| uses(&element.value)),
+            Kind::Map(entries) => entries.iter().any(|entry| uses(&entry.key) || uses(&entry.value)),
+            Kind::Structure { fields, .. } => fields.iter().any(|field| uses(&field.value)),
+            Kind::Fold(fold) => uses(&fold.range) || fold.filter.as_ref().is_some_and(uses) || uses(&fold.body),
+            Kind::IfPresent(present) => uses(&present.of) || uses(&present.body),
+        }
+    }
+}

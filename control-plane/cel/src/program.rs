@@ -69,6 +69,11 @@ impl Program {
         value
     }
 
+    /// Whether the expression uses a name.
+    pub fn uses(&self, name: &str) -> bool {
+        self.node.uses(name)
+    }
+
     pub fn evaluate(&self, bindings: &dyn Bindings, budget: &mut Budget) -> Result<Value, Fault> {
         eval::evaluate(&self.node, bindings, budget)
     }

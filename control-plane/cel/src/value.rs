@@ -2,10 +2,11 @@
 
 use std::{cmp::Ordering, collections::BTreeMap, net::IpAddr, sync::Arc};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use copepod_api::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::functions::{net::Cidr, url::Url};
+use crate::functions::{net::Cidr, time, url::Url};
 
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -110,6 +111,22 @@ impl Value {
     /// An object with these fields.
     pub fn map<'a>(fields: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
         Value::Map(Arc::new(fields.into_iter().map(|(name, value)| (Key::text(name), value)).collect()))
+    }
+
+    /// Bytes, from their base64.
+    pub fn bytes(text: &str) -> Option<Value> {
+        STANDARD.decode(text).ok().map(|bytes| Value::Bytes(bytes.into()))
+    }
+
+    /// A duration, from `1h30m`.
+    pub fn duration(text: &str) -> Option<Value> {
+        time::duration(text).ok().map(Value::Duration)
+    }
+
+    /// A point in time, from RFC 3339; a date is its first moment.
+    pub fn timestamp(text: &str) -> Option<Value> {
+        let at = time::timestamp(text).or_else(|_| time::timestamp(&format!("{text}T00:00:00Z")));
+        at.ok().map(Value::Timestamp)
     }
 
     pub fn type_name(&self) -> &str {

@@ -264,6 +264,13 @@ impl Row {
         self.definition.as_ref().is_some_and(|definition| definition.is_leaving)
     }
 
+    /// Says what is wrong with an object by the rules in CEL of its definition, where it has one.
+    pub(crate) fn judge(&self, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+        if let Some(definition) = &self.definition {
+            definition.judge(object, old, errors);
+        }
+    }
+
     /// Fills in what the client left out.
     pub(crate) fn fill(&self, object: &mut Value) {
         if self.is_custom() {

@@ -11,4 +11,5 @@ mod policies;
 mod rbac;
 mod tables;
 mod transactions;
+mod validations;
 mod validity;

@@ -7,7 +7,7 @@ pub mod net;
 mod operators;
 mod quantities;
 mod strings;
-mod time;
+pub mod time;
 pub mod url;
 
 pub use convert::text_of;

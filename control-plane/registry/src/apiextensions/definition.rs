@@ -4,7 +4,7 @@ use copepod_api::{Object, Scope, StatusResult, field::Errors, names as rules_of_
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use serde_json::{Value, json};
 
-use super::{names, schema};
+use super::{names, schema, validations};
 use crate::{
     Row, json as fields,
     jsonpath::JsonPath,
@@ -80,9 +80,6 @@ fn admit(world: &mut World<'_>, definition: &mut Value, old: Option<&Object>) ->
             fields::set(metadata, "finalizers", held);
         }
     }
-    if list_at(definition, "spec.versions").iter().any(schema::has_rules) {
-        world.warn("x-kubernetes-validations: rules in CEL are kept, but not enforced yet");
-    }
     names::settle(world, definition);
     Ok(())
 }
@@ -151,7 +148,12 @@ fn one_version(version: &Part<'_>, errors: &mut Errors) {
     version.named("name", rules_of_names::dns1035_label, errors);
     let path = version.path_of("schema.openAPIV3Schema");
     if version.is_set("schema.openAPIV3Schema") {
-        schema::validate(&Part { value: at(version.value, "schema.openAPIV3Schema"), path: &path }, errors);
+        let schema = Part { value: at(version.value, "schema.openAPIV3Schema"), path: &path };
+        let before = errors.len();
+        schema::validate(&schema, errors);
+        if errors.len() == before {
+            validations::check(&schema, errors);
+        }
     } else {
         errors.required(path, "schemas are required");
     }

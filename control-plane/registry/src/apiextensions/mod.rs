@@ -7,6 +7,7 @@ mod definition;
 mod names;
 mod rows;
 mod schema;
+mod validations;
 
 use copepod_api::Resource;
 

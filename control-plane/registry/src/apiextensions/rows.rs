@@ -1,10 +1,14 @@
 //! The rows that a definition makes: one for each version that it serves.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{Arc, OnceLock},
+};
 
-use copepod_api::{Kind, Object, Scope, Timestamp, kind::SchemaSource};
+use copepod_api::{Kind, Object, Scope, Timestamp, field::Errors, kind::SchemaSource};
 use serde_json::{Value, json};
 
+use super::validations::{self, Tree};
 use crate::{
     Row, age,
     jsonpath::JsonPath,
@@ -20,11 +24,19 @@ pub struct Definition {
     pub scale: Option<ScalePaths>,
     /// Its schema states defaults, which objects have that were stored before it did.
     pub fills: bool,
+    /// What its rules in CEL stand in.
+    document: Arc<Value>,
+    validations: OnceLock<Tree>,
     /// The definition is on its way out: no new objects.
     pub is_leaving: bool,
 }
 
 impl Definition {
+    /// Holds the rules in the schema against an object, and against the change from the old one to it.
+    pub fn judge(&self, object: &Value, old: Option<&Value>, errors: &mut Errors) {
+        validations::judge(self.validations.get_or_init(|| Tree::of(&self.document)), object, old, errors);
+    }
+
     pub fn cells(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         let value = object.value();
         let own = self.cells.iter().map(|(type_, path)| cell(type_, path.find(value), now));
@@ -104,6 +116,7 @@ fn row(definition: &Value, version: &Value, storage: &str, is_leaving: bool) -> 
     if at(version, "subresources.status").is_object() {
         subresources.push(STATUS);
     }
+    let document = Arc::new(at(version, "schema.openAPIV3Schema").clone());
     let kind = Kind {
         group: owned(definition, "spec.group"),
         version: owned(version, "name"),
@@ -114,7 +127,7 @@ fn row(definition: &Value, version: &Value, storage: &str, is_leaving: bool) -> 
         categories: list("categories"),
         scope: if text_at(definition, "spec.scope") == "Cluster" { Scope::Cluster } else { Scope::Namespaced },
         subresources,
-        schema: SchemaSource::Document(Arc::new(at(version, "schema.openAPIV3Schema").clone())),
+        schema: SchemaSource::Document(document.clone()),
     };
     let stored = Stored {
         resource: kind.resource(),
@@ -151,7 +164,16 @@ fn row(definition: &Value, version: &Value, storage: &str, is_leaving: bool) -> 
     });
     let fields = fields.collect();
     let fills = states_defaults(at(version, "schema.openAPIV3Schema"));
-    let row = Row::new(kind, Hooks { generation: true, returns_deleted: false, ..Hooks::NONE })
-        .defined_by(Definition { columns, cells, fields, scale, fills, is_leaving });
+    let row =
+        Row::new(kind, Hooks { generation: true, returns_deleted: false, ..Hooks::NONE }).defined_by(Definition {
+            columns,
+            cells,
+            fields,
+            scale,
+            fills,
+            document,
+            validations: OnceLock::new(),
+            is_leaving,
+        });
     if text_at(version, "name") == storage { row } else { row.stored_as(stored) }
 }

@@ -2,7 +2,6 @@
 //! The rules are those of KEP-1152 and of the documentation of CustomResourceDefinitions.
 
 use copepod_api::field::Errors;
-use serde_json::Value;
 
 use crate::rules::{Part, at, map_at, text_at};
 
@@ -17,15 +16,6 @@ pub fn validate(schema: &Part<'_>, errors: &mut Errors) {
         errors.invalid(schema.path_of("type"), text_at(schema.value, "type"), "must be object at the root");
     }
     part(schema, 0, errors);
-}
-
-/// Whether any place has rules in CEL.
-pub fn has_rules(schema: &Value) -> bool {
-    match schema {
-        Value::Object(fields) => fields.contains_key("x-kubernetes-validations") || fields.values().any(has_rules),
-        Value::Array(items) => items.iter().any(has_rules),
-        _ => false,
-    }
 }
 
 fn part(schema: &Part<'_>, depth: usize, errors: &mut Errors) {

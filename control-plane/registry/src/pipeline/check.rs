@@ -198,6 +198,10 @@ pub fn validate(row: &Row, object: &Value, old: Option<&Value>, opening: Option<
     {
         (row.hooks.validate_status)(object, old, &mut errors);
     }
+    let differs = old.is_none_or(|old| wants_differ(object, old) || object.get("status") != old.get("status"));
+    if differs && errors.is_empty() {
+        row.judge(object, old, &mut errors);
+    }
     match errors.is_empty() {
         true => Ok(()),
         false => Err(Status::invalid(&row.kind, text(object, "/metadata/name").unwrap_or_default(), errors)),
