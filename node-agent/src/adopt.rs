@@ -126,6 +126,7 @@ fn seen(
         attempt: newest.attempt,
         image: newest.image.clone(),
         image_id: newest.image_id.clone(),
+        resources: known.and_then(|known| known.resources.clone()),
         state,
         // It ran before this agent did, so its hook is through.
         post_start: Hook::Done,
@@ -146,11 +147,12 @@ fn seen(
 fn ended(machine: &Machine, pod: &Pod, reference: &PodRef, run: &FoundContainer) -> Option<Ended> {
     let FoundState::Exited(exit) = &run.state else { return None };
     let wanted = spec::container(pod, &run.name);
-    let words = executor::last_words(machine, reference, wanted, &run.name, run.attempt, exit);
+    let words = executor::last_words(machine, reference, wanted.as_deref(), &run.name, run.attempt, exit);
     Some(container::ended(&run.id, exit, words))
 }
 
 fn status_of<'a>(said: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
-    let all = said.container_statuses.iter().flatten().chain(said.init_container_statuses.iter().flatten());
-    all.into_iter().find(|status| status.name == name)
+    let lists = [&said.container_statuses, &said.init_container_statuses, &said.ephemeral_container_statuses];
+    let mut all = lists.into_iter().flatten().flatten();
+    all.find(|status| status.name == name)
 }

@@ -1,6 +1,7 @@
 //! The agent between its sessions: the workers, and what each has to be told.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -293,7 +294,8 @@ fn refers_to(pod: &Pod, place: &Place) -> bool {
     if !is_map && pulls.into_iter().any(|pull| pull.name == place.name) {
         return true;
     }
-    copepod_pods::spec::all_containers(pod).any(|container| {
+    let ephemeral = copepod_pods::spec::ephemeral_containers(pod).map(Cow::Owned);
+    copepod_pods::spec::all_containers(pod).map(Cow::Borrowed).chain(ephemeral).any(|container| {
         let from = container.env_from.iter().flatten().any(|from| match is_map {
             true => from.config_map_ref.as_ref().is_some_and(|reference| reference.name == place.name),
             false => from.secret_ref.as_ref().is_some_and(|reference| reference.name == place.name),

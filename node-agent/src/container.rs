@@ -45,6 +45,8 @@ pub struct World<'a> {
     pub sandbox_id: &'a str,
     pub attempt: u32,
     pub id: &'a str,
+    /// The running container whose processes this one shall see.
+    pub target: Option<String>,
 }
 
 pub fn id(pod: &PodRef, name: &str, attempt: u32) -> String {
@@ -127,6 +129,7 @@ pub fn spec(world: &World, wanted: &Container, mut env: Env) -> Result<Container
         stdin: wanted.stdin == Some(true),
         stdin_once: wanted.stdin_once == Some(true),
         tty: wanted.tty == Some(true),
+        target: world.target.clone(),
         env: env.0,
     })
 }
@@ -338,7 +341,7 @@ pub fn cgroup_parent(node: &str, pod: &Pod) -> String {
     format!("/copepod/{node}/{class}/pod{}", pod.metadata.uid.as_deref().unwrap_or_default())
 }
 
-fn resources(machine: &Machine, pod: &Pod, wanted: &Container) -> Resources {
+pub fn resources(machine: &Machine, pod: &Pod, wanted: &Container) -> Resources {
     let resources = wanted.resources.as_ref();
     let request = |name: &str| amount(resources, false, name).or_else(|| amount(resources, true, name));
     let memory_bytes = machine.allocatable.get("memory").map_or(0, Quantity::value);

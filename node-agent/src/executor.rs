@@ -177,6 +177,7 @@ pub async fn start(
     attempt: u32,
     id: &str,
     sandbox_id: &str,
+    target: Option<String>,
     image: Image,
     volumes: &Volumes,
     ips: &[String],
@@ -188,7 +189,7 @@ pub async fn start(
         .rootfs(&image, id)
         .await
         .map_err(|error| NotStarted::Runtime(StartError::Create(format!("root file system: {error}"))))?;
-    let world = container::World { machine, pod, image: &image, volumes, rootfs, sandbox_id, attempt, id };
+    let world = container::World { machine, pod, image: &image, volumes, rootfs, sandbox_id, attempt, id, target };
     let spec = match container::spec(&world, wanted, env) {
         Ok(spec) => spec,
         Err(message) => {
@@ -204,6 +205,12 @@ pub async fn start(
             Err(NotStarted::Runtime(error))
         }
     }
+}
+
+/// Gives a running container the amounts of its spec.
+pub async fn resize(machine: &Machine, pod: &Pod, wanted: &Container, id: &str) -> Result<(), String> {
+    let resources = container::resources(machine, pod, wanted);
+    machine.rooms.runtime.resize(id, &resources).await.map_err(|error| error.0)
 }
 
 /// Keeps this run and the one before; older ones are history.

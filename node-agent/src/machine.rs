@@ -8,7 +8,11 @@ use std::{
 
 use bytes::Bytes;
 use copepod_api::quantity::Quantity;
-use copepod_pods::{downward::Facts, env};
+use copepod_pods::{
+    downward::Facts,
+    env,
+    resize::{self, Room},
+};
 use k8s_openapi::api::core::v1::{ConfigMap, ObjectFieldSelector, Pod, ResourceFieldSelector, Secret, Service};
 
 use crate::{
@@ -71,6 +75,14 @@ impl Machine {
                 || (from == Some("default") && service.metadata.name.as_deref() == Some("kubernetes"))
         });
         services.map(|service| Service::clone(service)).collect()
+    }
+
+    /// What this machine has for a pod beside the others that it was given.
+    pub fn room_beside(&self, uid: &str) -> Room {
+        let assignments = self.assignments();
+        let pods = assignments.of("pods").filter_map(|(_, bytes)| serde_json::from_slice::<Pod>(bytes).ok());
+        let others: Vec<Pod> = pods.filter(|pod| pod.metadata.uid.as_deref() != Some(uid)).collect();
+        Room { allocatable: self.allocatable.clone(), taken: resize::taken(others.iter()) }
     }
 
     fn object<T: serde::de::DeserializeOwned>(&self, plural: &str, namespace: &str, name: &str) -> Option<T> {

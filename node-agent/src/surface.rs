@@ -112,6 +112,8 @@ pub struct ContainerSpec {
     pub stdin: bool,
     pub stdin_once: bool,
     pub tty: bool,
+    /// The container of the same pod whose processes this one sees.
+    pub target: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -224,6 +226,8 @@ pub trait Runtime: Send + Sync + 'static {
     /// Returns when the container has ended; at once, if it had.
     async fn wait(&self, id: &str) -> Result<Exit, Failure>;
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), Failure>;
+    /// Gives a running container other amounts of what it uses.
+    async fn resize(&self, id: &str, resources: &Resources) -> Result<(), Failure>;
     async fn remove_container(&self, id: &str) -> Result<(), Failure>;
     /// Runs a command in a container and waits for it. `Err` only if it could not be run.
     async fn exec(&self, id: &str, command: &[String], timeout: Duration) -> Result<ExecOutput, Failure>;

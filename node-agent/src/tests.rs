@@ -36,6 +36,36 @@ async fn a_pod_is_assigned_runs_is_released_and_leaves() {
 }
 
 #[tokio::test]
+async fn a_container_joins_and_another_is_resized() {
+    let mut world = World::new().await;
+    let mut cluster = world.session().await;
+    let mut spec = json!({"containers": [{"name": "a", "image": "x:1", "resources": {"requests": {"cpu": "100m"}}}]});
+    cluster.tell(7, true, &[world.pod("web", "u1", spec.clone())]).await;
+    cluster.until("u1", world::is_ready).await;
+    spec["containers"][0]["resources"]["requests"]["cpu"] = json!("500m");
+    spec["ephemeralContainers"] = json!([{"name": "shell", "image": "y:1", "targetContainerName": "a"}]);
+    let mut changed = world.pod("web", "u1", spec);
+    changed["metadata"]["resourceVersion"] = json!("8");
+    cluster.tell(8, false, &[changed]).await;
+    let status = cluster
+        .until("u1", |status| {
+            status["ephemeralContainerStatuses"][0]["state"]["running"].is_object()
+                && status["containerStatuses"][0]["resources"]["requests"]["cpu"] == "500m"
+        })
+        .await;
+    assert_eq!(status["containerStatuses"][0]["allocatedResources"]["cpu"], "500m");
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
+    let log = world.runtime.log();
+    assert!(log.contains(&"resize u1-a-0 512".to_owned()) && log.contains(&"start u1-shell-0".to_owned()), "{log:?}");
+    world.stop_agent().await;
+    world.start_agent().await;
+    let mut cluster = world.session().await;
+    cluster.tell(9, false, &[]).await;
+    cluster.until("u1", world::is_ready).await;
+    assert_eq!(world.runtime.log().len(), log.len(), "nothing is repeated after a restart");
+}
+
+#[tokio::test]
 async fn what_a_pod_wrote_outlives_it() {
     let mut world = World::new().await;
     let mut cluster = world.session().await;

@@ -5,6 +5,7 @@
 //! `copepod_pods::next`; what stands here is book-keeping.
 
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::Duration,
@@ -14,11 +15,11 @@ use copepod_api::Timestamp;
 use copepod_pods::{
     Action, Desired, Image as ImageSeen, Job, Observed, ProbeKind, Run, RunState, Sandbox, Step, Trouble, next,
     observed::{Hook, StopRecord},
-    probe, spec, status,
+    probe, resize, spec, status,
 };
 use copepod_proto::nodes;
 use copepod_volumes::{VolumeError, Volumes};
-use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Container, Pod, PodStatus, ResourceRequirements};
 use tokio::{
     sync::{mpsc, watch},
     task::AbortHandle,
@@ -59,17 +60,60 @@ pub enum Note {
 /// What came of an action.
 pub enum Outcome {
     Volumes(Result<Volumes, VolumeError>),
-    Sandbox { attempt: u32, ips: Result<Vec<String>, String> },
+    Sandbox {
+        attempt: u32,
+        ips: Result<Vec<String>, String>,
+    },
     SandboxRemoved(Result<(), String>),
     SandboxStopped(Result<(), String>),
     TornDown(Result<(), String>),
-    Image { container: String, attempt: u32, image: Result<Image, PullError> },
-    Started { container: String, attempt: u32, id: String, started: Result<Timestamp, NotStarted> },
-    PostStart { container: String, id: String, done: Result<(), String> },
-    PreStop { container: String, done: Result<(), String> },
-    Stopped { container: String, done: Result<(), String> },
-    Probed { container: String, kind: ProbeKind, id: String, passed: bool, message: String },
+    Image {
+        container: String,
+        attempt: u32,
+        image: Result<Image, PullError>,
+    },
+    Started {
+        container: String,
+        attempt: u32,
+        id: String,
+        resources: Option<ResourceRequirements>,
+        started: Result<Timestamp, NotStarted>,
+    },
+    Resized {
+        container: String,
+        id: String,
+        resources: Option<ResourceRequirements>,
+        done: Result<(), String>,
+    },
+    PostStart {
+        container: String,
+        id: String,
+        done: Result<(), String>,
+    },
+    PreStop {
+        container: String,
+        done: Result<(), String>,
+    },
+    Stopped {
+        container: String,
+        done: Result<(), String>,
+    },
+    Probed {
+        container: String,
+        kind: ProbeKind,
+        id: String,
+        passed: bool,
+        message: String,
+    },
     Nothing,
+}
+
+/// A run as it was asked for.
+struct Begun {
+    container: String,
+    attempt: u32,
+    id: String,
+    resources: Option<ResourceRequirements>,
 }
 
 /// Why a container does not run.
@@ -183,6 +227,9 @@ impl Worker {
     async fn run(mut self) {
         loop {
             let now = Timestamp::now();
+            if resize::is_wanted(&self.pod, &self.observed) {
+                self.observed.room = Some(self.machine.room_beside(&self.pod_ref.uid));
+            }
             let actions = next(Desired { pod: &self.pod, wanted: self.wanted }, &self.observed, now);
             for action in actions.now {
                 self.start(action, now);
@@ -268,14 +315,14 @@ impl Worker {
                 });
             }
             Action::EnsureImage { container, attempt } => {
-                let Some(wanted) = spec::container(&pod, &container).cloned() else { return };
+                let Some(wanted) = spec::container(&pod, &container).map(Cow::into_owned) else { return };
                 self.spawn(job, async move {
                     let image = executor::ensure_image(&machine, &pod, &wanted).await;
                     Outcome::Image { container, attempt, image }
                 });
             }
             Action::Start { container, attempt } => {
-                let Some(wanted) = spec::container(&pod, &container).cloned() else { return };
+                let Some(wanted) = spec::container(&pod, &container).map(Cow::into_owned) else { return };
                 let Some(image) = self.images.get(&container).cloned() else {
                     // It is remembered as ensured and is not in memory: look it up again.
                     self.observed.containers.entry(container).or_default().image = ImageSeen::Unknown;
@@ -283,12 +330,30 @@ impl Worker {
                 };
                 let volumes = self.volumes.clone();
                 let sandbox_id = self.current_sandbox();
+                let target = spec::target(&pod, &container).and_then(|name| self.running(name)).map(|(id, _)| id);
                 self.spawn(job, async move {
                     let id = container::id(&pod_ref(&pod), &wanted.name, attempt);
-                    let started =
-                        executor::start(&machine, &pod, &wanted, attempt, &id, &sandbox_id, image, &volumes, &ips)
-                            .await;
-                    Outcome::Started { container, attempt, id, started }
+                    let started = executor::start(
+                        &machine,
+                        &pod,
+                        &wanted,
+                        attempt,
+                        &id,
+                        &sandbox_id,
+                        target,
+                        image,
+                        &volumes,
+                        &ips,
+                    )
+                    .await;
+                    Outcome::Started { container, attempt, id, resources: wanted.resources, started }
+                });
+            }
+            Action::Resize { container } => {
+                let Some((id, wanted)) = self.running(&container) else { return };
+                self.spawn(job, async move {
+                    let done = executor::resize(&machine, &pod, &wanted, &id).await;
+                    Outcome::Resized { container, id, resources: wanted.resources, done }
                 });
             }
             Action::PostStart { container } => {
@@ -480,8 +545,13 @@ impl Worker {
                 self.image(container, attempt, image, now);
                 None
             }
-            Outcome::Started { container, attempt, id, started } => {
-                self.started(container, attempt, id, started, now);
+            Outcome::Started { container, attempt, id, resources, started } => {
+                let begun = Begun { container, attempt, id, resources };
+                self.started(begun, started, now);
+                None
+            }
+            Outcome::Resized { container, id, resources, done } => {
+                self.resized(&container, &id, resources, done, now);
                 None
             }
             Outcome::PostStart { container, id, done } => {
@@ -536,7 +606,8 @@ impl Worker {
                 };
                 let trouble = Trouble { hopeless, ..Trouble::again(before.as_ref(), reason, message, now) };
                 if before.is_none_or(|before| before.message != trouble.message) {
-                    let image = spec::container(&self.pod, &name).map(spec::image).unwrap_or_default();
+                    let image =
+                        spec::container(&self.pod, &name).map(|c| spec::image(&c).to_owned()).unwrap_or_default();
                     let text = format!("Failed to pull image \"{image}\": {}", trouble.message);
                     self.machine.events.warning(&self.pod_ref, Some(&name), "Failed", text);
                 }
@@ -545,18 +616,12 @@ impl Worker {
         }
     }
 
-    fn started(
-        &mut self,
-        name: String,
-        attempt: u32,
-        id: String,
-        started: Result<Timestamp, NotStarted>,
-        now: Timestamp,
-    ) {
-        let image = spec::container(&self.pod, &name).map(|c| spec::image(c).to_owned()).unwrap_or_default();
+    fn started(&mut self, begun: Begun, started: Result<Timestamp, NotStarted>, now: Timestamp) {
+        let Begun { container: name, attempt, id, resources } = begun;
+        let image = spec::container(&self.pod, &name).map(|c| spec::image(&c).to_owned()).unwrap_or_default();
         let image_id = self.images.get(&name).map(|image| image.id.clone()).unwrap_or_default();
-        let mut run =
-            Run { id, attempt, image, image_id, state: RunState::Running { since: now }, post_start: Hook::Pending };
+        let (state, post_start) = (RunState::Running { since: now }, Hook::Pending);
+        let mut run = Run { id, attempt, image, image_id, resources, state, post_start };
         match started {
             Ok(since) => {
                 run.state = RunState::Running { since };
@@ -599,6 +664,35 @@ impl Worker {
         }
     }
 
+    fn resized(
+        &mut self,
+        name: &str,
+        id: &str,
+        resources: Option<ResourceRequirements>,
+        done: Result<(), String>,
+        now: Timestamp,
+    ) {
+        let seen = self.seen(name);
+        let Some(run) = seen.run.as_mut().filter(|run| run.id == id) else { return };
+        match done {
+            Ok(()) => {
+                run.resources = resources;
+                seen.resize_trouble = None;
+                let text = format!("Container {name} was resized");
+                self.machine.events.normal(&self.pod_ref, Some(name), "ResizeCompleted", text);
+            }
+            Err(message) => {
+                let trouble = Trouble::again(seen.resize_trouble.as_ref(), "Error", message, now);
+                let is_new =
+                    seen.resize_trouble.replace(trouble.clone()).is_none_or(|old| old.message != trouble.message);
+                if is_new {
+                    let text = format!("Container {name} could not be resized: {}", trouble.message);
+                    self.machine.events.warning(&self.pod_ref, Some(name), "ResizeError", text);
+                }
+            }
+        }
+    }
+
     fn clear_older_runs(&self, name: &str, attempt: u32) {
         if attempt > 0 {
             let (machine, pod, name) = (self.machine.clone(), self.pod_ref.clone(), name.to_owned());
@@ -607,7 +701,7 @@ impl Worker {
     }
 
     fn probed(&mut self, name: &str, kind: ProbeKind, id: &str, passed: bool, message: String, now: Timestamp) {
-        let Some(probe) = spec::container(&self.pod, name).and_then(|c| kind.of(c)).cloned() else { return };
+        let Some(probe) = spec::container(&self.pod, name).and_then(|c| kind.of(&c).cloned()) else { return };
         if !passed {
             let text = format!("{} probe failed: {message}", kind.name());
             let known = self.seen(name).probes.get(&kind).is_some_and(|record| record.message == message);
@@ -628,7 +722,7 @@ impl Worker {
         }
         let ended = container::ended(id, &exit, message);
         if exit.oom_killed {
-            let text = container::out_of_memory(spec::container(&self.pod, name), name);
+            let text = container::out_of_memory(spec::container(&self.pod, name).as_deref(), name);
             self.machine.events.warning(&self.pod_ref, Some(name), "OOMKilled", text);
         }
         seen.ended_with(ended);
@@ -648,8 +742,8 @@ impl Worker {
             self.observed.containers.get(&name).and_then(|seen| seen.run.as_ref()).map_or(0, |run| run.attempt);
         let task = tokio::spawn(async move {
             let exit = executor::wait(&machine, &id).await;
-            let wanted = spec::container(&pod, &name).cloned();
-            let message = executor::last_words(&machine, &pod_ref, wanted.as_ref(), &name, attempt, &exit);
+            let wanted = spec::container(&pod, &name);
+            let message = executor::last_words(&machine, &pod_ref, wanted.as_deref(), &name, attempt, &exit);
             let _ = notes.send(Note::Exited { container: name, id, exit, message });
         });
         self.waits.retain(|wait| !wait.is_finished());
@@ -715,7 +809,7 @@ impl Worker {
     fn running(&self, name: &str) -> Option<(String, Container)> {
         let (run, _) = self.observed.containers.get(name)?.running()?;
         // A container that the spec does not name was found, and is only ever stopped.
-        let wanted = spec::container(&self.pod, name).cloned();
+        let wanted = spec::container(&self.pod, name).map(Cow::into_owned);
         Some((run.id.clone(), wanted.unwrap_or_else(|| Container { name: name.into(), ..Container::default() })))
     }
 

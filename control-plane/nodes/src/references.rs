@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use copepod_api::{
     Key, Object, Resource,
+    ephemeral::as_container,
     k8s_openapi::api::core::v1::{Container, Pod, Volume},
     resource::{CONFIG_MAPS, SECRETS},
 };
@@ -11,7 +12,8 @@ use copepod_api::{
 /// The ConfigMaps and Secrets that a pod's volumes, environment and image pulls name.
 pub fn of(namespace: &str, pod: &Pod) -> BTreeSet<Key> {
     let Some(spec) = &pod.spec else { return BTreeSet::new() };
-    let containers = spec.init_containers.iter().flatten().chain(&spec.containers);
+    let ephemeral: Vec<Container> = spec.ephemeral_containers.iter().flatten().map(as_container).collect();
+    let containers = spec.init_containers.iter().flatten().chain(&spec.containers).chain(&ephemeral);
     let pulls = spec.image_pull_secrets.iter().flatten().map(|pull| (SECRETS, pull.name.as_str()));
     containers
         .flat_map(in_environment)

@@ -17,6 +17,8 @@ pub enum Action {
     EnsureImage { container: String, attempt: u32 },
     /// Create and start a container.
     Start { container: String, attempt: u32 },
+    /// Give a running container the amounts of its spec.
+    Resize { container: String },
     /// Run the container's postStart hook.
     PostStart { container: String },
     /// Run the container's preStop hook, for at most so many seconds.
@@ -40,6 +42,7 @@ pub enum Job {
     Sandbox,
     Image(String),
     Start(String),
+    Resize(String),
     PostStart(String),
     PreStop(String),
     /// With its grace: asking again with less patience is another job.
@@ -57,6 +60,7 @@ impl Action {
             }
             Action::EnsureImage { container, .. } => Job::Image(container.clone()),
             Action::Start { container, .. } => Job::Start(container.clone()),
+            Action::Resize { container } => Job::Resize(container.clone()),
             Action::PostStart { container } => Job::PostStart(container.clone()),
             Action::PreStop { container, .. } => Job::PreStop(container.clone()),
             Action::Stop { container, grace_seconds } => Job::Stop(container.clone(), *grace_seconds),

@@ -12,6 +12,7 @@ pub mod next;
 pub mod observed;
 pub mod probe;
 pub mod qos;
+pub mod resize;
 pub mod spec;
 pub mod status;
 pub mod stop;

@@ -8,6 +8,7 @@ use crate::{
     backoff::{self, later},
     observed::{Hook, Image, Sandbox, Seen, Step},
     probe::ProbeKind,
+    resize,
     spec::{self, RestartPolicy},
     stop,
 };
@@ -102,13 +103,41 @@ fn run(pod: &Pod, observed: &Observed, now: Timestamp, actions: &mut Actions) {
     for container in spec::all_containers(pod) {
         ensure_image(container, pod, observed, now, actions);
     }
+    let held = resize::pending(pod, observed).is_some();
+    if held {
+        actions.at(resize::again(now));
+    }
 
     let ready = volumes && sandbox;
-    let initialized = run_init_containers(pod, observed, now, ready, actions);
+    let around = Around { observed, now, ready, held };
+    for container in spec::ephemeral_containers(pod) {
+        join(pod, &container, &around, actions);
+    }
+    let initialized = run_init_containers(pod, &around, actions);
     if initialized {
         for container in spec::containers(pod) {
-            run_container(pod, container, false, observed, now, ready, actions);
+            run_container(pod, container, false, &around, actions);
         }
+    }
+}
+
+/// What decides about all containers of a pod alike.
+struct Around<'a> {
+    observed: &'a Observed,
+    now: Timestamp,
+    /// There is a place for them to run in.
+    ready: bool,
+    /// Their amounts stay as they are for now.
+    held: bool,
+}
+
+/// Runs an ephemeral container, once what it looks into runs.
+fn join(pod: &Pod, container: &Container, around: &Around, actions: &mut Actions) {
+    let is_running = |name: &str| around.observed.containers.get(name).is_some_and(|seen| seen.running().is_some());
+    let has_run = seen(around.observed, container).is_some_and(|seen| seen.run.is_some());
+    if has_run || spec::target(pod, &container.name).is_none_or(is_running) {
+        ensure_image(container, pod, around.observed, around.now, actions);
+        run_container(pod, container, false, around, actions);
     }
 }
 
@@ -173,13 +202,14 @@ fn needs_start(pod: &Pod, container: &Container, seen: Option<&Seen>) -> bool {
 }
 
 /// Runs the init containers in their order; true once the others may run.
-fn run_init_containers(pod: &Pod, observed: &Observed, now: Timestamp, ready: bool, actions: &mut Actions) -> bool {
+fn run_init_containers(pod: &Pod, around: &Around, actions: &mut Actions) -> bool {
+    let observed = around.observed;
     let begun =
         spec::containers(pod).iter().any(|container| seen(observed, container).is_some_and(|s| s.run.is_some()));
     for container in spec::init_containers(pod) {
         let seen = seen(observed, container);
         if spec::is_sidecar(container) {
-            run_container(pod, container, true, observed, now, ready, actions);
+            run_container(pod, container, true, around, actions);
             if !begun && !seen.is_some_and(|seen| seen.started(container)) {
                 return false;
             }
@@ -189,35 +219,32 @@ fn run_init_containers(pod: &Pod, observed: &Observed, now: Timestamp, ready: bo
         if begun || seen.and_then(Seen::ended).is_some_and(|ended| ended.exit_code == 0) {
             continue;
         }
-        run_container(pod, container, true, observed, now, ready, actions);
+        run_container(pod, container, true, around, actions);
         return false;
     }
     true
 }
 
-fn run_container(
-    pod: &Pod,
-    container: &Container,
-    init: bool,
-    observed: &Observed,
-    now: Timestamp,
-    ready: bool,
-    actions: &mut Actions,
-) {
+fn run_container(pod: &Pod, container: &Container, init: bool, around: &Around, actions: &mut Actions) {
+    let Around { observed, now, ready, held } = *around;
     let nothing = Seen::default();
     let seen = seen(observed, container).unwrap_or(&nothing);
     match &seen.run {
         Some(run) if seen.running().is_some() => {
-            if seen.stop.is_some() || run.image != spec::image(container) || fails(container, seen) {
+            let resized = !held && resize::restarts(container, run);
+            if seen.stop.is_some() || run.image != spec::image(container) || resized || fails(container, seen) {
                 stop::restart(pod, container, seen, now, actions);
             } else {
+                if !held && resize::differs(container, run) {
+                    give(container, seen, now, actions);
+                }
                 attend(container, seen, now, actions);
             }
         }
         None => start(container, seen, now, ready, actions),
         Some(run) => {
             let Some(ended) = seen.ended() else { return };
-            let changed = run.image != spec::image(container);
+            let changed = run.image != spec::image(container) || (!held && resize::restarts(container, run));
             if !changed && !runs_again(pod, container, init, ended.exit_code) {
                 return;
             }
@@ -225,6 +252,13 @@ fn run_container(
                 start(container, seen, now, ready, actions);
             }
         }
+    }
+}
+
+/// Has the amounts of a running container changed.
+fn give(container: &Container, seen: &Seen, now: Timestamp, actions: &mut Actions) {
+    if seen.resize_trouble.as_ref().is_none_or(|trouble| wait_until(backoff::retry_at(trouble), now, actions)) {
+        actions.push(Action::Resize { container: container.name.clone() });
     }
 }
 

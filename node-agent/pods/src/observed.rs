@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use copepod_api::time::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::PodStatus;
+use k8s_openapi::api::core::v1::{PodStatus, ResourceRequirements};
 
 use crate::{
     Job,
@@ -31,6 +31,8 @@ pub struct Observed {
     pub busy: BTreeSet<Job>,
     /// Nothing is left.
     pub gone: bool,
+    /// What the machine has for the pod; looked up when its containers shall be resized.
+    pub room: Option<crate::resize::Room>,
     /// What was reported last: times of conditions are carried on from there.
     pub reported: Option<PodStatus>,
 }
@@ -112,6 +114,8 @@ impl Sandbox {
 pub struct Seen {
     pub image: Image,
     pub start_trouble: Option<Trouble>,
+    /// Why the running container has not got the amounts of its spec.
+    pub resize_trouble: Option<Trouble>,
     /// The newest run, whatever became of it.
     pub run: Option<Run>,
     /// How the run before the newest one ended.
@@ -134,7 +138,7 @@ pub enum Image {
     Failed(Trouble),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Run {
     pub id: String,
     /// Zero for the first run: the status' `restartCount`.
@@ -142,6 +146,8 @@ pub struct Run {
     /// As the pod's spec named it when this run began: another name in the spec is another run.
     pub image: String,
     pub image_id: String,
+    /// The amounts that it was given.
+    pub resources: Option<ResourceRequirements>,
     pub state: RunState,
     pub post_start: Hook,
 }
@@ -234,6 +240,7 @@ impl Seen {
         }
         self.run = Some(run);
         self.start_trouble = None;
+        self.resize_trouble = None;
         self.stop = None;
         self.probes.clear();
     }

@@ -1,6 +1,9 @@
 //! Reading a pod's spec, with the defaults in place. The API server writes defaults too; an agent must not depend on it.
 
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod, PodSpec};
+use std::borrow::Cow;
+
+use copepod_api::ephemeral::as_container;
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, LifecycleHandler, Pod, PodSpec};
 
 /// When nothing says how long a pod may take to leave.
 const GRACE_SECONDS: i64 = 30;
@@ -24,13 +27,34 @@ pub fn init_containers(pod: &Pod) -> &[Container] {
     spec(pod).and_then(|spec| spec.init_containers.as_deref()).unwrap_or_default()
 }
 
-/// Init containers first, as they run.
+/// Those that joined the pod while it ran, as containers that run once.
+pub fn ephemeral_containers(pod: &Pod) -> impl Iterator<Item = Container> {
+    ephemerals(pod).map(once)
+}
+
+fn ephemerals(pod: &Pod) -> impl Iterator<Item = &EphemeralContainer> {
+    spec(pod).into_iter().flat_map(|spec| spec.ephemeral_containers.iter().flatten())
+}
+
+fn once(ephemeral: &EphemeralContainer) -> Container {
+    Container { restart_policy: Some("Never".into()), ..as_container(ephemeral) }
+}
+
+/// Whose processes an ephemeral container sees beside its own.
+pub fn target<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let container = ephemerals(pod).find(|container| container.name == name)?;
+    container.target_container_name.as_deref().filter(|target| !target.is_empty())
+}
+
+/// Those of the pod's own work. Init containers first, as they run.
 pub fn all_containers(pod: &Pod) -> impl Iterator<Item = &Container> {
     init_containers(pod).iter().chain(containers(pod))
 }
 
-pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<&'a Container> {
-    all_containers(pod).find(|container| container.name == name)
+/// A container of any sort.
+pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<Cow<'a, Container>> {
+    let own = all_containers(pod).find(|container| container.name == name).map(Cow::Borrowed);
+    own.or_else(|| ephemerals(pod).find(|container| container.name == name).map(|found| Cow::Owned(once(found))))
 }
 
 /// An init container that keeps running beside the others.

@@ -13,7 +13,7 @@ use crate::{
     Observed, QosClass, backoff,
     next::{has_ended, runs_again, seen},
     observed::{Ended, Image, RunState, Sandbox, Seen, Step, Trouble},
-    spec,
+    resize, spec,
 };
 
 /// The scheme of our container ids, where others have `containerd://`.
@@ -22,6 +22,9 @@ pub const ID_SCHEME: &str = "copepod://";
 /// Conditions this agent decides; all others belong to somebody else and are carried along.
 const OWN_CONDITIONS: [&str; 5] =
     ["PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready", "PodScheduled"];
+
+/// Conditions that are there only while the amounts of containers change.
+const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
 
 /// The status of a pod, from what was seen of it.
 pub fn status(pod: &Pod, observed: &Observed, now: Timestamp) -> PodStatus {
@@ -38,6 +41,10 @@ pub fn status(pod: &Pod, observed: &Observed, now: Timestamp) -> PodStatus {
     };
     let init_statuses = statuses(true);
     let container_statuses = statuses(false);
+    let ephemeral_statuses: Vec<ContainerStatus> = spec::ephemeral_containers(pod)
+        // Nobody waits for them, so they are never ready.
+        .map(|container| ContainerStatus { ready: false, ..container_status(pod, &container, false, observed, now) })
+        .collect();
     let phase = phase(pod, observed, &init_statuses, &container_statuses);
     let conditions = conditions(pod, observed, phase, &container_statuses, now);
 
@@ -60,6 +67,7 @@ pub fn status(pod: &Pod, observed: &Observed, now: Timestamp) -> PodStatus {
         qos_class: Some(QosClass::of(pod).name().into()),
         init_container_statuses: (!init_statuses.is_empty()).then_some(init_statuses),
         container_statuses: Some(container_statuses),
+        ephemeral_container_statuses: (!ephemeral_statuses.is_empty()).then_some(ephemeral_statuses),
         nominated_node_name: before.and_then(|status| status.nominated_node_name.clone()),
         resource_claim_statuses: before.and_then(|status| status.resource_claim_statuses.clone()),
         ..PodStatus::default()
@@ -140,7 +148,13 @@ fn container_status(
         ready,
         state: Some(state),
         last_state: Some(ContainerState { terminated: last.map(terminated_state), ..ContainerState::default() }),
-        resources: container.resources.clone(),
+        // What it runs with, and what it was promised: they differ while a resize is under way.
+        resources: seen.running().map_or(container.resources.clone(), |(run, _)| run.resources.clone()),
+        allocated_resources: resize::allocated(
+            container,
+            seen.running().map(|(run, _)| run),
+            resize::pending(pod, observed).is_some(),
+        ),
         ..ContainerStatus::default()
     }
 }
@@ -291,7 +305,7 @@ fn conditions(
         .status
         .iter()
         .flat_map(|status| status.conditions.iter().flatten())
-        .filter(|condition| !OWN_CONDITIONS.contains(&condition.type_.as_str()))
+        .filter(|condition| !OWN_CONDITIONS.iter().chain(&RESIZE_CONDITIONS).any(|own| *own == condition.type_))
         .cloned()
         .collect();
 
@@ -337,7 +351,26 @@ fn conditions(
     let all = [sandbox, initialized, containers_ready.clone(), ready, yes()];
     // In the order of `OWN_CONDITIONS`: `Ready` before `ContainersReady` would read better, and Kubernetes sorts neither.
     let said = OWN_CONDITIONS.iter().zip(all);
-    said.map(|(type_, said)| condition(type_, said, pod, observed, now)).chain(foreign).collect()
+    let resizing = RESIZE_CONDITIONS.into_iter().zip(resizing(pod, observed, phase));
+    let resizing = resizing.filter_map(|(type_, said)| Some((type_, said?)));
+    said.map(|(type_, said)| (*type_, said))
+        .chain(resizing)
+        .map(|(type_, said)| condition(type_, said, pod, observed, now))
+        .chain(foreign)
+        .collect()
+}
+
+/// How far a change of amounts has come: whether it waits for room, and whether it is being carried out.
+fn resizing(pod: &Pod, observed: &Observed, phase: &str) -> [Option<Said>; 2] {
+    if phase != "Running" || !resize::is_wanted(pod, observed) {
+        return [None, None];
+    }
+    if let Some(pending) = resize::pending(pod, observed) {
+        return [Some(Said { yes: true, reason: pending.reason.into(), message: pending.message }), None];
+    }
+    let trouble = observed.containers.values().find_map(|seen| seen.resize_trouble.as_ref());
+    let (reason, message) = trouble.map_or(("", ""), |trouble| (&*trouble.reason, &*trouble.message));
+    [None, Some(Said { yes: true, reason: reason.into(), message: message.into() })]
 }
 
 #[derive(Clone)]

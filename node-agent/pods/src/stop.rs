@@ -87,9 +87,9 @@ fn stop_all(pod: &Pod, observed: &Observed, now: Timestamp, actions: &mut Action
             stop_container(container, seen, left.min(grace), now, actions);
         }
     }
-    // Containers that the spec no longer (or, for a pod we only found, never) names.
+    // Those that joined the pod, and those that the spec no longer (or, for a pod we only found, never) names.
     for (name, seen) in &observed.containers {
-        if seen.running().is_some() && spec::container(pod, name).is_none() {
+        if seen.running().is_some() && spec::all_containers(pod).all(|container| container.name != *name) {
             running = true;
             let nameless = Container { name: name.clone(), ..Container::default() };
             stop_container(&nameless, seen, grace, now, actions);

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use copepod_api::time::{SignedDuration, Timestamp};
+use copepod_api::{
+    quantity::Quantity,
+    time::{SignedDuration, Timestamp},
+};
 use k8s_openapi::api::core::v1::{Container, Pod, PodStatus};
 use serde_json::{Value, json};
 
@@ -12,7 +15,7 @@ use crate::{
     env::{self, Env},
     next,
     observed::{Hook, StopRecord},
-    spec, status,
+    resize, spec, status,
 };
 
 /// A pod and a machine on which every action succeeds at once, unless the story says otherwise.
@@ -68,6 +71,21 @@ impl Life {
             }
             [name, "ignores", "signals"] => self.stubborn.push(name.into()),
             [name, "image", "missing", reason] => drop(self.no_image.insert(name.into(), reason.into())),
+            [name, "cpu", amount] => {
+                let amounts = json!({"requests": {"cpu": amount}});
+                let containers = &mut self.pod.spec.as_mut().unwrap().containers;
+                let container = containers.iter_mut().find(|c| c.name == name).unwrap();
+                container.resources = Some(serde_json::from_value(amounts).unwrap());
+            }
+            [name, "joins", target] => {
+                let ephemeral = json!({"name": name, "image": "tools:1", "targetContainerName": target});
+                let joined = &mut self.pod.spec.as_mut().unwrap().ephemeral_containers;
+                joined.get_or_insert_default().push(serde_json::from_value(ephemeral).unwrap());
+            }
+            ["room", all, taken] => {
+                let amount = |text: &str| [("cpu".to_owned(), Quantity::parse(text).unwrap())].into();
+                self.observed.room = Some(resize::Room { allocatable: amount(all), taken: amount(taken) });
+            }
             [name, "image", "there"] => drop(self.no_image.remove(name)),
             [name, "image", image] => {
                 let containers = &mut self.pod.spec.as_mut().unwrap().containers;
@@ -163,17 +181,25 @@ impl Life {
                 format!("image {container}")
             }
             Action::Start { container, attempt } => {
-                let image = spec::image(spec::container(&self.pod, container).unwrap()).to_owned();
+                let wanted = spec::container(&self.pod, container).unwrap();
+                let (image, resources) = (spec::image(&wanted).to_owned(), wanted.resources.clone());
+                drop(wanted);
                 let seen = self.observed.containers.entry(container.clone()).or_default();
                 seen.began(Run {
                     id: format!("{container}-{attempt}"),
                     attempt: *attempt,
                     image,
                     image_id: "sha256:1".into(),
+                    resources,
                     state: RunState::Running { since: now },
                     post_start: Hook::Pending,
                 });
                 format!("start {container} {attempt}")
+            }
+            Action::Resize { container } => {
+                let wanted = spec::container(&self.pod, container).unwrap().resources.clone();
+                self.observed.containers.get_mut(container).unwrap().run.as_mut().unwrap().resources = wanted;
+                format!("resize {container}")
             }
             Action::PostStart { container } => {
                 self.observed.containers.get_mut(container).unwrap().run.as_mut().unwrap().post_start = Hook::Done;
@@ -195,7 +221,7 @@ impl Life {
             }
             Action::Probe { container, kind } => {
                 let passed = self.answers.get(&(container.clone(), *kind)).copied().unwrap_or(true);
-                let probe = kind.of(spec::container(&self.pod, container).unwrap()).unwrap().clone();
+                let probe = kind.of(&spec::container(&self.pod, container).unwrap()).unwrap().clone();
                 let record = self.observed.containers.get_mut(container).unwrap().probes.entry(*kind).or_default();
                 record.record(&probe, passed, "answer".into(), now);
                 return; // Too many to tell; what follows from them is told.
@@ -240,9 +266,16 @@ impl Life {
             if condition.status == "True" && condition.type_ == "Ready" {
                 words.push("Ready".into());
             }
+            if condition.type_.starts_with("PodResize") {
+                words.push(format!("{}:{}", condition.type_, condition.reason.as_deref().unwrap_or_default()));
+            }
         }
-        for container in
-            status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten())
+        for container in status
+            .init_container_statuses
+            .iter()
+            .flatten()
+            .chain(status.container_statuses.iter().flatten())
+            .chain(status.ephemeral_container_statuses.iter().flatten())
         {
             let state = container.state.clone().unwrap();
             let text = match (state.running, state.waiting, state.terminated) {
@@ -683,4 +716,47 @@ fn missing_configuration_is_named() {
     for (source, message) in cases {
         assert_eq!(env_of(json!({"name": "a", "env": [{"name": "X", "valueFrom": source}]})).unwrap_err(), message);
     }
+}
+
+#[test]
+fn who_joins_a_pod_waits_for_its_target_runs_once_and_leaves_with_the_pod() {
+    let mut life = Life::of(json!({"containers": [{"name": "a", "image": "a:1"}]}));
+    life.tell("until 1s");
+    let told = life.tell("shell joins a\n until 2s\n status");
+    assert_eq!(told, "1.0s image shell\n1.0s start shell 0\nRunning Ready a=Running(0) shell=Running(0)");
+    let told = life.tell("shell exits 7\n until 100s\n status");
+    assert_eq!(told, "Running Ready a=Running(0) shell=Error:7(0)", "it is not repeated, and nobody minds");
+    life.tell("other joins a\n until 101s");
+    let told = life.tell("vanish\n until 103s");
+    assert_eq!(told, "101.0s stop a 30s\n101.0s stop other 30s\n101.0s tear down");
+
+    let mut early = Life::of(json!({"containers": [{"name": "a", "image": "a:1"}]}));
+    let told = early.tell("shell joins a\n a image missing ErrImagePull\n until 1s\n a image there\n until 9s");
+    assert!(told.ends_with("start a 0\n2.0s image shell\n2.0s start shell 0"), "{told}");
+}
+
+#[test]
+fn amounts_change_in_place_when_there_is_room() {
+    let container = json!({"name": "a", "image": "a:1", "resources": {"requests": {"cpu": "100m"}}});
+    let mut life = Life::of(json!({"containers": [container]}));
+    life.tell("until 1s");
+    assert_eq!(life.tell("room 2 1\n a cpu 500m\n until 2s\n status"), "1.0s resize a\nRunning Ready a=Running(0)");
+    let told = life.tell("a cpu 1500m\n until 3s\n status");
+    assert_eq!(told, "Running Ready PodResizePending:Deferred a=Running(0)");
+    let status = life.status();
+    let shown = &status.container_statuses.unwrap()[0];
+    assert_eq!(shown.allocated_resources.as_ref().unwrap()["cpu"].0, "500m", "what is not taken is not promised");
+    let told = life.tell("a cpu 3\n until 4s\n status");
+    assert_eq!(told, "Running Ready PodResizePending:Infeasible a=Running(0)");
+    assert_eq!(life.tell("room 4 1\n until 20s\n status"), "4.0s resize a\nRunning Ready a=Running(0)");
+}
+
+#[test]
+fn a_container_that_wants_it_is_run_anew_with_other_amounts() {
+    let policy = json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]);
+    let container = json!({"name": "a", "image": "a:1", "resizePolicy": policy});
+    let mut life = Life::of(json!({"containers": [container]}));
+    life.tell("until 1s");
+    let told = life.tell("a cpu 500m\n until 9s\n status");
+    assert_eq!(told, "1.0s stop a 30s\n1.0s start a 1\nRunning Ready a=Running<143(1)");
 }

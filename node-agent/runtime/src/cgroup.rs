@@ -6,6 +6,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use crate::{Resources, oci::CPU_PERIOD};
+
 const ROOT: &str = "/sys/fs/cgroup";
 
 /// Processes of a cgroup that have just been killed may hold it for a moment.
@@ -23,6 +25,45 @@ fn directories_in(root: &Path, path: &str) -> Vec<PathBuf> {
     }
     let hierarchies = fs::read_dir(root).into_iter().flatten().flatten();
     hierarchies.map(|entry| entry.path().join(path)).filter(|directory| directory.is_dir()).collect()
+}
+
+/// Gives the processes of a cgroup other amounts; what is not said stays. Memory already in use is never taken away: the
+/// kernel would kill for it, or refuse in the middle.
+pub fn resize(path: &str, resources: &Resources) -> io::Result<()> {
+    let (used, _) = usage(path);
+    if let Some(limit) = resources.memory_limit_bytes.filter(|limit| u64::try_from(*limit).is_ok_and(|l| l < used)) {
+        return Err(io::Error::other(format!("{used} bytes of memory are in use, the limit cannot be {limit}")));
+    }
+    directories(path).iter().try_for_each(|directory| resize_directory(directory, resources))
+}
+
+fn resize_directory(directory: &Path, resources: &Resources) -> io::Result<()> {
+    // A file that is not there belongs to another controller or the other version.
+    let put = |file: &str, text: String| match directory.join(file) {
+        path if path.exists() => fs::write(path, text),
+        _ => Ok(()),
+    };
+    if let Some(shares) = resources.cpu_shares {
+        put("cpu.shares", shares.to_string())?;
+        put("cpu.weight", weight(shares).to_string())?;
+    }
+    if let Some(quota) = resources.cpu_quota {
+        put("cpu.cfs_quota_us", quota.to_string())?;
+        put("cpu.max", format!("{quota} {CPU_PERIOD}"))?;
+    }
+    let Some(limit) = resources.memory_limit_bytes else { return Ok(()) };
+    put("memory.max", limit.to_string())?;
+    // With version 1 memory may never exceed memory and swap together, so the order depends on the direction.
+    let files = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"];
+    let now = fs::read_to_string(directory.join(files[0])).ok().and_then(|text| text.trim().parse::<i64>().ok());
+    let grows = now.is_some_and(|now| limit > now);
+    let ordered = if grows { [files[1], files[0]] } else { files };
+    ordered.into_iter().try_for_each(|file| put(file, limit.to_string()))
+}
+
+/// Shares of version 1 on the scale of version 2: 2 to 262144 becomes 1 to 10000.
+fn weight(shares: u64) -> u64 {
+    1 + shares.clamp(2, 262_144).saturating_sub(2) * 9999 / 262_142
 }
 
 /// How often the kernel killed something here for its memory.
@@ -118,6 +159,26 @@ mod tests {
         assert!(directories_in(root.path(), "copepod/n1/pod").is_empty());
         fs::create_dir_all(root.path().join("copepod/n1/pod")).unwrap();
         assert_eq!(directories_in(root.path(), "/copepod/n1/pod"), [root.path().join("copepod/n1/pod")]);
+    }
+
+    #[test]
+    fn amounts_are_written_where_the_controllers_are() {
+        let root = tempfile::tempdir().unwrap();
+        let file = |name: &str| root.path().join(name);
+        for (name, text) in [("cpu.weight", "1"), ("cpu.max", "max 100000"), ("memory.max", "max")] {
+            fs::write(file(name), text).unwrap();
+        }
+        let amounts = Resources {
+            cpu_shares: Some(1024),
+            cpu_quota: Some(50_000),
+            memory_limit_bytes: Some(1 << 20),
+            oom_score_adj: None,
+        };
+        resize_directory(root.path(), &amounts).unwrap();
+        let said = |name: &str| fs::read_to_string(file(name)).unwrap();
+        let all = [said("cpu.weight"), said("cpu.max"), said("memory.max")];
+        assert_eq!(all, ["39", "50000 100000", "1048576"]);
+        assert!(!file("cpu.shares").exists());
     }
 
     #[test]

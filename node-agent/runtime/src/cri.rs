@@ -50,8 +50,8 @@ use self::{
     watch::Watch,
 };
 use crate::{
-    ContainerSpec, ContainerState, ExecOutput, Exit, Pod, RuntimeError, SandboxSpec, SandboxState, StartError, State,
-    Usage, cgroup,
+    ContainerSpec, ContainerState, ExecOutput, Exit, Pod, Resources, RuntimeError, SandboxSpec, SandboxState,
+    StartError, State, Usage, cgroup,
 };
 
 /// How long a runtime may take for anything that waits for nobody. Starting a sandbox runs CNI plugins, which may ask
@@ -240,9 +240,15 @@ impl Cri {
             .await
             .map_err(create)?
             .ok_or_else(|| StartError::Create(format!("there is no sandbox {}", spec.sandbox_id)))?;
+        let target = match &spec.target {
+            None => None,
+            Some(id) => Some(self.container(id).await.map_err(create)?.ok_or_else(|| {
+                StartError::Create(format!("the container {id}, whose processes it shall see, is not there"))
+            })?),
+        };
         let asked = proto::CreateContainerRequest {
             pod_sandbox_id: sandbox_id,
-            config: Some(config::container(&sandbox, spec, &self.node)?),
+            config: Some(config::container(&sandbox, spec, target, &self.node)?),
             sandbox_config: Some(config::sandbox(&sandbox, &self.node, self.driver)),
         };
         let id = match self.create_container(&asked).await {
@@ -315,6 +321,16 @@ impl Cri {
         let asked = proto::StopContainerRequest { container_id: own, timeout: seconds(grace) };
         gone(within(grace + MARGIN, asked, |request| runtime.stop_container(request)).await.map(drop))?;
         self.watch.look();
+        Ok(())
+    }
+
+    /// Gives a running container other amounts of what it uses.
+    pub async fn resize(&self, id: &str, resources: &Resources) -> Result<(), RuntimeError> {
+        let own = self.container(id).await?.ok_or_else(|| RuntimeError(format!("there is no container {id}")))?;
+        let mut runtime = self.runtime.clone();
+        let linux = Some(config::resources(resources));
+        let asked = proto::UpdateContainerResourcesRequest { container_id: own, linux };
+        within(ANSWER_MAX, asked, |request| runtime.update_container_resources(request)).await?;
         Ok(())
     }
 

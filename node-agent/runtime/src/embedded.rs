@@ -23,8 +23,8 @@ use tokio::{
 };
 
 use crate::{
-    ContainerSpec, ContainerState, ExecOutput, Exit, RuntimeError, SandboxSpec, SandboxState, StartError, State, Usage,
-    cgroup, oci,
+    ContainerSpec, ContainerState, ExecOutput, Exit, Resources, RuntimeError, SandboxSpec, SandboxState, StartError,
+    State, Usage, cgroup, oci,
     wire::{Answer, Question, Streams},
 };
 
@@ -126,7 +126,17 @@ impl Embedded {
         let sandbox =
             read_spec(&directory).ok_or_else(|| create(format!("there is no sandbox {}", spec.sandbox_id)))?;
         let (namespaces, shm) = (directory.join("ns"), directory.join("shm"));
-        let config = oci::config(&sandbox, spec, &oci::Pinned { namespaces: &namespaces, shm: &shm })?;
+        let target = match &spec.target {
+            None => None,
+            Some(id) => {
+                let pid = self.pid_of(&spec.sandbox_id, id);
+                let pid = pid
+                    .ok_or_else(|| create(format!("the container {id}, whose processes it shall see, does not run")))?;
+                Some(PathBuf::from(format!("/proc/{pid}/ns/pid")))
+            }
+        };
+        let pinned = oci::Pinned { namespaces: &namespaces, shm: &shm, pids: target.as_deref() };
+        let config = oci::config(&sandbox, spec, &pinned)?;
         let bundle = directory.join("bundles").join(&spec.id);
         fs::create_dir_all(&bundle)
             .and_then(|()| fs::write(bundle.join("config.json"), config.to_string()))
@@ -207,6 +217,21 @@ impl Embedded {
             }
             Err(error) if self.lives(&sandbox).await => Err(error),
             Err(_) => Ok(()),
+        }
+    }
+
+    /// Gives a running container other amounts of what it uses.
+    pub fn resize(&self, id: &str, resources: &Resources) -> Result<(), RuntimeError> {
+        let state = self.read(&self.sandbox(id)?, id);
+        let state = state.ok_or_else(|| RuntimeError(format!("there is no container {id}")))?;
+        cgroup::resize(&state.cgroup, resources).map_err(|error| RuntimeError(error.to_string()))
+    }
+
+    /// The process whose namespace another container joins.
+    fn pid_of(&self, sandbox: &str, id: &str) -> Option<i32> {
+        match self.read(sandbox, id)?.state {
+            State::Running { pid, .. } => Some(pid).filter(|pid| *pid > 0),
+            State::Exited(_) => None,
         }
     }
 

@@ -32,6 +32,8 @@ pub const TERM: &str = "TERM=xterm";
 pub struct Pinned<'a> {
     pub namespaces: &'a Path,
     pub shm: &'a Path,
+    /// The processes of another container, for one that shall see them.
+    pub pids: Option<&'a Path>,
 }
 
 pub fn config(sandbox: &SandboxSpec, spec: &ContainerSpec, pinned: &Pinned<'_>) -> Result<Value, StartError> {
@@ -83,8 +85,10 @@ fn linux(
 ) -> Result<Value, StartError> {
     let pin = |name: &str| pinned.namespaces.join(name);
     let mut namespaces = vec![json!({"type": "mount"})];
-    if !sandbox.host_pid {
-        namespaces.push(json!({"type": "pid"}));
+    match pinned.pids {
+        _ if sandbox.host_pid => (),
+        Some(other) => namespaces.push(json!({"type": "pid", "path": other})),
+        None => namespaces.push(json!({"type": "pid"})),
     }
     if !sandbox.host_network {
         namespaces.push(json!({"type": "network", "path": pin("net")}));
@@ -200,7 +204,7 @@ mod tests {
             ..ContainerSpec::default()
         };
         change(&mut sandbox, &mut spec);
-        let pinned = Pinned { namespaces: Path::new("/run/ns"), shm: Path::new("/run/shm") };
+        let pinned = Pinned { namespaces: Path::new("/run/ns"), shm: Path::new("/run/shm"), pids: None };
         config(&sandbox, &spec, &pinned).unwrap()
     }
 

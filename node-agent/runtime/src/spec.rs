@@ -91,6 +91,9 @@ pub struct ContainerSpec {
     /// Set where the image's files are the runtime's alone, which then looks up what is not said; `user` has no meaning.
     #[serde(default)]
     pub user_asked: Option<UserAsked>,
+    /// The container of the same pod whose processes this one sees.
+    #[serde(default)]
+    pub target: Option<String>,
 }
 
 /// Who runs a container, as far as it was said.

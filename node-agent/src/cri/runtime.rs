@@ -6,10 +6,10 @@ use copepod_api::Timestamp;
 use copepod_runtime::Cri;
 
 use crate::{
-    embedded::runtime::{container, exit, failure, found, sandbox, start_error, usage},
+    embedded::runtime::{container, exit, failure, found, resources, sandbox, start_error, usage},
     surface::{
-        ContainerSpec, ExecOutput, Exit, Failure, FoundSandbox, Process, Runtime, SandboxNetwork, SandboxSpec,
-        StartError, Usage, Wanted,
+        ContainerSpec, ExecOutput, Exit, Failure, FoundSandbox, Process, Resources, Runtime, SandboxNetwork,
+        SandboxSpec, StartError, Usage, Wanted,
     },
 };
 
@@ -46,6 +46,10 @@ impl Runtime for Containers {
 
     async fn stop(&self, id: &str, grace: Duration) -> Result<(), Failure> {
         self.0.stop(id, grace).await.map_err(failure)
+    }
+
+    async fn resize(&self, id: &str, wanted: &Resources) -> Result<(), Failure> {
+        self.0.resize(id, &resources(wanted)).await.map_err(failure)
     }
 
     async fn remove_container(&self, id: &str) -> Result<(), Failure> {

@@ -53,6 +53,10 @@ impl Runtime for Containers {
         self.0.stop(id, grace).await.map_err(failure)
     }
 
+    async fn resize(&self, id: &str, wanted: &Resources) -> Result<(), Failure> {
+        self.0.resize(id, &resources(wanted)).map_err(failure)
+    }
+
     async fn remove_container(&self, id: &str) -> Result<(), Failure> {
         self.0.remove_container(id).await.map_err(failure)
     }
@@ -166,7 +170,7 @@ fn found_container(container: copepod_runtime::ContainerState) -> FoundContainer
     }
 }
 
-fn resources(resources: &Resources) -> copepod_runtime::Resources {
+pub(crate) fn resources(resources: &Resources) -> copepod_runtime::Resources {
     copepod_runtime::Resources {
         cpu_shares: resources.cpu_shares,
         cpu_quota: resources.cpu_quota,
@@ -234,6 +238,7 @@ pub(crate) fn container(spec: &ContainerSpec) -> Result<copepod_runtime::Contain
         stdin: spec.stdin,
         stdin_once: spec.stdin_once,
         tty: spec.tty,
+        target: spec.target.clone(),
     })
 }
 

@@ -540,6 +540,11 @@ impl Runtime for FakeRuntime {
         Ok(())
     }
 
+    async fn resize(&self, id: &str, resources: &Resources) -> Result<(), Failure> {
+        self.note(format!("resize {id} {}", resources.cpu_shares.unwrap_or_default()));
+        Ok(())
+    }
+
     async fn remove_container(&self, id: &str) -> Result<(), Failure> {
         for sandbox in self.state.lock().unwrap().sandboxes.values_mut() {
             sandbox.containers.retain(|container| container.id != id);

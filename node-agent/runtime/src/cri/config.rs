@@ -3,7 +3,7 @@
 use std::{collections::HashMap, path::Path};
 
 use super::{cgroups::CgroupDriver, proto};
-use crate::{ContainerSpec, HostPort, Propagation, SandboxSpec, Seccomp, StartError, UserAsked, oci};
+use crate::{ContainerSpec, HostPort, Propagation, Resources, SandboxSpec, Seccomp, StartError, UserAsked, oci};
 
 /// The id that the agent gave; the runtime has one of its own.
 pub const ID: &str = "copepod.io/id";
@@ -50,10 +50,12 @@ pub fn sandbox(spec: &SandboxSpec, node: &str, driver: CgroupDriver) -> proto::P
     }
 }
 
-/// A container of a pod. Fails where its log would lie where the runtime cannot write it.
+/// A container of a pod, which sees the processes of `target` where there is one. Fails where its log would lie where
+/// the runtime cannot write it.
 pub fn container(
     sandbox: &SandboxSpec,
     spec: &ContainerSpec,
+    target: Option<String>,
     node: &str,
 ) -> Result<proto::ContainerConfig, StartError> {
     let mut labels = pod_labels(&sandbox.pod);
@@ -88,8 +90,8 @@ pub fn container(
         stdin_once: spec.stdin_once,
         tty: spec.tty,
         linux: Some(proto::LinuxContainerConfig {
-            resources: Some(resources(spec)),
-            security_context: Some(security(sandbox, spec)),
+            resources: Some(resources(&spec.resources)),
+            security_context: Some(security(sandbox, spec, target)),
         }),
         stop_signal: spec.stop_signal.as_deref().and_then(stop_signal).unwrap_or(0),
     })
@@ -116,6 +118,7 @@ fn namespaces(sandbox: &SandboxSpec) -> proto::NamespaceOption {
         network: of(sandbox.host_network).into(),
         pid: pid.into(),
         ipc: of(sandbox.host_ipc).into(),
+        target_id: String::new(),
     }
 }
 
@@ -145,8 +148,7 @@ fn mount(mount: &crate::Mount) -> proto::Mount {
     }
 }
 
-fn resources(spec: &ContainerSpec) -> proto::LinuxContainerResources {
-    let asked = &spec.resources;
+pub fn resources(asked: &Resources) -> proto::LinuxContainerResources {
     let memory = asked.memory_limit_bytes.unwrap_or(0);
     proto::LinuxContainerResources {
         cpu_period: asked.cpu_quota.map_or(0, |_| oci::CPU_PERIOD as i64),
@@ -159,7 +161,11 @@ fn resources(spec: &ContainerSpec) -> proto::LinuxContainerResources {
     }
 }
 
-fn security(sandbox: &SandboxSpec, spec: &ContainerSpec) -> proto::LinuxContainerSecurityContext {
+fn security(
+    sandbox: &SandboxSpec,
+    spec: &ContainerSpec,
+    target: Option<String>,
+) -> proto::LinuxContainerSecurityContext {
     use proto::security_profile::ProfileType::{Localhost, RuntimeDefault, Unconfined};
     let paths = |paths: &[&str]| paths.iter().map(|path| (*path).to_owned()).collect();
     let open = spec.privileged || spec.unmasked_proc;
@@ -175,7 +181,12 @@ fn security(sandbox: &SandboxSpec, spec: &ContainerSpec) -> proto::LinuxContaine
             drop_capabilities: spec.capabilities.drop.clone(),
         }),
         privileged: spec.privileged,
-        namespace_options: Some(namespaces(sandbox)),
+        namespace_options: Some(match target {
+            Some(target_id) if !sandbox.host_pid => {
+                proto::NamespaceOption { pid: proto::NamespaceMode::Target.into(), target_id, ..namespaces(sandbox) }
+            }
+            _ => namespaces(sandbox),
+        }),
         readonly_rootfs: spec.read_only_rootfs,
         no_new_privs: spec.no_new_privileges,
         masked_paths: if open { Vec::new() } else { paths(&oci::MASKED) },
@@ -269,7 +280,7 @@ mod tests {
     ) -> (proto::PodSandboxConfig, proto::ContainerConfig) {
         let (mut sandbox_spec, mut spec) = specs();
         change(&mut sandbox_spec, &mut spec);
-        let made = container(&sandbox_spec, &spec, "n1").unwrap();
+        let made = container(&sandbox_spec, &spec, None, "n1").unwrap();
         (sandbox(&sandbox_spec, "n1", CgroupDriver::Files), made)
     }
 
@@ -293,7 +304,7 @@ mod tests {
         let (sandbox, mut spec) = specs();
         spec.log_path = "/elsewhere/0.log".into();
         assert!(
-            matches!(container(&sandbox, &spec, "n1"), Err(StartError::Create(text)) if text.contains("elsewhere"))
+            matches!(container(&sandbox, &spec, None, "n1"), Err(StartError::Create(text)) if text.contains("elsewhere"))
         );
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use copepod_api::Timestamp;
 use copepod_runtime::{
-    ContainerSpec, Embedded, ExecOutput, Exit, RuntimeError, SandboxSpec, SandboxState, StartError, Usage,
+    ContainerSpec, Embedded, ExecOutput, Exit, Resources, RuntimeError, SandboxSpec, SandboxState, StartError, Usage,
 };
 
 use crate::{
@@ -103,5 +103,52 @@ async fn a_sandbox_whose_shim_died_is_cleaned_up() {
     };
     tokio::time::timeout(Duration::from_secs(20), dead).await.expect("the shim has ended");
     assert!(world.runtime.wait("main").await.unwrap().code == 137);
+    world.end().await;
+}
+
+#[tokio::test]
+async fn a_container_that_joins_sees_the_processes_of_its_target() {
+    let world = World::<Subject>::with_sandbox().await;
+    world.runtime.start(&world.container("main", "sleep 600")).await.unwrap();
+    let script = "cat /proc/1/cmdline; echo; echo of $(ls /proc | grep -c '^[0-9]')";
+    let (code, said) = world
+        .run(|spec| {
+            spec.args = crate::world::words(script);
+            spec.target = Some("main".into());
+        })
+        .await;
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("sleep"), "the first process is the other container's: {said}");
+    let missing = ContainerSpec { target: Some("other".into()), ..world.container("late", "true") };
+    match world.runtime.start(&missing).await {
+        Err(StartError::Create(why)) => assert!(why.contains("other"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    world.end().await;
+}
+
+#[tokio::test]
+async fn amounts_change_while_a_container_runs() {
+    let world = World::<Subject>::with_sandbox().await;
+    let amounts = |quota: i64, memory: i64| Resources {
+        cpu_shares: Some(512),
+        cpu_quota: Some(quota),
+        memory_limit_bytes: Some(memory),
+        oom_score_adj: None,
+    };
+    let spec = ContainerSpec { resources: amounts(10_000, 64 << 20), ..world.container("main", "sleep 600") };
+    world.runtime.start(&spec).await.unwrap();
+    for (quota, memory) in [(50_000, 128 << 20), (20_000, 32 << 20)] {
+        world.runtime.runtime.resize("main", &amounts(quota, memory)).unwrap();
+        let files = Command::new("sh")
+            .arg("-c")
+            .arg(format!("cat $(find /sys/fs/cgroup -path '*/{}/*/main/*' \\( -name memory.limit_in_bytes -o -name memory.max -o -name cpu.max -o -name cpu.cfs_quota_us \\))", world.node))
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&files.stdout).into_owned();
+        assert!(said.contains(&quota.to_string()) && said.contains(&memory.to_string()), "{said}");
+    }
+    let too_small = world.runtime.runtime.resize("main", &amounts(20_000, 1)).unwrap_err();
+    assert!(too_small.0.contains("in use"), "{too_small}");
     world.end().await;
 }
