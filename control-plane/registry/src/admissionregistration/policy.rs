@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use super::{extension, rules};
 use crate::{
     Row,
-    asking::{expressions, mutating, policy},
+    asking::{expressions, mutating, policy, typing},
     json as fields,
+    pipeline::World,
     row::{self, AGE, Column, Hooks, NAME, STATUS, column, kind},
     rules::{Part, at, each, list_at, text_at},
 };
@@ -56,12 +57,29 @@ pub fn validating() -> Row {
                 }
                 Ok(())
             },
+            admit: |world, policy| {
+                typed(world, policy, 1);
+                Ok(())
+            },
+            admit_update: |world, policy, old| {
+                let before = fields::number(old.value(), "/metadata/generation").unwrap_or(0);
+                let differs = policy.get("spec") != old.value().get("spec");
+                typed(world, policy, before + i64::from(differs));
+                Ok(())
+            },
             columns: COLUMNS,
             cells: |object, now| cells(object, "spec.validations", now),
             generation: true,
             ..Hooks::NONE
         },
     )
+}
+
+/// Notes in the status which expressions do not fit the kinds that the policy is about.
+fn typed(world: &World<'_>, policy: &mut Value, generation: i64) {
+    let mut status = typing::status(world, policy, generation);
+    fields::take_over(&mut status, "conditions", &policy["status"]);
+    fields::set(policy, "status", status);
 }
 
 pub fn mutating() -> Row {

@@ -12,6 +12,7 @@ mod matching;
 pub(crate) mod mutating;
 pub(crate) mod policy;
 mod testimony;
+pub(crate) mod typing;
 mod validating;
 mod webhook;
 

@@ -189,6 +189,45 @@ fn wrong_expressions_are_refused_with_their_place() {
     }
 }
 
+#[test]
+fn what_does_not_fit_the_kinds_is_told_in_the_status() {
+    let rules = json!({"resourceRules": [
+        {"apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["deployments"], "operations": ["CREATE"]},
+    ]});
+    let validations = json!({"validations": [
+        {"expression": "object.spec.replicas > '1'", "messageExpression": "'got ' + object.spec.replicas"},
+        {"expression": "object.spec.replicas > 1 && object.metadata.labels['a'] == 'b'"},
+        {"expression": "object.spec.template.spec.containers.all(c, c.none == 1)"},
+        {"expression": "object.metadata.creationTimestamp != '' && has(object.spec.strategy.rollingUpdate.maxSurge)"},
+    ]});
+    let mut fixture = Fixture::new();
+    let made = fixture.create(POLICIES, policy(rules, validations)).unwrap();
+    assert_eq!(made["status"]["observedGeneration"], 1);
+    let warnings = made["status"]["typeChecking"]["expressionWarnings"].as_array().unwrap();
+    let told: Vec<(&str, bool)> = [
+        "found no matching overload for '_>_' applied to '(int, string)'",
+        "found no matching overload for '_+_' applied to '(string, int)'",
+        "undefined field 'none'",
+    ]
+    .iter()
+    .zip(warnings)
+    .map(|(told, warning)| (warning["fieldRef"].as_str().unwrap(), warning["warning"].as_str().unwrap().contains(told)))
+    .collect();
+    assert_eq!(
+        told,
+        [
+            ("spec.validations[0].expression", true),
+            ("spec.validations[0].messageExpression", true),
+            ("spec.validations[2].expression", true),
+        ]
+    );
+    assert!(warnings[0]["warning"].as_str().unwrap().starts_with("apps/v1, Kind=Deployment: ERROR"));
+
+    let better = json!({"spec": {"validations": [{"expression": "object.spec.replicas > 1"}]}});
+    let changed = fixture.merge("validatingadmissionpolicies/p", better).unwrap();
+    assert_eq!(changed["status"], json!({"observedGeneration": 2, "typeChecking": {}}));
+}
+
 fn mutation(mutations: Value, more: Value) -> Value {
     let mut spec = json!({
         "matchConstraints": rules("apps", "deployments"), "reinvocationPolicy": "Never", "mutations": mutations,
