@@ -46,8 +46,8 @@ const LEADER_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often it looks, while there is none.
 const LEADER_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long the leader may take to begin an answer. A write waits for a disk or two.
-const ANSWER_MAX: Duration = Duration::from_secs(30);
+/// How long the leader may take to begin an answer. A write waits for a disk or two, and perhaps for webhooks.
+const ANSWER_MAX: Duration = Duration::from_secs(65);
 
 /// How long somebody else's program may take, which a request is passed on to.
 const PROXIED_MAX: Duration = Duration::from_secs(600);

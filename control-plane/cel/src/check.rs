@@ -158,6 +158,12 @@ impl Checker<'_> {
     }
 
     fn select(&mut self, node: &Node, select: &Select) -> Checked {
+        if let (Kind::Name(name), How::Get) = (&select.of.kind, select.how)
+            && !self.local.iter().any(|(own, _)| own == name)
+            && let Some(type_) = self.scope.names.get(&format!("{name}.{}", select.field))
+        {
+            return Checked { type_: type_.clone(), cost: 2 };
+        }
         let of = self.node(&select.of);
         let cost = of.cost.saturating_add(1);
         let (of, was_optional) = match &of.type_ {
@@ -306,11 +312,15 @@ fn joined(one: Option<Type>, other: Type) -> Type {
     }
 }
 
+/// What it costs to ask who may do what.
+pub const AUTHORIZATION_COST: u64 = 350_000;
+
 /// What a function itself costs at most.
 fn work(name: &str, args: &[Checked]) -> u64 {
     let elements =
         || args.iter().map(|arg| &arg.type_).filter(|type_| matches!(type_, Type::List(..))).map(Type::elements);
     match name {
+        "check" => AUTHORIZATION_COST,
         "sets.contains" | "sets.intersects" | "sets.equivalent" => elements().fold(1, u64::saturating_mul),
         "@in" | "isSorted" | "sum" | "min" | "max" | "indexOf" | "lastIndexOf" | "distinct" | "sort" | "join" => {
             elements().max().unwrap_or(1)

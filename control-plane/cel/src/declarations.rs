@@ -218,6 +218,19 @@ format::date() format
 format::datetime() format
 format.validate(string) optional(list(string))
 jsonpatch.escapeKey(string) string
+authorizer.path(string) pathcheck
+authorizer.group(string) groupcheck
+authorizer.serviceAccount(string,string) authorizer
+groupcheck.resource(string) resourcecheck
+resourcecheck.subresource(string) resourcecheck
+resourcecheck.namespace(string) resourcecheck
+resourcecheck.name(string) resourcecheck
+resourcecheck.check(string) decision
+pathcheck.check(string) decision
+decision.allowed() bool
+decision.reason() string
+decision.errored() bool
+decision.error() string
 math.greatest(A,A) A
 math.least(A,A) A
 math.greatest(list(A)) A
@@ -342,6 +355,11 @@ fn type_of(text: &str) -> Option<Type> {
         "ip" => Type::Named("net.IP"),
         "cidr" => Type::Named("net.CIDR"),
         "format" => Type::Named("kubernetes.NamedFormat"),
+        "authorizer" => Type::Named("kubernetes.authorization.Authorizer"),
+        "pathcheck" => Type::Named("kubernetes.authorization.PathCheck"),
+        "groupcheck" => Type::Named("kubernetes.authorization.GroupCheck"),
+        "resourcecheck" => Type::Named("kubernetes.authorization.ResourceCheck"),
+        "decision" => Type::Named("kubernetes.authorization.Decision"),
         "A" => Type::Param('A'),
         "B" => Type::Param('B'),
         _ => return None,

@@ -22,9 +22,9 @@ mod value;
 mod tests;
 
 pub use budget::{Budget, CALL_COST_MAX, Fault};
-pub use check::Scope as Declarations;
+pub use check::{AUTHORIZATION_COST, Scope as Declarations};
 pub use eval::{Bindings, Variables};
 pub use json::to_json;
 pub use program::{Program, Wrong};
 pub use types::{ObjectType, Type};
-pub use value::{Structure, Value};
+pub use value::{Host, Structure, Value};

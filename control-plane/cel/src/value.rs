@@ -1,11 +1,12 @@
 //! Values.
 
-use std::{cmp::Ordering, collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, fmt, net::IpAddr, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use copepod_api::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 
+use crate::Fault;
 use crate::functions::{net::Cidr, time, url::Url};
 
 #[derive(Clone, Debug)]
@@ -31,6 +32,20 @@ pub enum Value {
     Cidr(Cidr),
     /// A named format of texts: `format.dns1123Label()`.
     Format(&'static str),
+    /// Something that answers through whoever evaluates: the authorizer.
+    Host(Arc<dyn Host>),
+}
+
+/// A value that somebody outside knows the functions of. They are declared like all others.
+pub trait Host: fmt::Debug + Send + Sync {
+    /// `kubernetes.authorization.Authorizer`, as declarations name it.
+    fn type_name(&self) -> &'static str;
+
+    /// What a call costs beyond being one.
+    fn cost(&self, name: &str) -> u64;
+
+    /// `None`: it has no such function.
+    fn call(&self, name: &str, args: &[Value]) -> Option<Result<Value, Fault>>;
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -150,6 +165,7 @@ impl Value {
             Value::Ip(_) => "net.IP",
             Value::Cidr(_) => "net.CIDR",
             Value::Format(_) => "kubernetes.NamedFormat",
+            Value::Host(host) => host.type_name(),
         }
     }
 

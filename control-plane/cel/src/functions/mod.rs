@@ -22,6 +22,10 @@ pub fn call(name: &str, mut args: Vec<Value>, budget: &mut Budget) -> Result<Val
         args[0] = *value;
         return operators::call("_[?_]", &args, budget).unwrap_or_else(|| Err(no_overload()));
     }
+    if let Some((Value::Host(host), rest)) = args.split_first() {
+        budget.spend(host.cost(name))?;
+        return host.call(name, rest).unwrap_or_else(|| Err(no_overload()));
+    }
     let known = [operators::call, strings::call, lists::call, convert::call, time::call, quantities::call, net::call];
     let rest = [url::call, formats::call];
     let found = known.into_iter().chain(rest).find_map(|call| call(name, &args, budget));

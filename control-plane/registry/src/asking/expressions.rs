@@ -2,9 +2,10 @@
 
 use copepod_api::{Status, StatusResult, field::Errors};
 use copepod_cel::{Budget, Declarations, Fault, Program, Type, Variables};
+use copepod_store::View;
 use serde_json::Value;
 
-use super::attempt::Attempt;
+use super::{attempt::Attempt, authorizer};
 use crate::{
     Row,
     rules::{Part, each, list_at, text_at},
@@ -13,7 +14,7 @@ use crate::{
 /// What all conditions of one webhook or policy may cost for one write.
 const CONDITIONS_COST_MAX: u64 = 2_500_000;
 
-/// The names of an expression about a write: `object`, `oldObject`, `request`.
+/// The names of an expression about a write: `object`, `oldObject`, `request`, `authorizer`.
 pub fn declared() -> Declarations {
     let texts = |names: &[&str]| names.iter().map(|name| ((*name).to_owned(), Type::String)).collect::<Vec<_>>();
     let kind = Type::object("kubernetes.GroupVersionKind", texts(&["group", "version", "kind"]));
@@ -29,20 +30,23 @@ pub fn declared() -> Declarations {
     request.push(("userInfo".to_owned(), Type::object("kubernetes.UserInfo", user)));
     request.push(("dryRun".to_owned(), Type::Bool));
     request.push(("options".to_owned(), Type::Dyn));
-    Declarations::default()
+    authorizer::declare(Declarations::default())
         .with("object", Type::Dyn)
         .with("oldObject", Type::Dyn)
         .with("request", Type::object("kubernetes.AdmissionRequest", request))
 }
 
 /// The values of these names.
-pub fn variables<'a>(attempt: &Attempt<'a>, row: &'a Row, object: &Value) -> Variables {
+pub fn variables<'a>(view: &View, attempt: &Attempt<'a>, row: &'a Row, object: &Value) -> Variables {
     let mut head = attempt.head(row, object);
     for field in ["name", "namespace", "subResource", "requestSubResource"] {
         crate::json::default(&mut head, field, "");
     }
     let old = attempt.old.map_or(Value::Null, |old| attempt.seen_by(row, old));
+    let (authorizer, own) = authorizer::values(view, attempt, attempt.name(object));
     Variables::default()
+        .with("authorizer", authorizer)
+        .with("authorizer.requestResource", own)
         .with("object", (&attempt.seen_by(row, object)).into())
         .with("oldObject", (&old).into())
         .with("request", (&head).into())

@@ -6,6 +6,7 @@
 //! meanwhile, the words differ, and the question is asked anew. So nobody commits what nobody was asked about.
 
 mod attempt;
+mod authorizer;
 mod connection;
 pub(crate) mod expressions;
 mod matching;

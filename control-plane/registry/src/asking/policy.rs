@@ -196,7 +196,7 @@ fn names(world: &World<'_>, attempt: &Attempt<'_>, found: &Found, object: &Value
         false => world.get(&NAMESPACES, "", namespace),
     };
     let namespace = namespace.map(|namespace| namespace.at(namespace.revision).value().into());
-    expressions::variables(attempt, found.row(attempt), object)
+    expressions::variables(&world.view, attempt, found.row(attempt), object)
         .with("namespaceObject", namespace.unwrap_or(CelValue::Null))
 }
 

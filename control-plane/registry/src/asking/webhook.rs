@@ -77,7 +77,7 @@ impl Webhook {
         if self.conditions.is_empty() {
             return Ok(Some(found));
         }
-        let variables = expressions::variables(attempt, found.row(attempt), object);
+        let variables = expressions::variables(&world.view, attempt, found.row(attempt), object);
         let holds = self.conditions.decide(&variables, self.may_fail, attempt, attempt.name(object))?;
         Ok(holds.then_some(found))
     }

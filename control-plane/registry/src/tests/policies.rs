@@ -228,6 +228,34 @@ fn what_does_not_fit_the_kinds_is_told_in_the_status() {
     assert_eq!(changed["status"], json!({"observedGeneration": 2, "typeChecking": {}}));
 }
 
+#[test]
+fn expressions_may_ask_what_the_user_may_do_otherwise() {
+    let more = json!({"validations": [
+        {"expression": "authorizer.requestResource.check('approve').allowed()", "message": "may not approve pods"},
+        {"expression": "authorizer.group('').resource('secrets').namespace('default').name('s').check('get').allowed()"},
+        {"expression": "!authorizer.path('/metrics').check('get').allowed()", "message": "sees metrics"},
+        {"expression": "!authorizer.serviceAccount('default', 'a').requestResource.check('get').allowed() || true"},
+    ]});
+    let refused = refusal(Fixture::new().create(POLICIES, policy(rules("", "pods"), more.clone())));
+    assert!(refused.contains("does not support field selection"), "{refused}");
+    let mut more = more;
+    more["validations"].as_array_mut().unwrap().pop();
+    let mut fixture = with(policy(rules("", "pods"), more), binding(json!({})));
+    let mut sent = request("pods", Action::Create { object: pod("p") });
+    sent.user = copepod_api::User { name: "jane".into(), ..copepod_api::User::default() };
+    let refused = fixture.one(sent.clone()).unwrap_err();
+    assert!(refused.message().ends_with("may not approve pods"), "{}", refused.message());
+    let role = json!({"metadata": {"name": "r"}, "rules": [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": ["approve"]},
+        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["s"], "verbs": ["get"]},
+    ]});
+    fixture.create("roles", role).unwrap();
+    let grant = json!({"metadata": {"name": "b"}, "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+        "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "jane"}]});
+    fixture.create("rolebindings", grant).unwrap();
+    fixture.one(sent).unwrap();
+}
+
 fn mutation(mutations: Value, more: Value) -> Value {
     let mut spec = json!({
         "matchConstraints": rules("apps", "deployments"), "reinvocationPolicy": "Never", "mutations": mutations,
