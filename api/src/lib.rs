@@ -16,6 +16,7 @@ pub mod openapi;
 pub mod patch;
 pub mod plan;
 pub mod quantity;
+pub mod quota;
 pub mod request;
 pub mod resource;
 pub mod schema;

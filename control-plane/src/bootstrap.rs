@@ -7,10 +7,12 @@ use copepod_api::{
     k8s_openapi::api::{
         core::v1::{Namespace, Secret, Service},
         discovery::v1::EndpointSlice,
+        scheduling::v1::PriorityClass,
     },
     resource::{ENDPOINT_SLICES, NAMESPACES, SECRETS, SERVICES},
 };
 use copepod_identity::AccountKeys;
+use copepod_registry::SYSTEM_PRIORITIES;
 use copepod_replica::Replica;
 use copepod_store::{Door, View};
 use serde_json::{Value, json};
@@ -79,9 +81,22 @@ fn missing(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>) ->
     }
     requests.extend(roles::missing(view, user));
     requests.extend(flows::missing(view, user));
+    requests.extend(priority_classes(view, user));
     requests.extend(account_keys(view, user));
     requests.extend(endpoints(view, user, servers, port));
     requests
+}
+
+/// The classes of what a cluster cannot do without.
+fn priority_classes(view: &View, user: &User) -> impl Iterator<Item = Request> {
+    let missing = SYSTEM_PRIORITIES.iter().filter(|(name, _)| view.get::<PriorityClass>("", name).is_none());
+    missing.map(|(name, value)| {
+        let class = json!({
+            "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name}, "value": value,
+            "description": "Pods that the cluster cannot do without.",
+        });
+        Request::of::<PriorityClass>(user, "", name, "", Action::Create { object: class })
+    })
 }
 
 /// The keys that tokens of service accounts are signed with.

@@ -19,6 +19,7 @@ pub mod node_lifecycle;
 pub mod podgc;
 pub mod replicaset;
 pub mod replicationcontroller;
+pub mod resourcequota;
 pub mod serviceaccount;
 
 mod hash;
@@ -67,4 +68,5 @@ pub const ALL: &[Controller] = &[
     clusterrole_aggregation::CONTROLLER,
     flowschema::CONTROLLER,
     serviceaccount::CONTROLLER,
+    resourcequota::CONTROLLER,
 ];

@@ -10,6 +10,7 @@ mod catalog;
 mod row;
 mod rules;
 
+mod admission;
 mod admissionregistration;
 mod apiextensions;
 mod apps;
@@ -50,6 +51,7 @@ pub use asking::{Answer, Connection, Question, Testimony, Undecided, Verdict, co
 pub use catalog::Catalog;
 pub use pipeline::{decide, failed_request, transact};
 pub use row::{Column, Row};
+pub use scheduling::SYSTEM as SYSTEM_PRIORITIES;
 
 /// What a decision may know besides the view: the time, and numbers that nobody can guess.
 pub struct Env<'a> {

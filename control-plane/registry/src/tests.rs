@@ -1,5 +1,7 @@
 //! Worlds and requests as short texts, and what came of them.
 
+mod accounts;
+mod admission;
 mod asking;
 mod definitions;
 mod fixture;

@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{World, check, managed, node_restriction, update::Tracking};
 use crate::{
     Row,
+    admission::{self, Write},
     asking::{self, Attempt, Operation},
     json,
     json::text,
@@ -57,6 +58,9 @@ pub fn create_admitted(
     }
     open_namespace(world, row, request, &object)?;
     row.fill(&mut object);
+    let write = Write { row, request, old: None };
+    admission::complete(world, &write, &mut object)?;
+    row.fill(&mut object);
     let attempt = Attempt { operation: Operation::Create, ..Attempt::of(row, request, None) };
     asking::mutate(world, &attempt, &mut object)?;
     begin(world, row, &mut object)?;
@@ -66,7 +70,9 @@ pub fn create_admitted(
     node_restriction::check(row, request, Some(&object), None)?;
     (row.hooks.admit)(world, &mut object)?;
     check::validate(row, &object, None, None)?;
+    admission::judge(world, &write, &object)?;
     asking::validate(world, &attempt, &object)?;
+    admission::charge(world, &write, &object)?;
     if matches!(tracking, Tracking::Update) {
         managed::track(world, row, request, None, &mut object);
     }

@@ -17,7 +17,7 @@ use copepod_store::View;
 use serde_json::json;
 
 pub(crate) use check::readmit;
-pub(crate) use create::create_object;
+pub(crate) use create::{create_object, random_suffix};
 pub(crate) use delete::delete_object;
 pub(crate) use scale::scale_of;
 pub(crate) use update::store_update;

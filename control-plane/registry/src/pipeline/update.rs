@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{World, check, managed, node_restriction};
 use crate::{
     Row,
+    admission::{self, Write},
     asking::{self, Attempt},
     json,
     json::text,
@@ -61,9 +62,12 @@ pub fn replace(
     }
     count_generation(row, &mut new, old);
     check::validate(row, &new, Some(old), row.opening(&request.target.subresource))?;
+    let write = Write { row, request, old: Some(old) };
+    admission::judge(world, &write, &new)?;
     if is_asked {
         asking::validate(world, &attempt, &new)?;
     }
+    admission::charge(world, &write, &new)?;
     if matches!(tracking, Tracking::Update) {
         managed::track(world, row, request, Some(old), &mut new);
     }

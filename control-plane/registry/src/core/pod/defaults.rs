@@ -2,15 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::json::{default, each, items, number, object, set, text};
-
-/// How long a pod stays on a node that is silent or not ready, in seconds, where it does not say itself.
-///
-/// Elsewhere this is 300: the control plane cannot know whether a silent node still runs its pods, so it waits long
-/// enough to be probably right, and users wait with it. Most silent nodes are dead, and two seconds absorb a flapping
-/// condition. The price is paid where a node is only cut off: it runs its pods until it hears again, beside their
-/// replacements. What may never run twice has to say a longer toleration.
-const NODE_LOSS_SECONDS: i64 = 2;
+use crate::json::{default, each, number, object, set, text};
 
 const MODE: i64 = 0o644;
 const TOKEN_SECONDS: i64 = 3600;
@@ -168,24 +160,5 @@ fn requests_from_limits(container: &mut Value) {
     };
     for (name, limit) in limits {
         default(requests, &name, limit);
-    }
-}
-
-/// How long the pod endures the loss of its node.
-pub fn node_loss_tolerations(spec: &mut Value) {
-    for key in ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"] {
-        let endures = items(spec, "/tolerations").iter().any(|known| {
-            let own = text(known, "/key");
-            let effect = text(known, "/effect");
-            own.is_none_or(|own| own == key) && effect.is_none_or(|effect| effect == "NoExecute")
-        });
-        if !endures {
-            default(spec, "tolerations", json!([]));
-            if let Some(tolerations) = spec.get_mut("tolerations").and_then(Value::as_array_mut) {
-                tolerations.push(json!({
-                    "key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": NODE_LOSS_SECONDS,
-                }));
-            }
-        }
     }
 }

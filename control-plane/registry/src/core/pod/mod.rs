@@ -40,10 +40,6 @@ const EPHEMERAL_CONTAINERS: Subresource =
 const RESIZE: Subresource = Subresource { name: "resize", kind: None, verbs: &["get", "patch", "update"] };
 const LOG: Subresource = Subresource { name: "log", kind: None, verbs: &["get"] };
 
-/// Two classes that always exist, for what a cluster cannot do without.
-const SYSTEM_PRIORITIES: &[(&str, i64)] =
-    &[("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
-
 pub(crate) fn pods() -> Kind {
     in_all(kind::<Pod>(
         "pods",
@@ -91,39 +87,15 @@ pub fn row() -> Row {
     )
 }
 
-/// What only the cluster can say about a new pod: who it is, how important, and that nothing has happened to it yet.
+/// Nothing has happened to a new pod yet.
 fn admit(world: &mut World<'_>, object: &mut Value) -> StatusResult<()> {
     let name = text(object, "/metadata/name").unwrap_or_default().to_owned();
-    let namespace = text(object, "/metadata/namespace").unwrap_or_default().to_owned();
     if !fields::items(object, "/spec/ephemeralContainers").is_empty() {
         let mut errors = Errors::default();
         errors.forbidden("spec.ephemeralContainers", "cannot be set on create");
         return Err(Status::invalid(&pods(), &name, errors));
     }
-    let refused = |why: String| Status::forbidden(&copepod_api::resource::PODS, &name, why);
-    let Some(spec) = fields::object(object, "spec") else { return Ok(()) };
-
-    fields::default(spec, "serviceAccountName", "default");
-    if let Some(account) = text(spec, "/serviceAccountName").map(str::to_owned) {
-        if world.get(&copepod_api::resource::SERVICE_ACCOUNTS, &namespace, &account).is_none() {
-            let why = format!(
-                "error looking up service account {namespace}/{account}: serviceaccount \"{account}\" not found"
-            );
-            return Err(refused(why));
-        }
-        fields::set(spec, "serviceAccount", account);
-    }
-    match text(spec, "/priorityClassName") {
-        Some(class) => match SYSTEM_PRIORITIES.iter().find(|(known, _)| *known == class) {
-            Some((_, priority)) => fields::set(spec, "priority", *priority),
-            None => return Err(refused(format!("no PriorityClass with name {class} was found"))),
-        },
-        None => fields::set(spec, "priority", 0),
-    }
-    fields::default(spec, "preemptionPolicy", "PreemptLowerPriority");
-    defaults::node_loss_tolerations(spec);
-
-    let gated = !fields::items(spec, "/schedulingGates").is_empty();
+    let gated = !fields::items(object, "/spec/schedulingGates").is_empty();
     let mut status = json!({"phase": "Pending", "qosClass": qos::class(object)});
     if gated {
         status["conditions"] = json!([{
