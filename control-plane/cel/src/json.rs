@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Map, Value as Json};
 
 use crate::{
-    Value,
+    Fault, Value,
     value::{Key, Structure},
 };
 
@@ -29,18 +29,22 @@ impl From<&Json> for Value {
     }
 }
 
-/// The value in JSON. What has no JSON of its own is written as text.
-pub fn to_json(value: &Value) -> Json {
+/// The value in JSON, if it is no larger than JSON may be. What has no JSON of its own is written as text.
+pub fn to_json(value: &Value) -> Result<Json, Fault> {
+    value.leaves().map(|()| json(value))
+}
+
+fn json(value: &Value) -> Json {
     match value {
         Value::Null | Value::Optional(None) => Json::Null,
-        Value::Optional(Some(value)) => to_json(value),
+        Value::Optional(Some(value)) => json(value),
         Value::Bool(value) => Json::Bool(*value),
         Value::Int(number) => (*number).into(),
         Value::Uint(number) => (*number).into(),
         Value::Double(number) => serde_json::Number::from_f64(*number).map_or(Json::Null, Json::Number),
         Value::String(text) => Json::String(text.to_string()),
         Value::Bytes(bytes) => Json::String(STANDARD.encode(bytes)),
-        Value::List(items) => Json::Array(items.iter().map(to_json).collect()),
+        Value::List(items) => Json::Array(items.iter().map(json).collect()),
         Value::Map(fields) => {
             let named = |(key, value): (&Key, &Value)| {
                 let name = match key {
@@ -49,7 +53,7 @@ pub fn to_json(value: &Value) -> Json {
                     Key::Int(number) => number.to_string(),
                     Key::Uint(number) => number.to_string(),
                 };
-                (name, to_json(value))
+                (name, json(value))
             };
             Json::Object(fields.iter().map(named).collect())
         }
@@ -59,5 +63,5 @@ pub fn to_json(value: &Value) -> Json {
 }
 
 fn structure_to_json(structure: &Structure) -> Json {
-    Json::Object(structure.fields.iter().map(|(name, value)| (name.clone(), to_json(value))).collect::<Map<_, _>>())
+    Json::Object(structure.fields.iter().map(|(name, value)| (name.clone(), json(value))).collect::<Map<_, _>>())
 }

@@ -17,6 +17,7 @@ mod lower;
 mod program;
 mod types;
 mod value;
+mod weight;
 
 #[cfg(test)]
 mod tests;

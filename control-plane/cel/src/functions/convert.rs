@@ -17,7 +17,7 @@ pub fn call(name: &str, args: &[Value], budget: &mut Budget) -> Called {
         "double" => double(value)?,
         "bytes" => match value {
             Value::Bytes(_) => Ok(value.clone()),
-            Value::String(text) => Ok(Value::Bytes(text.as_bytes().into())),
+            Value::String(text) => budget.walk(text.len()).map(|()| Value::Bytes(text.as_bytes().into())),
             _ => return None,
         },
         "duration" => match value {

@@ -7,23 +7,37 @@ use crate::{Budget, Fault, Value, eval::no_overload};
 
 pub fn call(name: &str, args: &[Value], budget: &mut Budget) -> Called {
     match args {
-        [Value::List(items), rest @ ..] => list(name, items, rest, budget),
+        [all @ Value::List(items), rest @ ..] => {
+            if let Err(fault) = work(name, all, rest, budget) {
+                return Some(Err(fault));
+            }
+            list(name, items, rest)
+        }
         [Value::Map(fields)] if name == "size" => Some(Ok(Value::Int(fields.len() as i64))),
         [Value::Bytes(bytes)] if name == "size" => Some(Ok(Value::Int(bytes.len() as i64))),
         _ => None,
     }
 }
 
-fn list(name: &str, items: &[Value], rest: &[Value], budget: &mut Budget) -> Called {
-    let work = match (name, rest) {
-        ("size" | "first" | "last", _) => 0,
-        ("distinct", _) => items.len() * items.len(),
-        ("sets.contains" | "sets.intersects" | "sets.equivalent", [Value::List(others)]) => items.len() * others.len(),
-        _ => items.len(),
-    };
-    if let Err(fault) = budget.spend(work as u64) {
-        return Some(Err(fault));
+/// Pays for a walk over the list: as often as it is compared with something.
+fn work(name: &str, all: &Value, rest: &[Value], budget: &mut Budget) -> Result<(), Fault> {
+    match (name, rest) {
+        ("size" | "first" | "last", _) => Ok(()),
+        ("distinct", _) => budget.weigh(all, all.size()),
+        ("sets.contains" | "sets.intersects" | "sets.equivalent", [other]) => {
+            budget.weigh(all, other.size())?;
+            budget.weigh(other, 1)
+        }
+        ("flatten", _) => {
+            let Value::List(items) = all else { return Ok(()) };
+            budget.spend(items.iter().map(|item| item.size() as u64 + 1).fold(0, u64::saturating_add))
+        }
+        ("indexOf" | "lastIndexOf" | "isSorted" | "min" | "max" | "sort" | "sum", _) => budget.weigh(all, 1),
+        _ => budget.spend(all.size() as u64),
     }
+}
+
+fn list(name: &str, items: &[Value], rest: &[Value]) -> Called {
     let has = |items: &[Value], wanted: &Value| items.iter().any(|item| item.is_equal(wanted));
     let optional = |found: Option<&Value>| Value::Optional(found.cloned().map(Box::new));
     let outcome = match (name, rest) {
@@ -68,7 +82,7 @@ fn list(name: &str, items: &[Value], rest: &[Value], budget: &mut Budget) -> Cal
                     other => flat.push(other.clone()),
                 }
             }
-            budget.spend(flat.len() as u64).map(|()| flat.into())
+            Ok(flat.into())
         }
         ("first", []) => Ok(optional(items.first())),
         ("last", []) => Ok(optional(items.last())),

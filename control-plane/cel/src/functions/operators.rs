@@ -11,14 +11,16 @@ pub fn call(name: &str, args: &[Value], budget: &mut Budget) -> Called {
         ("-_", [Value::Int(number)]) => number.checked_neg().map(Value::Int).ok_or_else(overflow),
         ("-_", [Value::Double(number)]) => Ok(Value::Double(-number)),
         ("_==_" | "_!=_", [one, other]) => {
-            budget.walk(one.size().min(other.size())).map(|()| Value::Bool(one.is_equal(other) == (name == "_==_")))
+            // A comparison ends with the smaller of both.
+            let smaller = if one.weight(budget.left()) < other.weight(budget.left()) { one } else { other };
+            budget.weigh(smaller, 1).map(|()| Value::Bool(one.is_equal(other) == (name == "_==_")))
         }
         ("_<_" | "_<=_" | "_>_" | "_>=_", [one, other]) => ordered(name, one, other, budget)?,
         ("_+_", [one, other]) => add(one, other, budget)?,
         ("_-_", [one, other]) => subtract(one, other)?,
         ("_*_" | "_/_" | "_%_", [one, other]) => multiply(name, one, other)?,
-        ("@in", [item, Value::List(items)]) => {
-            budget.spend(items.len() as u64).map(|()| Value::Bool(items.iter().any(|other| item.is_equal(other))))
+        ("@in", [item, all @ Value::List(items)]) => {
+            budget.weigh(all, 1).map(|()| Value::Bool(items.iter().any(|other| item.is_equal(other))))
         }
         ("@in", [item, Value::Map(fields)]) => {
             Ok(Value::Bool(Key::of(item).is_some_and(|key| fields.contains_key(&key))))
@@ -94,7 +96,7 @@ fn add(one: &Value, other: &Value, budget: &mut Budget) -> Called {
         (Value::Bytes(one), Value::Bytes(other)) => {
             budget.walk(one.len() + other.len()).map(|()| Value::Bytes([&**one, &**other].concat().into()))
         }
-        (Value::List(one), Value::List(other)) => budget.walk(one.len() + other.len()).map(|()| {
+        (Value::List(one), Value::List(other)) => budget.spend((one.len() + other.len()) as u64).map(|()| {
             let items: Vec<Value> = one.iter().chain(other.iter()).cloned().collect();
             items.into()
         }),

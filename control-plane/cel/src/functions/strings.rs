@@ -61,11 +61,14 @@ pub fn call(name: &str, args: &[Value], budget: &mut Budget) -> Called {
                 _ => text.replace(&**old, new).into(),
             })
         }
-        ("split", [Value::String(by), limit @ ..]) => Ok(split(text, by, limit)),
+        ("split", [Value::String(by), limit @ ..]) => {
+            let parts = if by.is_empty() { text.len() } else { text.matches(&**by).count() };
+            budget.spend(parts as u64).map(|()| split(text, by, limit))
+        }
         ("substring", [Value::Int(start), end @ ..]) => substring(text, *start, end),
         ("trim", []) => Ok(text.trim().into()),
         ("reverse", []) => Ok(text.chars().rev().collect::<String>().into()),
-        ("format", [Value::List(args)]) => format(text, args),
+        ("format", [Value::List(args)]) => format(text, args, budget),
         ("jsonpatch.escapeKey", []) => Ok(text.replace('~', "~0").replace('/', "~1").into()),
         _ => return None,
     };
@@ -171,7 +174,7 @@ fn substring(text: &str, start: i64, end: &[Value]) -> Result<Value, Fault> {
 }
 
 /// `%s %d %f %e %x %X %o %b %%`, with `.N` for the digits behind the point.
-fn format(text: &str, args: &[Value]) -> Result<Value, Fault> {
+fn format(text: &str, args: &[Value], budget: &mut Budget) -> Result<Value, Fault> {
     const DIGITS_MAX: usize = 1000;
     let (mut out, mut args, mut letters) = (String::new(), args.iter(), text.chars().peekable());
     while let Some(letter) = letters.next() {
@@ -193,6 +196,8 @@ fn format(text: &str, args: &[Value]) -> Result<Value, Fault> {
             continue;
         }
         let arg = args.next().ok_or_else(|| Fault::new("index out of range: too few arguments"))?;
+        budget.weigh(arg, 1)?;
+        budget.walk(digits.unwrap_or(0))?;
         out.push_str(&formatted(verb, digits, arg)?);
     }
     Ok(out.into())

@@ -48,9 +48,9 @@ fn part(name: &str, at: Zoned) -> Option<Value> {
 fn zone(text: &str) -> Result<TimeZone, Fault> {
     let unknown = || Fault::new(format!("unknown time zone {text}"));
     if let Some((hours, minutes)) = text.split_once(':') {
-        let (hours, minutes): (i32, i32) = hours.parse().ok().zip(minutes.parse().ok()).ok_or_else(unknown)?;
-        let minutes = if text.starts_with('-') { -minutes } else { minutes };
-        let offset = jiff::tz::Offset::from_seconds(hours.saturating_mul(3600) + minutes * 60);
+        let (hours, minutes): (i8, u8) = hours.parse().ok().zip(minutes.parse().ok()).ok_or_else(unknown)?;
+        let minutes = if text.starts_with('-') { -i32::from(minutes) } else { i32::from(minutes) };
+        let offset = jiff::tz::Offset::from_seconds(i32::from(hours) * 3600 + minutes * 60);
         return offset.map(TimeZone::fixed).map_err(|_| unknown());
     }
     TimeZone::get(text).map_err(|_| unknown())

@@ -122,7 +122,7 @@ fn changed(
     let program = change.program.as_ref().map_err(Clone::clone)?;
     let names = case.variables.with_object(object);
     let value = program.evaluate_once(&names, budget).map_err(|fault| expressions::told(&fault, &change.text))?;
-    let value = to_json(&value);
+    let value = to_json(&value).map_err(|fault| expressions::told(&fault, &change.text))?;
     let mut new = if change.is_json_patch {
         patch::json(object, &value).map_err(|error| format!("JSON Patch: {error}"))?
     } else {

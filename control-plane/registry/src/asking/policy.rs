@@ -271,7 +271,8 @@ impl Bindings for Names<'_> {
         }
         let (_, program) = self.variables.iter().find(|(own, _)| own == variable)?;
         let value = match program {
-            Ok(program) => program.evaluate(self, budget),
+            // It may be used by many expressions, and by other variables, so it may not grow with each.
+            Ok(program) => program.evaluate(self, budget).and_then(|value| value.leaves().map(|()| value)),
             Err(why) => Err(Fault::Failed(why.clone())),
         };
         self.known.borrow_mut().insert(variable.to_owned(), value.clone());
