@@ -101,13 +101,13 @@ pub(crate) fn add_object_fields(definition: &mut Value) {
     let properties = definition.entry("properties").or_insert_with(|| Value::Object(Map::new()));
     let Some(properties) = properties.as_object_mut() else { return };
     let about = [
-        ("apiVersion", "The group and version of the schema that this object is written in."),
-        ("kind", "The kind of this object, in CamelCase. It cannot be changed."),
+        ("apiVersion", "APIVersion defines the group and version of the schema that this object is written in."),
+        ("kind", "Kind is what this object is, in CamelCase. It cannot be changed."),
     ];
     for (field, description) in about {
         properties.insert(field.to_owned(), json!({"type": "string", "description": description}));
     }
-    let description = "What all objects have: name, labels, owners and such.";
+    let description = "Standard object's metadata: name, labels, owners and such.";
     properties
         .insert("metadata".to_owned(), json!({"$ref": format!("{REF}{OBJECT_META}"), "description": description}));
 }

@@ -4,6 +4,8 @@
 //! owners lives as long as one of them does. Two finalizers tell what an owner wants before it goes: `foregroundDeletion`,
 //! that its dependents go first; `orphan`, that they stay and forget it.
 
+use std::collections::BTreeSet;
+
 use copepod_api::{DeleteOptions, Key, Object, Plan, Resource, Timestamp, User, meta::Owner, request::Propagation};
 use copepod_store::{Event, EventKind, View};
 use serde_json::{Value, json};
@@ -109,12 +111,27 @@ fn await_dependents(plan: &mut Plan, view: &View, user: &User, object: &Object) 
         dependent.meta.owner_references.iter().find(own).is_some_and(|owner| owner.block_owner_deletion == Some(true))
     };
     let dependents: Vec<_> = view.dependents(&object.meta.uid).collect();
-    let blocking = dependents.iter().filter(blocks).count();
+    let blocking = dependents.iter().filter(blocks).filter(|it| !awaits(view, it, &object.meta.uid)).count();
     if blocking == 0 {
         plan.push(drop_finalizer(user, object, FOREGROUND));
     } else {
         plan.because(format!("{blocking} dependents of {} are not gone yet", object.key));
     }
+}
+
+/// Whether an object waits, over others that wait, for `uid`: a circle, in which nobody would ever go first.
+fn awaits(view: &View, object: &Object, uid: &str) -> bool {
+    let mut seen = BTreeSet::new();
+    let mut open = vec![object];
+    while let Some(next) = open.pop() {
+        if next.meta.uid == uid {
+            return true;
+        }
+        if is_waiting(next) && seen.insert(next.meta.uid.as_str()) {
+            open.extend(view.dependents(&next.meta.uid).map(|dependent| &**dependent));
+        }
+    }
+    false
 }
 
 /// Lives on with a living owner, goes with the last one.
@@ -221,6 +238,24 @@ mod tests {
         assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "configmaps default/b")), @"delete configmap b Foreground");
         world.settle();
         assert_snapshot!(world.summary_of("configmaps"), @"");
+    }
+
+    #[test]
+    fn a_circle_of_owners_does_not_hold_itself() {
+        let mut world = World::read(
+            "configmap a | configmap b owner=configmaps/a | configmap c owner=configmaps/b | configmap d owner=configmaps/c",
+        );
+        let last = world.value(&world.key("configmaps default/c"));
+        world.edit("configmaps default/a", |object| {
+            object["metadata"]["ownerReferences"] = serde_json::json!([{
+                "apiVersion": "v1", "kind": "ConfigMap", "name": "c", "uid": last["metadata"]["uid"],
+                "blockOwnerDeletion": true,
+            }]);
+            object["metadata"]["finalizers"] = serde_json::json!(["foregroundDeletion"]);
+            object["metadata"]["deletionTimestamp"] = serde_json::json!("2001-09-09T01:46:40Z");
+        });
+        world.settle();
+        assert_eq!(world.summary_of("configmaps"), "");
     }
 
     #[test]

@@ -53,13 +53,16 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let user = User::system("system:controller:namespace-controller");
     let mut remaining: BTreeMap<String, usize> = BTreeMap::new();
     let mut finalizers: BTreeMap<String, usize> = BTreeMap::new();
+    // Pods go first: what they use (their secrets, policies that hold them back) is there as long as they run (KEP-5080).
+    let has_pods = view.objects(&resource::PODS, Some(key.name())).next().is_some();
     for resource in view.resources().filter(|resource| **resource != resource::NAMESPACES) {
+        let is_due = !has_pods || *resource == resource::PODS;
         for object in view.objects(resource, Some(key.name())) {
             *remaining.entry(resource.to_string()).or_insert(0) += 1;
             for finalizer in object.meta.finalizers.iter().filter(|_| object.meta.is_leaving()) {
                 *finalizers.entry(finalizer.clone()).or_insert(0) += 1;
             }
-            if !object.meta.is_leaving() && plan.requests.len() < BURST {
+            if is_due && !object.meta.is_leaving() && plan.requests.len() < BURST {
                 let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
                 plan.push(write::delete(&user, object, options));
             }
@@ -155,7 +158,6 @@ mod tests {
         let mut world = World::read("configmap a | pod p - on=n1 | configmap held leaving finalizer=example.com/keep");
         world.close("default");
         assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "namespaces default")), @r"
-            delete configmap a Background
             delete pod p Background
             status namespace default {conditions:[NamespaceDeletionDiscoveryFailure=False:ResourcesDiscovered,NamespaceDeletionContentFailure=False:ContentDeleted,NamespaceContentRemaining=True:SomeResourcesRemain,NamespaceFinalizersRemaining=True:SomeFinalizersRemain],phase:Terminating}
             because namespace default still contains 2 configmaps, 1 pods

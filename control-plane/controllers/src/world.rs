@@ -255,7 +255,7 @@ impl World {
         self.bounds = Some((app.to_owned(), floor, ceiling));
     }
 
-    fn key(&self, text: &str) -> Key {
+    pub fn key(&self, text: &str) -> Key {
         let (resource, name) = text.split_once(' ').unwrap();
         let (plural, group) = resource.split_once('.').unwrap_or((resource, ""));
         let name = match name.split_once('/') {

@@ -16,7 +16,7 @@ pub fn document(groups: impl Iterator<Item = Value>) -> Value {
             for (name, mut schema) in schemas {
                 // Kinds of several groups share definitions, and each group says its own of them.
                 let own = kinds_of(&mut schema);
-                let definition = definitions.entry(name).or_insert_with(|| self::schema(schema));
+                let definition = definitions.entry(name).or_insert_with(|| whole(schema));
                 add_kinds(definition, own);
             }
         }
@@ -57,6 +57,15 @@ fn add_kinds(definition: &mut Value, kinds: Vec<Value>) {
                 known.push(kind);
             }
         }
+    }
+}
+
+/// A kind that takes any field at all is told as just an object: older clients take the fields that a schema names for
+/// all that there are.
+fn whole(schema: Value) -> Value {
+    match schema["x-kubernetes-preserve-unknown-fields"] == true {
+        true => json!({"type": "object"}),
+        false => self::schema(schema),
     }
 }
 

@@ -107,7 +107,11 @@ fn open_namespace(world: &World<'_>, row: &Row, request: &Request, object: &Valu
 /// What the system says about a new object, whatever the client said.
 fn begin(world: &mut World<'_>, row: &Row, object: &mut Value) -> StatusResult<()> {
     if row.has_status() && !row.hooks.keeps_status {
-        json::remove(object, "status");
+        match row.is_custom() {
+            true => json::remove(object, "status"),
+            // Nothing has happened yet; clients read the fields of a status without asking whether there is one.
+            false => json::set(object, "status", serde_json::json!({})),
+        }
     }
     let (high, low) = (world.random(), world.random());
     let now = time::rfc3339(world.now);
