@@ -176,6 +176,16 @@ quantity.sub(int) quantity
 quantity.compareTo(quantity) int
 quantity.isGreaterThan(quantity) bool
 quantity.isLessThan(quantity) bool
+semver(string) semver
+semver(string,bool) semver
+isSemver(string) bool
+isSemver(string,bool) bool
+semver.major() int
+semver.minor() int
+semver.patch() int
+semver.compareTo(semver) int
+semver.isLessThan(semver) bool
+semver.isGreaterThan(semver) bool
 url(string) url
 isURL(string) bool
 url.getScheme() string
@@ -352,6 +362,7 @@ fn type_of(text: &str) -> Option<Type> {
         "dyn" => Type::Dyn,
         "quantity" => Type::Named("kubernetes.Quantity"),
         "url" => Type::Named("kubernetes.URL"),
+        "semver" => Type::Named("kubernetes.Semver"),
         "ip" => Type::Named("net.IP"),
         "cidr" => Type::Named("net.CIDR"),
         "format" => Type::Named("kubernetes.NamedFormat"),

@@ -7,7 +7,7 @@ use copepod_api::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 
 use crate::Fault;
-use crate::functions::{net::Cidr, time, url::Url};
+use crate::functions::{net::Cidr, time, url::Url, versions::Version};
 
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -30,6 +30,7 @@ pub enum Value {
     Url(Arc<Url>),
     Ip(IpAddr),
     Cidr(Cidr),
+    Version(Arc<Version>),
     /// A named format of texts: `format.dns1123Label()`.
     Format(&'static str),
     /// Something that answers through whoever evaluates: the authorizer.
@@ -164,6 +165,7 @@ impl Value {
             Value::Url(_) => "kubernetes.URL",
             Value::Ip(_) => "net.IP",
             Value::Cidr(_) => "net.CIDR",
+            Value::Version(_) => "kubernetes.Semver",
             Value::Format(_) => "kubernetes.NamedFormat",
             Value::Host(host) => host.type_name(),
         }
@@ -196,6 +198,7 @@ impl Value {
                 one.name == other.name && one.fields.len() == other.fields.len() && one.fields.iter().all(is_same)
             }
             (Value::Url(one), Value::Url(other)) => one == other,
+            (Value::Version(one), Value::Version(other)) => one == other,
             (Value::Ip(one), Value::Ip(other)) => one == other,
             (Value::Cidr(one), Value::Cidr(other)) => one == other,
             (Value::Format(one), Value::Format(other)) => one == other,

@@ -60,6 +60,7 @@ pub fn text_of(value: &Value) -> Option<String> {
         Value::Cidr(cidr) => cidr.to_string(),
         Value::Quantity(quantity) => quantity.to_string(),
         Value::Url(url) => url.to_string(),
+        Value::Version(version) => version.to_string(),
         _ => return None,
     })
 }

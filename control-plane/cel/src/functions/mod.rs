@@ -9,6 +9,7 @@ mod quantities;
 mod strings;
 pub mod time;
 pub mod url;
+pub mod versions;
 
 pub use convert::text_of;
 
@@ -27,7 +28,7 @@ pub fn call(name: &str, mut args: Vec<Value>, budget: &mut Budget) -> Result<Val
         return host.call(name, rest).unwrap_or_else(|| Err(no_overload()));
     }
     let known = [operators::call, strings::call, lists::call, convert::call, time::call, quantities::call, net::call];
-    let rest = [url::call, formats::call];
+    let rest = [url::call, formats::call, versions::call];
     let found = known.into_iter().chain(rest).find_map(|call| call(name, &args, budget));
     found.unwrap_or_else(|| Err(no_overload()))
 }

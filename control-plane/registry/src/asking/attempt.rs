@@ -31,9 +31,8 @@ pub struct Attempt<'a> {
     pub target: &'a Target,
     pub operation: Operation,
     pub old: Option<&'a Value>,
-    /// The options of the request: `CreateOptions` and the like; null for connections.
-    pub options: Value,
-    pub dry_run: bool,
+    /// What is to be done, and how; connections have neither.
+    pub asked: Option<(&'a Action, &'a WriteOptions)>,
 }
 
 /// A group, a version and what stands in them: a kind or a resource.
@@ -52,8 +51,7 @@ impl<'a> Attempt<'a> {
             target: &request.target,
             operation,
             old,
-            options: options(&request.action, &request.options),
-            dry_run: request.options.dry_run,
+            asked: Some((&request.action, &request.options)),
         }
     }
 
@@ -111,8 +109,8 @@ impl<'a> Attempt<'a> {
             "requestResource": named(resource(self.row), "resource"),
             "operation": self.operation.name(),
             "userInfo": user_info(self.user),
-            "dryRun": self.dry_run,
-            "options": self.options,
+            "dryRun": self.asked.is_some_and(|(_, options)| options.dry_run),
+            "options": self.asked.map_or(Value::Null, |(action, own)| options(action, own)),
         });
         for (field, value) in [("name", self.name(object)), ("namespace", self.namespace(object))] {
             if !value.is_empty() {

@@ -30,8 +30,7 @@ pub fn connect(
         target: connection.target,
         operation: Operation::Connect,
         old: None,
-        options: Value::Null,
-        dry_run: false,
+        asked: None,
     };
     let asked = ask(&mut world, &attempt, connection.options);
     if !world.open.is_empty() {

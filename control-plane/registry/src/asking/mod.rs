@@ -29,13 +29,14 @@ use crate::pipeline::World;
 /// The resources that say who is asked. Nobody is asked about these, or a wrong one could never be repaired.
 const GROUP: &str = "admissionregistration.k8s.io";
 
-/// Lets those change the object who may.
-pub(crate) fn mutate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &mut Value) -> StatusResult<()> {
+/// Lets those change the object who may; says whether anybody did.
+pub(crate) fn mutate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &mut Value) -> StatusResult<bool> {
     if &*attempt.row.kind.group == GROUP {
-        return Ok(());
+        return Ok(false);
     }
-    mutating::mutate(world, attempt, object)?;
-    webhook::mutate(world, attempt, object)
+    let by_policies = mutating::mutate(world, attempt, object)?;
+    let by_webhooks = webhook::mutate(world, attempt, object)?;
+    Ok(by_policies || by_webhooks)
 }
 
 /// Asks everybody whether the write, as it is now, may happen.

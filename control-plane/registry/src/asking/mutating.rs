@@ -60,12 +60,12 @@ pub fn wanted(is_json_patch: bool) -> [Type; 1] {
 }
 
 /// Carries out the changes of all policies in force, by the names of the policies; then once more those of the policies
-/// that want to see what others changed after them.
-pub fn mutate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &mut Value) -> StatusResult<()> {
+/// that want to see what others changed after them. Says whether anything changed.
+pub fn mutate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &mut Value) -> StatusResult<bool> {
     let policies = world.view.derived(&POLICIES, |policies| {
         policies.filter_map(|policy| policy.derived(Mutating::of)).collect::<Vec<Arc<Mutating>>>()
     });
-    let Some(policies) = policies.filter(|_| !object.is_null() && attempt.is_of_kind()) else { return Ok(()) };
+    let Some(policies) = policies.filter(|_| !object.is_null() && attempt.is_of_kind()) else { return Ok(false) };
     let mut last_change = None;
     for (place, mutating) in policies.iter().enumerate() {
         if change_by(world, mutating, attempt, object)? {
@@ -75,7 +75,7 @@ pub fn mutate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &mut Value) 
     for mutating in policies[..last_change.unwrap_or(0)].iter().filter(|mutating| mutating.is_reinvoked) {
         change_by(world, mutating, attempt, object)?;
     }
-    Ok(())
+    Ok(last_change.is_some())
 }
 
 /// Says whether the object is another afterwards.

@@ -104,13 +104,15 @@ impl Webhook {
 }
 
 /// Asks those who may change the object, one after the other; then once more those who want to see what others changed
-/// after them.
-pub fn mutate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &mut Value) -> StatusResult<()> {
-    let Some(webhooks) = all(&world.view, &MUTATING) else { return Ok(()) };
+/// after them. Says whether anything changed.
+pub fn mutate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &mut Value) -> StatusResult<bool> {
+    let Some(webhooks) = all(&world.view, &MUTATING) else { return Ok(false) };
+    let mut has_changed = false;
     let mut again = vec![false; webhooks.len()];
     for (place, webhook) in webhooks.iter().enumerate() {
         let Some(found) = webhook.is_asked(world, attempt, object)? else { continue };
         if change(world, attempt, webhook, &found, object)? {
+            has_changed = true;
             for (earlier, is_due) in webhooks[..place].iter().zip(&mut again) {
                 *is_due |= earlier.is_reinvoked && earlier.is_asked(world, attempt, object)?.is_some();
             }
@@ -121,7 +123,7 @@ pub fn mutate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &mut Value) 
             change(world, attempt, webhook, &found, object)?;
         }
     }
-    Ok(())
+    Ok(has_changed)
 }
 
 /// Asks one; says whether the object is another afterwards.

@@ -62,7 +62,10 @@ pub fn create_admitted(
     admission::complete(world, &write, &mut object)?;
     row.fill(&mut object);
     let attempt = Attempt { operation: Operation::Create, ..Attempt::of(row, request, None) };
-    asking::mutate(world, &attempt, &mut object)?;
+    if asking::mutate(world, &attempt, &mut object)? {
+        // What somebody put in gets what the cluster says of it, too: the limits and the token of a container.
+        admission::complete(world, &write, &mut object)?;
+    }
     begin(world, row, &mut object)?;
     (row.hooks.stamp)(world, request, &mut object);
     row.fill(&mut object);

@@ -188,15 +188,23 @@ fn carry_out(world: &mut World<'_>, request: &Request) -> StatusResult<Reply> {
 
 /// What a subresource of its own meaning is sent, after everybody was asked about it.
 fn admitted<'r>(world: &mut World<'_>, row: &Row, request: &'r Request) -> StatusResult<Cow<'r, Request>> {
-    let Action::Create { object } = &request.action else { return Ok(Cow::Borrowed(request)) };
-    let attempt = Attempt::of(row, request, None);
+    let (object, live) = match &request.action {
+        Action::Create { object } => (object, None),
+        Action::Update { object } => (object, Some(world.find(row, &request.target)?)),
+        _ => return Ok(Cow::Borrowed(request)),
+    };
+    let attempt = Attempt::of(row, request, live.as_ref().map(|live| live.value()));
     let mut changed = object.clone();
     asking::mutate(world, &attempt, &mut changed)?;
     asking::validate(world, &attempt, &changed)?;
-    Ok(match changed == *object {
-        true => Cow::Borrowed(request),
-        false => Cow::Owned(Request { action: Action::Create { object: changed }, ..request.clone() }),
-    })
+    if changed == *object {
+        return Ok(Cow::Borrowed(request));
+    }
+    let action = match request.action {
+        Action::Create { .. } => Action::Create { object: changed },
+        _ => Action::Update { object: changed },
+    };
+    Ok(Cow::Owned(Request { action, ..request.clone() }))
 }
 
 /// The subresource is some of the object's fields.

@@ -81,9 +81,13 @@ fn a_webhook_changes_a_pod_and_defaults_follow() {
     let hook = webhook("add", "pods", &["CREATE"], json!({}));
     fixture.create(MUTATING, configuration("m", json!([hook]))).unwrap();
     let patch = json!([{"op": "add", "path": "/spec/initContainers", "value": [{"name": "first", "image": "i:1"}]}]);
+    let range =
+        json!({"metadata": {"name": "r"}, "spec": {"limits": [{"type": "Container", "default": {"cpu": "1"}}]}});
+    fixture.create("limitranges", range).unwrap();
     let (made, asked) = carry_out(&mut fixture, create("pods", pod("web")), |_| patched(patch.clone()));
     let made = made.unwrap();
     assert_eq!(made["spec"]["initContainers"][0]["terminationMessagePolicy"], "File");
+    assert_eq!(made["spec"]["initContainers"][0]["resources"]["limits"]["cpu"], "1", "and what the namespace says");
 
     let shown = &asked[0].request;
     assert_eq!((&shown["operation"], &shown["name"]), (&json!("CREATE"), &json!("web")));
@@ -243,6 +247,23 @@ fn a_scale_is_asked_about_as_a_scale() {
     assert_eq!(asked[0].request["kind"], json!({"group": "autoscaling", "version": "v1", "kind": "Scale"}));
     assert_eq!(asked[0].request["subResource"], "scale");
     assert_eq!(asked[0].request["oldObject"]["spec"]["replicas"], 1);
+}
+
+#[test]
+fn subresources_of_their_own_meaning_are_asked_about_as_what_is_sent() {
+    let mut fixture = Fixture::new();
+    fixture.create("pods", pod("p")).unwrap();
+    fixture.create("nodes", json!({"metadata": {"name": "n1"}})).unwrap();
+    let hook = webhook("h", "pods/binding", &["CREATE"], json!({}));
+    fixture.create(VALIDATING, configuration("v", json!([hook]))).unwrap();
+    let object = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    let refuse = |_: &Question| Ok(Verdict::default());
+    let (refused, asked) = carry_out(&mut fixture, create("pods/p/binding", object.clone()), refuse);
+    assert!(refused.unwrap_err().contains("denied the request without explanation"));
+    assert_eq!(asked[0].request["kind"]["kind"], "Binding");
+    assert_eq!(asked[0].request["object"]["target"]["name"], "n1");
+    let (bound, _) = carry_out(&mut fixture, create("pods/p/binding", object), |_| allowed());
+    bound.unwrap();
 }
 
 #[test]
