@@ -434,19 +434,16 @@ spec:
 
 /// A root directory of the static busybox under all its names.
 fn busybox_root() -> PathBuf {
+    const APPLETS: &[&str] =
+        &["cat", "chmod", "echo", "hostname", "id", "nslookup", "rm", "sleep", "tar", "test", "touch", "wget", "sh"];
     let root = program().with_file_name("busybox-root");
-    if !root.join("bin/sh").exists() {
-        fs::create_dir_all(root.join("bin")).expect("made");
-        fs::create_dir_all(root.join("tmp")).expect("made");
+    fs::create_dir_all(root.join("bin")).expect("made");
+    fs::create_dir_all(root.join("tmp")).expect("made");
+    if !root.join("bin/busybox").exists() {
         fs::copy("/bin/busybox", root.join("bin/busybox")).expect("busybox-static is installed");
-        for applet in
-            ["cat", "chmod", "echo", "hostname", "id", "nslookup", "rm", "sleep", "tar", "test", "touch", "wget", "sh"]
-        {
-            let link = root.join("bin").join(applet);
-            if !link.exists() {
-                std::os::unix::fs::symlink("busybox", link).expect("linked");
-            }
-        }
+    }
+    for link in APPLETS.iter().map(|applet| root.join("bin").join(applet)).filter(|link| !link.exists()) {
+        std::os::unix::fs::symlink("busybox", link).expect("linked");
     }
     root
 }

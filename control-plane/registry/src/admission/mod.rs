@@ -7,6 +7,7 @@
 
 mod default_class;
 mod limit_ranger;
+mod pod_security;
 mod priority;
 mod resource_quota;
 mod service_account;
@@ -16,6 +17,9 @@ use copepod_api::{Request, Resource, Status, StatusResult};
 use serde_json::Value;
 
 use crate::{Row, json::text, pipeline::World};
+
+#[cfg(test)]
+pub(crate) use pod_security::watched;
 
 /// What is about to happen to an object.
 pub(crate) struct Write<'a> {
@@ -43,6 +47,7 @@ const PLUGINS: &[Plugin] = &[
     priority::PLUGIN,
     tolerations::PLUGIN,
     default_class::PLUGIN,
+    pod_security::PLUGIN,
     resource_quota::PLUGIN,
 ];
 

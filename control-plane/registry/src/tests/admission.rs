@@ -129,3 +129,66 @@ fn what_names_no_class_has_the_default_one() {
     let made = world.create("persistentvolumeclaims", claim("b", json!(""))).unwrap();
     assert_eq!(made["spec"]["storageClassName"], "");
 }
+
+fn guarded(world: &mut Fixture, labels: Value) {
+    world.merge("namespaces/default", json!({"metadata": {"labels": labels}})).unwrap();
+}
+
+#[test]
+fn a_level_of_pod_security_refuses_what_goes_beyond_it() {
+    let mut world = Fixture::new();
+    guarded(&mut world, json!({"pod-security.kubernetes.io/enforce": "baseline"}));
+    world.create("pods", pod("plain")).unwrap();
+    let mut bad = pod("a");
+    bad["spec"]["hostNetwork"] = json!(true);
+    bad["spec"]["volumes"] = json!([{"name": "v", "hostPath": {"path": "/"}}]);
+    bad["spec"]["containers"][0]["securityContext"] =
+        json!({"privileged": true, "capabilities": {"add": ["SYS_ADMIN", "CHOWN"]}});
+    assert_eq!(
+        refusal(world.create("pods", bad)),
+        "403 Forbidden: pods \"a\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces \
+         (hostNetwork=true), privileged (container \"c\" must not set securityContext.privileged=true), non-default \
+         capabilities (container \"c\" must not include \"SYS_ADMIN\" in securityContext.capabilities.add), hostPath \
+         volumes (volume \"v\")"
+    );
+    guarded(&mut world, json!({"pod-security.kubernetes.io/enforce": "restricted"}));
+    assert_eq!(
+        refusal(world.create("pods", pod("b"))),
+        "403 Forbidden: pods \"b\" is forbidden: violates PodSecurity \"restricted:latest\": allowPrivilegeEscalation \
+         != false (container \"c\" must set securityContext.allowPrivilegeEscalation=false), unrestricted capabilities \
+         (container \"c\" must set securityContext.capabilities.drop=[\"ALL\"]), runAsNonRoot != true (pod or container \
+         \"c\" must set securityContext.runAsNonRoot=true), seccompProfile (pod or container \"c\" must set \
+         securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"
+    );
+    let mut good = pod("c");
+    good["spec"]["securityContext"] = json!({"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}});
+    good["spec"]["containers"][0]["securityContext"] =
+        json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}});
+    world.create("pods", good).unwrap();
+    // A label or an annotation may still change on what was there before.
+    world.merge("pods/plain", json!({"metadata": {"labels": {"x": "y"}}})).unwrap();
+}
+
+#[test]
+fn what_makes_pods_and_a_stricter_level_warn() {
+    let mut world = Fixture::new();
+    world.create("pods", pod("old")).unwrap();
+    let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    let patch = copepod_api::Patch::Merge(json!({"metadata": {"labels": labels}}));
+    let reply = world.one(super::fixture::request("namespaces/default", copepod_api::Action::Patch { patch })).unwrap();
+    assert_eq!(
+        reply.warnings[0],
+        "existing pods in namespace \"default\" violate the new PodSecurity enforce level \"restricted:latest\""
+    );
+    assert!(reply.warnings[1].starts_with("old: allowPrivilegeEscalation != false"), "{:?}", reply.warnings);
+    let object = super::fixture::deployment("web");
+    let reply = world.one(super::fixture::request("deployments", copepod_api::Action::Create { object })).unwrap();
+    assert!(reply.warnings[0].starts_with("would violate PodSecurity \"restricted:latest\": "), "{:?}", reply.warnings);
+    let odd = json!({"metadata": {"name": "odd", "labels": {"pod-security.kubernetes.io/warn": "loose"}}});
+    let said = refusal(world.create("namespaces", odd));
+    assert!(said.contains("metadata.labels[pod-security.kubernetes.io/warn]: Invalid value: \"loose\": must be one of privileged, baseline, restricted"), "{said}");
+    let catalog = crate::Catalog::of(&world.view);
+    for resource in crate::admission::watched() {
+        assert!(catalog.row(&resource, "").is_some(), "{resource} is served");
+    }
+}
