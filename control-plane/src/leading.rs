@@ -2,16 +2,34 @@
 
 use std::sync::Arc;
 
-use copepod_identity::Authority;
+use copepod_apiserver::Tunnels;
+use copepod_identity::{Authority, Issued};
 use copepod_nodes::Hub;
 use copepod_replica::Replica;
 use copepod_store::Door;
 
-use crate::{bootstrap, driver, keyed, scheduling};
+use crate::{
+    bootstrap, driver, keyed,
+    registrations::{self, Local},
+    scheduling,
+};
 
-pub async fn while_leading(replica: Replica, door: Arc<dyn Door>, hub: Arc<Hub>, authority: Arc<Authority>) {
+/// What the work of a leader is done with.
+pub struct Means {
+    pub replica: Replica,
+    pub door: Arc<dyn Door>,
+    pub hub: Arc<Hub>,
+    pub tunnels: Arc<dyn Tunnels>,
+    pub authority: Arc<Authority>,
+    /// As whom programs are asked that serve groups of their own.
+    pub front_proxy: Issued,
+}
+
+pub async fn while_leading(means: Means) {
+    let Means { replica, door, hub, tunnels, authority, front_proxy } = means;
     let controllers = copepod_controllers::ALL.iter().map(|controller| Box::new(controller) as Box<dyn driver::Job>);
-    let jobs: Vec<Box<dyn driver::Job>> = controllers.chain(keyed::jobs(&authority)).collect();
+    let jobs: Vec<Box<dyn driver::Job>> =
+        controllers.chain(keyed::jobs(&authority)).chain([Box::new(Local) as _]).collect();
     let mut role = replica.role();
     loop {
         let Ok(leading) = role.wait_for(|role| role.leading).await.map(|role| role.clone()) else { return };
@@ -21,6 +39,7 @@ pub async fn while_leading(replica: Replica, door: Arc<dyn Door>, hub: Arc<Hub>,
             () = bootstrap::run(door.clone(), replica.clone()) => (),
             () = driver::run(door.clone(), &jobs) => (),
             () = scheduling::run(door.clone()) => (),
+            () = registrations::run(door.clone(), tunnels.clone(), Some(front_proxy.clone())) => (),
             () = copepod_nodes::watch_silence(door.clone(), hub.clone()) => (),
         }
         // Agents are sent on to whoever leads.

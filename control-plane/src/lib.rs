@@ -14,6 +14,7 @@ mod leading;
 mod links;
 mod logs;
 mod peers;
+mod registrations;
 mod roles;
 mod scheduling;
 mod server;

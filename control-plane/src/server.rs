@@ -9,7 +9,6 @@ use copepod_identity::Authority;
 use copepod_nodes::{Hub, NodeFront};
 use copepod_proto::nodes::nodes_server::NodesServer;
 use copepod_replica::{Member, Replica};
-use copepod_store::Door;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +18,7 @@ use crate::{
     door::ServerDoor,
     join,
     keys::{Keys, write_private},
-    leading,
+    leading::{self, Means},
     links::Links,
     logs::NodeTunnels,
     peers::{PeerFront, PeerTransport},
@@ -88,11 +87,19 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
     let tls = copepod_identity::server_config(&certificate, &issued).map_err(identity)?;
     let own = Some((issued.certificate_pem.as_str(), issued.key_pem.as_str()));
     let forwarder = Forwarder::new(copepod_identity::client_config(&certificate, own).map_err(identity)?);
-    let rest =
-        copepod_apiserver::router(door.clone(), tunnels, copepod_apiserver::Config { forwarder: Some(forwarder) });
+    let front_proxy = authority.issue_front_proxy(Timestamp::now()).map_err(identity)?;
+    let front = copepod_apiserver::Config { forwarder: Some(forwarder), front_proxy: Some(front_proxy.clone()) };
+    let rest = copepod_apiserver::router(door.clone(), tunnels.clone(), front);
     let router = grpc.into_axum_router().reset_fallback().merge(rest);
 
-    let loops = tokio::spawn(leading::while_leading(replica.clone(), door as Arc<dyn Door>, hub, authority));
+    let loops = tokio::spawn(leading::while_leading(Means {
+        replica: replica.clone(),
+        door,
+        hub,
+        tunnels,
+        authority,
+        front_proxy,
+    }));
     tracing::info!(name = config.name, address = config.advertise, "the server is up");
     copepod_apiserver::serve(listener, Arc::new(ArcSwap::from_pointee(tls)), router, stop).await;
 

@@ -3,17 +3,22 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{body::Body, response::Response};
-use copepod_api::{Kind, Scope, Status, StatusResult, openapi};
+use bytes::Bytes;
+use copepod_api::{Kind, Scope, Status, StatusResult, User, openapi};
 use copepod_registry::{Catalog, Row};
 use http::{
     HeaderMap, HeaderValue, StatusCode,
     header::{ETAG, IF_NONE_MATCH, VARY},
+    request::Parts,
 };
 use serde_json::{Value, json};
 
 use crate::{
     accept::{self, Encoding},
+    aggregation::{Registrations, told::Versions},
     answer,
+    forward::{self, ForLeader},
+    front::Front,
     path::Place,
     protobuf, reviews,
 };
@@ -74,11 +79,49 @@ impl Form {
     }
 }
 
-pub fn answer(place: &Place, catalog: &Catalog, headers: &HeaderMap) -> StatusResult<Response> {
+/// All that there is to be told of.
+pub struct Offer<'a> {
+    pub catalog: &'a Catalog,
+    pub registrations: &'a Registrations,
+    /// What programs serve, where they were asked.
+    pub versions: Versions,
+}
+
+/// Whether the client wants everything in one document: then programs have to be asked what they serve.
+pub fn is_aggregated(place: &Place, headers: &HeaderMap) -> bool {
+    matches!(place, Place::Groups) && matches!(Form::of(headers, place), Ok(Form::Aggregated { .. }))
+}
+
+/// Programs are reached through the leader, so where there are some, it answers.
+pub async fn at_leader(
+    front: &Front,
+    request: &Parts,
+    is_forwarded: bool,
+    user: &User,
+    registrations: &Registrations,
+) -> StatusResult<Option<Response>> {
+    if registrations.remotes().next().is_none() {
+        return Ok(None);
+    }
+    let asked = ForLeader {
+        user,
+        method: &request.method,
+        uri: &request.uri,
+        headers: &request.headers,
+        body: &Bytes::new(),
+        is_forwarded,
+    };
+    match forward::to_leader(&*front.door, front.config.forwarder.as_ref(), &asked).await? {
+        forward::Place::Here => Ok(None),
+        forward::Place::Done(response) => Ok(Some(response)),
+    }
+}
+
+pub fn answer(place: &Place, offer: &Offer<'_>, headers: &HeaderMap) -> StatusResult<Response> {
     let encoding = match Form::of(headers, place)? {
         Form::Aggregated { version, content_type } => {
             let is_core = matches!(place, Place::CoreVersions);
-            let document = everything(catalog, is_core, version).to_string();
+            let document = everything(offer, is_core, version).to_string();
             return Ok(tagged(answer::typed(200, content_type, document.clone()), document.as_bytes(), headers));
         }
         Form::Plain(encoding) => encoding,
@@ -91,20 +134,20 @@ pub fn answer(place: &Place, catalog: &Catalog, headers: &HeaderMap) -> StatusRe
         }),
         Place::Groups => json!({
             "kind": "APIGroupList", "apiVersion": "v1",
-            "groups": groups(catalog).iter().filter(|(group, _)| !group.is_empty()).map(|(group, versions)| api_group(group, versions)).collect::<Vec<_>>(),
+            "groups": groups(offer).iter().filter(|(group, _)| !group.is_empty()).map(|(group, versions)| api_group(group, versions)).collect::<Vec<_>>(),
         }),
         Place::Group(name) => {
-            let versions = groups(catalog).into_iter().find(|(group, _)| group == name && !group.is_empty());
+            let versions = groups(offer).into_iter().find(|(group, _)| group == name && !group.is_empty());
             let (group, versions) = versions.ok_or_else(Status::no_such_path)?;
             let mut group = api_group(group, &versions);
             group["kind"] = json!("APIGroup");
             group["apiVersion"] = json!("v1");
             group
         }
-        Place::Resources { group, version } => resources(catalog, group, version)?,
+        Place::Resources { group, version } => resources(offer, group, version)?,
         _ => {
             let mut paths: Vec<String> = vec!["/api".to_owned(), "/apis".to_owned()];
-            for (group, versions) in groups(catalog) {
+            for (group, versions) in groups(offer) {
                 if !group.is_empty() {
                     paths.push(format!("/apis/{group}"));
                 }
@@ -145,18 +188,20 @@ fn tagged(mut response: Response, document: &[u8], headers: &HeaderMap) -> Respo
     response
 }
 
-/// The groups with their versions, the preferred first, in the order of the rows.
-fn groups(catalog: &Catalog) -> Vec<(&str, Vec<&str>)> {
-    let of_rows = catalog.rows().iter().map(|row| (&*row.kind.group, &*row.kind.version));
+/// The groups with their versions, the preferred first, in the order of their priorities.
+fn groups<'a>(offer: &'a Offer<'_>) -> Vec<(&'a str, Vec<&'a str>)> {
+    let of_rows = offer.catalog.rows().iter().map(|row| (&*row.kind.group, &*row.kind.version));
     let of_reviews = reviews::ALL.iter().map(|review| (review.group, review.version));
     let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
-    for (group, version) in of_rows.chain(of_reviews) {
+    let of_programs = offer.registrations.remotes().map(|(group, version, _)| (group, version));
+    for (group, version) in of_rows.chain(of_reviews).chain(of_programs) {
         match groups.iter_mut().find(|(known, _)| *known == group) {
             Some((_, versions)) if versions.contains(&version) => {}
             Some((_, versions)) => versions.push(version),
             None => groups.push((group, vec![version])),
         }
     }
+    offer.registrations.sort(&mut groups);
     groups
 }
 
@@ -178,12 +223,12 @@ fn reviews_of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'st
 }
 
 /// `APIResourceList` of a group and version.
-fn resources(catalog: &Catalog, group: &str, version: &str) -> StatusResult<Value> {
-    if !groups(catalog).iter().any(|(known, versions)| *known == group && versions.contains(&version)) {
+fn resources(offer: &Offer<'_>, group: &str, version: &str) -> StatusResult<Value> {
+    if !groups(offer).iter().any(|(known, versions)| *known == group && versions.contains(&version)) {
         return Err(Status::no_such_path());
     }
     let mut resources = Vec::new();
-    for row in rows_of(catalog, group, version) {
+    for row in rows_of(offer.catalog, group, version) {
         let kind = &row.kind;
         let mut resource = json!({
             "name": kind.plural, "singularName": kind.singular, "namespaced": kind.is_namespaced(),
@@ -229,16 +274,21 @@ fn add_names(resource: &mut Value, kind: &Kind) {
 }
 
 /// Everything in one document: the core group, or all others.
-fn everything(catalog: &Catalog, core: bool, version: &str) -> Value {
-    let items: Vec<Value> = groups(catalog)
+fn everything(offer: &Offer<'_>, core: bool, version: &str) -> Value {
+    let items: Vec<Value> = groups(offer)
         .into_iter()
         .filter(|(group, _)| group.is_empty() == core)
         .map(|(group, versions)| {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|version| {
+                    if offer.registrations.remote(group, version).is_some() {
+                        let told = offer.versions.get(&(group.to_owned(), (*version).to_owned()));
+                        let unknown = || json!({"version": version, "resources": [], "freshness": "Stale"});
+                        return told.cloned().unwrap_or_else(unknown);
+                    }
                     let mut resources: Vec<Value> =
-                        rows_of(catalog, group, version).map(|row| aggregated(row)).collect();
+                        rows_of(offer.catalog, group, version).map(|row| aggregated(row)).collect();
                     resources.extend(reviews_of(group, version).map(|review| {
                         json!({
                             "resource": review.plural, "singularResource": review.singular,

@@ -11,7 +11,7 @@ use axum::{
 use copepod_access::Wish;
 use copepod_api::{Status, StatusResult, User, resource::SERVICE_ACCOUNTS};
 use copepod_registry::Catalog;
-use copepod_store::Door;
+use copepod_store::{Door, View};
 use futures::FutureExt;
 use http::{HeaderValue, Method, header::CACHE_CONTROL};
 
@@ -19,6 +19,7 @@ use crate::{
     Config, Tunnels,
     accept::{self, Offer, Wanted},
     access::{self, Access},
+    aggregation::{self, told::Told},
     answer,
     body::{self, Bodies},
     compress, discovery,
@@ -48,6 +49,7 @@ pub struct Front {
     pub fairness: Arc<Fairness>,
     pub places: streams::Places,
     pub webhooks: Webhooks,
+    pub told: Told,
     pub keys: Keys,
     pub metrics: Arc<Metrics>,
 }
@@ -62,6 +64,7 @@ impl Front {
             bodies: Bodies::default(),
             access: Access::default(),
             fairness: Arc::default(),
+            told: Told::default(),
             keys: Keys::default(),
             places: streams::Places::default(),
             metrics: Arc::default(),
@@ -104,6 +107,9 @@ struct Counted {
 async fn answer(front: &Arc<Front>, request: Request, counted: &mut Counted) -> StatusResult<Response> {
     let view = front.door.view();
     let catalog = Catalog::of(&view);
+    if let Some((parts, remote)) = aggregation::of_path(&view, request.uri().path()) {
+        return elsewhere(front, request, (parts, remote), &view, counted).await;
+    }
     let place = Place::of(request.uri().path(), &catalog)?;
     if let Place::Health(probe, check) = &place {
         return health::answer(&*front.door, *probe, check.as_deref(), request.uri());
@@ -154,10 +160,44 @@ async fn answer(front: &Arc<Front>, request: Request, counted: &mut Counted) -> 
                 Place::OpenApi(path) => {
                     openapi::answer(path.as_deref(), catalog, request.uri(), request.headers()).await
                 }
-                place => discovery::answer(&place, &catalog, request.headers()),
+                place => {
+                    let registrations = aggregation::Registrations::of(&view);
+                    let is_forwarded = who::is_forwarded(&request);
+                    let (request, _) = request.into_parts();
+                    let mut versions = Default::default();
+                    if discovery::is_aggregated(&place, &request.headers) {
+                        let answered = discovery::at_leader(front, &request, is_forwarded, &user, &registrations);
+                        if let Some(response) = answered.await? {
+                            return Ok(response);
+                        }
+                        versions = aggregation::told::versions(front, &view).await;
+                    }
+                    let offer = discovery::Offer { catalog: &catalog, registrations: &registrations, versions };
+                    discovery::answer(&place, &offer, &request.headers)
+                }
             }
         }
     }
+}
+
+/// What a program serves that is not this server.
+async fn elsewhere(
+    front: &Arc<Front>,
+    request: Request,
+    (parts, remote): (aggregation::Parts, aggregation::Remote),
+    view: &View,
+    counted: &mut Counted,
+) -> StatusResult<Response> {
+    let judge = front.access.at(view);
+    let user = who::user(front, &judge, who::caller(&request), request.headers()).await?;
+    let query = Query::of(request.uri())?;
+    let path = request.uri().path().to_owned();
+    let wish = parts.wish(&path, parts.verb(request.method(), &query));
+    let seat = front.fairness.seat(view, &user, &wish).await?;
+    counted.class = Some(seat.class());
+    judge.check(&user, &wish)?;
+    let response = aggregation::answer(front, request, &user, &remote).await?;
+    Ok(seat.settle(response))
 }
 
 async fn about_objects(

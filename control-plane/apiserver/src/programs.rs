@@ -7,6 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use copepod_api::{Status, resource::SERVICES};
+use copepod_identity::Issued;
 use copepod_store::View;
 use http::{
     StatusCode, Uri,
@@ -15,9 +16,10 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::{
-    ClientConfig, RootCertStore,
-    crypto::ring,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
+    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -87,12 +89,28 @@ impl Address {
         }
     }
 
+    /// A program behind a port of a service.
+    pub fn of_service(namespace: &str, name: &str, port: u16) -> Address {
+        let place = Place::Service { namespace: namespace.to_owned(), name: name.to_owned(), port };
+        Address { place, path: "/".to_owned() }
+    }
+
     /// A connection to the program, which has proved by its certificate to be the one.
     pub async fn connect(
         &self,
         view: &View,
         tunnels: &dyn Tunnels,
         roots: RootCertStore,
+    ) -> Result<TlsStream<Box<dyn Connection + Unpin>>, String> {
+        self.connect_with(view, tunnels, Arc::new(client(Some(roots), None)?)).await
+    }
+
+    /// A connection by other rules of trust.
+    pub async fn connect_with(
+        &self,
+        view: &View,
+        tunnels: &dyn Tunnels,
+        tls: Arc<ClientConfig>,
     ) -> Result<TlsStream<Box<dyn Connection + Unpin>>, String> {
         let connection: Box<dyn Connection + Unpin> = match &self.place {
             Place::Service { namespace, name, port } => {
@@ -113,12 +131,7 @@ impl Address {
         let host = self.host();
         let server = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
         let server = server.map_err(|_| format!("{host:?} cannot be the name of a server"))?;
-        let tls = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let connector = TlsConnector::from(Arc::new(tls));
+        let connector = TlsConnector::from(tls);
         connector.connect(server, connection).await.map_err(|error| format!("tls: {error}"))
     }
 
@@ -169,11 +182,70 @@ impl Address {
     }
 }
 
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+/// A task that lives no longer than whoever waits for it.
+pub struct AbortOnDrop(pub tokio::task::JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
+    }
+}
+
+/// How to speak TLS as a client: whom to trust (`None`: everybody), and as whom.
+pub fn client(roots: Option<RootCertStore>, own: Option<&Issued>) -> Result<ClientConfig, String> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|error| error.to_string())?;
+    let builder = match roots {
+        Some(roots) => builder.with_root_certificates(roots),
+        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))),
+    };
+    let Some(own) = own else { return Ok(builder.with_no_client_auth()) };
+    let certificate = CertificateDer::from_pem_slice(own.certificate_pem.as_bytes());
+    let key = PrivateKeyDer::from_pem_slice(own.key_pem.as_bytes());
+    let (Ok(certificate), Ok(key)) = (certificate, key) else {
+        return Err("the certificate of the front proxy is damaged".to_owned());
+    };
+    builder.with_client_auth_cert(vec![certificate], key).map_err(|error| error.to_string())
+}
+
+/// Takes every certificate for good: who asks for it gives up knowing whom he speaks to. The other side still has to
+/// hold the key of what it shows.
+#[derive(Debug)]
+struct Anybody(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anybody {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
     }
 }
 

@@ -118,7 +118,7 @@ fn moved(path: &str, uri: &Uri) -> Response {
 }
 
 /// The request as the other side gets it, and the client's connection, should both want to speak something else.
-fn passed_on(
+pub fn passed_on(
     mut request: Request,
     prefix: &str,
     rest: &str,
@@ -150,7 +150,7 @@ fn passed_on(
 }
 
 /// Removes what concerns one connection only; of a connection that is to be switched, all but the wish.
-fn forget(headers: &mut HeaderMap, is_upgrade: bool) {
+pub fn forget(headers: &mut HeaderMap, is_upgrade: bool) {
     let named: Vec<HeaderName> = headers
         .get_all(CONNECTION)
         .iter()

@@ -1,6 +1,7 @@
 //! Real clients against a cluster in memory, over loopback.
 
 mod access;
+mod aggregation;
 mod client;
 mod hostile;
 mod kubectl;

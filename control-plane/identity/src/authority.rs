@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use crate::{SERVER_NAME, SERVERS_GROUP};
+use crate::{FRONT_PROXY, SERVER_NAME, SERVERS_GROUP};
 
 /// The authority outlives every certificate it issues; replacing it means joining all machines again.
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
@@ -103,6 +103,15 @@ impl Authority {
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = subject(&format!("system:server:{name}"), Some(SERVERS_GROUP));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.issue(params, now, SERVER_VALIDITY)
+    }
+
+    /// For a server that speaks for users to programs that serve groups of their own. It is no user's certificate: roles
+    /// give nothing to whoever bears it.
+    pub fn issue_front_proxy(&self, now: Timestamp) -> Result<Issued, IdentityError> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = subject(FRONT_PROXY, None);
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.issue(params, now, SERVER_VALIDITY)
     }
 

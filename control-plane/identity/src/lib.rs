@@ -21,6 +21,9 @@ pub use wanted::{Usages, Wanted};
 /// The name in every server's certificate; clients check for it whatever address they dial.
 pub const SERVER_NAME: &str = "copepod";
 
+/// What the certificate names by which servers speak for users to other programs.
+pub const FRONT_PROXY: &str = "front-proxy-client";
+
 pub const SERVERS_GROUP: &str = "system:servers";
 pub const NODES_GROUP: &str = "system:nodes";
 pub const MASTERS_GROUP: &str = "system:masters";

@@ -13,6 +13,7 @@ mod rules;
 mod admission;
 mod admissionregistration;
 mod apiextensions;
+mod apiregistration;
 mod apps;
 mod autoscaling;
 mod batch;
@@ -75,6 +76,7 @@ pub fn rows() -> &'static [Arc<Row>] {
         let mut rows = core::rows();
         rows.extend(admissionregistration::rows());
         rows.extend(apiextensions::rows());
+        rows.extend(apiregistration::rows());
         rows.extend(apps::rows());
         rows.extend(autoscaling::rows());
         rows.extend(batch::rows());

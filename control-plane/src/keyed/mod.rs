@@ -3,6 +3,7 @@
 //! They look like the others (`copepod_controllers`) and run like them, and have one argument more.
 
 mod account_secrets;
+mod extension_authentication;
 mod root_ca;
 mod signing;
 
@@ -21,7 +22,8 @@ struct Controller {
     reconcile: fn(&Authority, &View, &Key, Timestamp) -> Plan,
 }
 
-const ALL: &[Controller] = &[root_ca::CONTROLLER, account_secrets::CONTROLLER, signing::CONTROLLER];
+const ALL: &[Controller] =
+    &[root_ca::CONTROLLER, account_secrets::CONTROLLER, signing::CONTROLLER, extension_authentication::CONTROLLER];
 
 /// All of them, with the keys.
 pub fn jobs(authority: &Arc<Authority>) -> Vec<Box<dyn Job>> {

@@ -11,10 +11,12 @@ use copepod_api::{
 };
 use copepod_registry::{Env, Testimony, Undecided, decide};
 use copepod_store::{Compacted, Cursor, Door, Event, History, Leader, View, door::Async};
+use futures::StreamExt;
 use serde_json::{Value, json};
-use tokio::sync::watch;
+use tokio::{io::AsyncWriteExt, net::TcpStream, sync::watch};
+use tokio_util::io::ReaderStream;
 
-use crate::{ExecQuery, ForwardQuery, Link, LogQuery, LogStream, Tunnels, Webhooks};
+use crate::{ExecQuery, ForwardQuery, Frame, Link, LogQuery, LogStream, Tunnels, Webhooks};
 
 pub struct Memory {
     state: Mutex<State>,
@@ -183,7 +185,19 @@ impl Tunnels for Echo {
         Box::pin(async { Err(Status::unavailable("no node is connected")) })
     }
 
-    fn forward(&self, _: ForwardQuery) -> Async<'_, Result<Link, Status>> {
-        Box::pin(async { Err(Status::unavailable("no node is connected")) })
+    /// Every port of every pod is one of this machine.
+    fn forward(&self, query: ForwardQuery) -> Async<'_, Result<Link, Status>> {
+        Box::pin(async move {
+            let connected = TcpStream::connect(("127.0.0.1", query.port)).await;
+            let (from, to) = connected.map_err(|_| Status::unavailable("no node is connected"))?.into_split();
+            let from_node = ReaderStream::new(from).map(|read| {
+                let frame = read.map(|data| Frame { channel: crate::streams::STDOUT, data });
+                frame.map_err(Status::internal)
+            });
+            let to_node = futures::sink::unfold(to, |mut to, frame: Frame| async move {
+                to.write_all(&frame.data).await.map_err(Status::internal).map(|()| to)
+            });
+            Ok(Link { from_node: Box::pin(from_node), to_node: Box::pin(to_node) })
+        })
     }
 }

@@ -14,7 +14,6 @@ const SERVED: &str = include_str!("served.txt");
 const ELSEWHERE: &[(&str, &str)] = &[
     ("v1 bindings", "an old way to say pods/binding that no client uses"),
     ("v1 componentstatuses", "deprecated since 1.19, and there are no components"),
-    ("apiregistration.k8s.io/v1", "aggregation is on its way"),
     ("authentication.k8s.io/v1", "reviews are answered by the API server and never stored"),
     ("authorization.k8s.io/v1", "reviews are answered by the API server and never stored"),
 ];
@@ -80,6 +79,9 @@ fn smallest(plural: &str) -> Value {
     });
     let constraints = json!({"resourceRules": webhook["rules"]});
     let mut object = match plural {
+        "apiservices" => json!({"spec": {
+            "group": "example.com", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1,
+        }}),
         "clusterrolebindings" | "rolebindings" => {
             json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"}})
         }
@@ -154,6 +156,7 @@ fn smallest(plural: &str) -> Value {
     let name = match plural {
         "ipaddresses" => "10.96.0.99",
         "customresourcedefinitions" => "widgets.example.com",
+        "apiservices" => "v1.example.com",
         _ => "a",
     };
     object["metadata"] = json!({"name": name, "labels": {"own": "yes"}});
@@ -187,6 +190,16 @@ fn the_smallest_object_of_each_kind_is_stored_and_applying_it_again_changes_noth
 #[test]
 fn what_is_wrong_is_told_by_field() {
     let cases = [
+        (
+            "apiservices",
+            json!({"spec": {"group": "g", "version": "v1", "groupPriorityMinimum": 1, "versionPriority": 1001}}),
+            "spec.versionPriority: Invalid value: 1001: must be positive and less than 1000",
+        ),
+        (
+            "apiservices",
+            json!({"spec": {"group": "g", "version": "v1", "caBundle": "eA==", "groupPriorityMinimum": 1, "versionPriority": 1}}),
+            "spec.caBundle: Invalid value: \"\": local APIServices may not have a caBundle",
+        ),
         (
             "priorityclasses",
             json!({"value": 2_000_000_000}),
