@@ -98,6 +98,8 @@ pub enum FoldKind {
     ExistsOne,
     /// `map` and `filter`, `transformList`.
     List,
+    /// `sortBy`: the elements in the order of what the body makes of them.
+    Sorted,
     /// `transformMap`: new values for the keys.
     Values,
     /// `transformMapEntry`: new maps of one entry.

@@ -262,6 +262,7 @@ impl Checker<'_> {
         let each = body.cost.saturating_add(filter.map_or(0, |filter| filter.cost)).saturating_add(2);
         let cost = range.cost.saturating_add(max.saturating_mul(each)).saturating_add(1);
         let type_ = match (fold.kind, &range.type_) {
+            (FoldKind::Sorted, own) => own.clone(),
             (FoldKind::List, _) => Type::List(Arc::new(body.type_), max),
             (FoldKind::Values, Type::Map(key, ..)) => Type::Map(key.clone(), Arc::new(body.type_), max),
             (FoldKind::Values | FoldKind::Entries, _) => Type::map(Type::Dyn, Type::Dyn),
@@ -321,6 +322,7 @@ fn work(name: &str, args: &[Checked]) -> u64 {
         || args.iter().map(|arg| &arg.type_).filter(|type_| matches!(type_, Type::List(..))).map(Type::elements);
     match name {
         "check" => AUTHORIZATION_COST,
+        "lists.range" => crate::types::ELEMENTS_MAX,
         "sets.contains" | "sets.intersects" | "sets.equivalent" => elements().fold(1, u64::saturating_mul),
         "@in" | "isSorted" | "sum" | "min" | "max" | "indexOf" | "lastIndexOf" | "distinct" | "sort" | "join" => {
             elements().max().unwrap_or(1)
@@ -339,6 +341,7 @@ fn literal(value: &crate::Value) -> Type {
         Value::Double(_) => Type::Double,
         Value::String(_) => Type::String,
         Value::Bytes(_) => Type::Bytes,
+        Value::Type(_) => Type::Type,
         _ => Type::Dyn,
     }
 }

@@ -127,6 +127,7 @@ list(A).reverse() list(A)
 list(A).flatten() list(dyn)
 list(A).first() optional(A)
 list(A).last() optional(A)
+lists.range(int) list(int)
 sets.contains(list(A),list(A)) bool
 sets.intersects(list(A),list(A)) bool
 sets.equivalent(list(A),list(A)) bool

@@ -1,6 +1,6 @@
 //! Values of expressions. Every step is paid for.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 use crate::{
     Budget, Fault, Structure, Value,
@@ -233,6 +233,8 @@ impl<'a> Evaluation<'a> {
 struct Gathered {
     kind: FoldKind,
     items: Vec<Value>,
+    /// What `sortBy` sorts by, beside the items.
+    keys: Vec<Value>,
     fields: BTreeMap<Key, Value>,
     count: usize,
     /// `all` and `exists` can be decided by a later element.
@@ -241,7 +243,7 @@ struct Gathered {
 
 impl Gathered {
     fn new(kind: FoldKind) -> Gathered {
-        Gathered { kind, items: Vec::new(), fields: BTreeMap::new(), count: 0, fault: None }
+        Gathered { kind, items: Vec::new(), keys: Vec::new(), fields: BTreeMap::new(), count: 0, fault: None }
     }
 
     /// Takes the value for one element; says whether the result is decided.
@@ -258,6 +260,10 @@ impl Gathered {
             },
             FoldKind::ExistsOne => self.count += usize::from(truth(&outcome?)?),
             FoldKind::List => self.items.push(outcome?),
+            FoldKind::Sorted => {
+                self.keys.push(outcome?);
+                self.items.push(name);
+            }
             FoldKind::Values => {
                 self.fields.insert(key(&name)?, outcome?);
             }
@@ -281,6 +287,14 @@ impl Gathered {
             (FoldKind::All, _) => Ok(Value::Bool(self.count == 0)),
             (FoldKind::Exists | FoldKind::ExistsOne, _) => Ok(Value::Bool(self.count == 1)),
             (FoldKind::List, _) => Ok(self.items.into()),
+            (FoldKind::Sorted, _) => {
+                if self.keys.windows(2).any(|pair| pair[0].compare(&pair[1]).is_none()) {
+                    return Err(no_overload());
+                }
+                let mut pairs: Vec<(Value, Value)> = self.keys.into_iter().zip(self.items).collect();
+                pairs.sort_by(|(one, _), (other, _)| one.compare(other).unwrap_or(Ordering::Equal));
+                Ok(pairs.into_iter().map(|(_, item)| item).collect::<Vec<_>>().into())
+            }
             (FoldKind::Values | FoldKind::Entries, _) => Ok(Value::Map(Arc::new(self.fields))),
         }
     }

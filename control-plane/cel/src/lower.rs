@@ -140,6 +140,9 @@ impl Lowering<'_> {
             Expr::Unspecified => return Err(self.wrong(tree, "an expression is missing")),
             Expr::Literal(literal) => Kind::Literal(literal_value(literal)),
             Expr::Ident(name) => Kind::Name(name.clone()),
+            Expr::Select(_) if type_name(tree).is_some() => {
+                Kind::Literal(Value::Type(type_name(tree).unwrap_or_default().into()))
+            }
             Expr::Select(select) => Kind::Select(Box::new(Select {
                 of: self.node(&select.operand)?,
                 field: select.field.clone(),
@@ -231,6 +234,11 @@ impl Lowering<'_> {
             let (name, body, is_flat) = (self.variable(variable)?, self.node(body)?, name == "optFlatMap");
             return Ok(Some(Kind::IfPresent(Box::new(IfPresent { of, name, body, is_flat }))));
         }
+        if let ("sortBy", [variable, body]) = (name, args) {
+            let (name, body, range) = (self.variable(variable)?, self.node(body)?, self.node(target)?);
+            let fold = Fold { kind: FoldKind::Sorted, range, name, second: None, filter: None, body };
+            return Ok(Some(Kind::Fold(Box::new(fold))));
+        }
         let kind = match (name, args.len()) {
             ("all", 3) => FoldKind::All,
             ("exists", 3) => FoldKind::Exists,
@@ -298,6 +306,30 @@ impl Lowering<'_> {
         let (name, second) = (fold.iter_var.clone(), fold.iter_var2.clone());
         Ok(Kind::Fold(Box::new(Fold { kind, range, name, second, filter, body })))
     }
+}
+
+/// Types whose names have dots.
+const TYPES: &[&str] = &[
+    "google.protobuf.Duration",
+    "google.protobuf.Timestamp",
+    "kubernetes.Quantity",
+    "kubernetes.Semver",
+    "kubernetes.URL",
+    "net.CIDR",
+    "net.IP",
+];
+
+fn type_name(tree: &IdedExpr) -> Option<&'static str> {
+    fn spells(tree: &IdedExpr, name: &str) -> bool {
+        match (&tree.expr, name.rsplit_once('.')) {
+            (Expr::Ident(own), None) => own == name,
+            (Expr::Select(select), Some((of, field))) => {
+                !select.test && select.field == field && spells(&select.operand, of)
+            }
+            _ => false,
+        }
+    }
+    TYPES.iter().find(|name| spells(tree, name)).copied()
 }
 
 fn literal_value(literal: &LiteralValue) -> Value {

@@ -59,6 +59,7 @@ fn operators_select_and_compare() {
         "b'abc'.size() == 3 && size('äö') == 2",
         "type(1) == int && type('a') == string",
         "0x10 == 16 && r'\\d' == '\\\\d'",
+        "type(duration('1s')) == google.protobuf.Duration && type(ip('::1')) == net.IP",
         "null == null && object.spec != null",
     ]);
 }
@@ -111,6 +112,7 @@ fn texts_lists_and_sets() {
         "[1, 2, 3].sum() == 6 && [3, 1].min() == 1 && [3, 1].max() == 3 && [1, 2].isSorted()",
         "[1, 2, 1].indexOf(1) == 0 && [1, 2, 1].lastIndexOf(1) == 2",
         "[3, 1, 2].sort() == [1, 2, 3] && [1, 1, 2].distinct() == [1, 2] && [1, 2, 3].slice(1, 3) == [2, 3]",
+        "['bb', 'a'].sortBy(t, t.size()) == ['a', 'bb'] && lists.range(3).sortBy(n, -n) == [2, 1, 0]",
         "sets.contains([1, 2], [2]) && sets.intersects([1], [1, 2]) && sets.equivalent([1, 2], [2, 1, 1])",
         "math.greatest(1, 5, 3) == 5 && math.least([4, 2]) == 2",
         "string(1) == '1' && int('5') == 5 && double('1.5') == 1.5 && bool('true')",

@@ -15,8 +15,15 @@ pub fn call(name: &str, args: &[Value], budget: &mut Budget) -> Called {
         }
         [Value::Map(fields)] if name == "size" => Some(Ok(Value::Int(fields.len() as i64))),
         [Value::Bytes(bytes)] if name == "size" => Some(Ok(Value::Int(bytes.len() as i64))),
+        [Value::Int(count)] if name == "lists.range" => Some(range(*count, budget)),
         _ => None,
     }
+}
+
+fn range(count: i64, budget: &mut Budget) -> Result<Value, Fault> {
+    // As many as can be paid for are no danger to memory.
+    budget.spend(u64::try_from(count).unwrap_or(0))?;
+    Ok((0..count).map(Value::Int).collect::<Vec<_>>().into())
 }
 
 /// Pays for a walk over the list: as often as it is compared with something.

@@ -54,6 +54,9 @@ fn some(value: &Value) -> Value {
     Value::Optional(Some(Box::new(value.clone())))
 }
 
+/// The first moment of the year one, in seconds: what a time is that nobody set.
+const YEAR_ONE: i64 = -62_135_596_800;
+
 fn is_zero(value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -61,6 +64,8 @@ fn is_zero(value: &Value) -> bool {
         Value::Int(number) => *number == 0,
         Value::Uint(number) => *number == 0,
         Value::Double(number) => *number == 0.0,
+        Value::Duration(duration) => duration.is_zero(),
+        Value::Timestamp(at) => at.as_second() == YEAR_ONE && at.subsec_nanosecond() == 0,
         Value::String(_) | Value::Bytes(_) | Value::List(_) | Value::Map(_) => value.size() == 0,
         _ => false,
     }

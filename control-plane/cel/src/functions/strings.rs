@@ -218,8 +218,10 @@ fn formatted(verb: char, digits: Option<usize>, value: &Value) -> Result<String,
         ('e', _) => {
             let shown = number().map(|number| format!("{number:.*e}", digits.unwrap_or(6))).ok_or_else(wrong)?;
             let (base, power) = shown.split_once('e').unwrap_or((&shown, "0"));
-            let (sign, power) = power.strip_prefix('-').map_or(('+', power), |power| ('-', power));
-            Ok(format!("{base}e{sign}{power:0>2}"))
+            let (sign, power) = power.strip_prefix('-').map_or(("", power), |power| ("⁻", power));
+            let power = format!("{power:0>2}");
+            let raised = power.bytes().map(|digit| POWERS[usize::from(digit.wrapping_sub(b'0')) % POWERS.len()]);
+            Ok(format!("{base}×10{sign}{}", raised.collect::<String>()))
         }
         ('b', Value::Bool(value)) => Ok(u8::from(*value).to_string()),
         ('b', Value::Int(number)) => Ok(format!("{number:b}")),
@@ -235,6 +237,9 @@ fn formatted(verb: char, digits: Option<usize>, value: &Value) -> Result<String,
         _ => Err(wrong()),
     }
 }
+
+/// The digits of a power of ten, as people write it.
+const POWERS: [char; 10] = ['⁰', '¹', '²', '³', '⁴', '⁵', '⁶', '⁷', '⁸', '⁹'];
 
 fn hex(bytes: &[u8], verb: char) -> String {
     bytes.iter().map(|byte| if verb == 'x' { format!("{byte:02x}") } else { format!("{byte:02X}") }).collect()

@@ -23,7 +23,7 @@ impl fmt::Display for Url {
 
 impl Url {
     fn parse(text: &str) -> Option<Url> {
-        if text.bytes().any(|byte| byte <= b' ' || byte == 0x7f) {
+        if text.bytes().any(|byte| byte < b' ' || byte == 0x7f) {
             return None;
         }
         let (rest, _) = text.split_once('#').unwrap_or((text, ""));
@@ -40,6 +40,9 @@ impl Url {
         let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
         let url = Url { text: text.into(), scheme, host: host.into(), path: path.into(), query: query.into() };
         let port = url.port();
+        if url.host.contains(' ') || (url.host.is_empty() && url.path.contains(' ')) {
+            return None;
+        }
         port.bytes().all(|byte| byte.is_ascii_digit()).then_some(url)
     }
 
@@ -71,7 +74,7 @@ pub fn call(name: &str, args: &[Value], _: &mut Budget) -> Called {
             "getHost" => url.host.as_str().into(),
             "getHostname" => url.split().0.trim_matches(['[', ']']).into(),
             "getPort" => url.port().into(),
-            "getEscapedPath" => url.path.as_str().into(),
+            "getEscapedPath" => url.path.replace(' ', "%20").into(),
             "getQuery" => query(&url.query),
             _ => return None,
         }),

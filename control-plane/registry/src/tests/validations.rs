@@ -174,6 +174,18 @@ fn wrong_rules_are_refused_with_the_definition() {
 }
 
 #[test]
+fn what_a_request_has_no_room_for_does_not_count_as_cost() {
+    let list = |required: Value| {
+        let item = json!({"type": "object", "required": required,
+            "properties": {"hostname-of-the-listener": {"type": "string"}, "port": {"type": "integer"}},
+            "x-kubernetes-validations": [{"rule": "has(self.port) && self.port > 0 && self.port < 65536 && self.port != 22"}]});
+        object(json!({"x": {"type": "array", "items": item}}), json!([]))
+    };
+    assert!(with(list(json!([]))).err().unwrap().contains("exceeds budget"));
+    with(list(json!(["hostname-of-the-listener", "port"]))).unwrap();
+}
+
+#[test]
 fn an_object_that_costs_too_much_is_refused() {
     let properties = json!({"large": {"type": "array", "maxItems": 725, "items": {"type": "integer"}}});
     let rules = json!([{"rule": "self.large.all(x, self.large.all(y, y == x))"}]);

@@ -139,7 +139,11 @@ impl Tree {
 
 fn shape(schema: &Value, depth: usize) -> Shape {
     let below = |schema: &Value| Box::new(Tree::at(schema, depth + 1, false));
-    let bound = |field: &str| at(schema, field).as_u64().unwrap_or(ELEMENTS_MAX).min(ELEMENTS_MAX);
+    // Each element brings a comma, and in maps a name in quotes and a colon.
+    let bound = |field: &str, of: &str, more: u64| {
+        let room = REQUEST_BYTES_MAX / (bytes_min(at(schema, of)) + more);
+        at(schema, field).as_u64().unwrap_or(room).min(room)
+    };
     if at(schema, "x-kubernetes-int-or-string") == true {
         return Shape::Free;
     }
@@ -155,10 +159,10 @@ fn shape(schema: &Value, depth: usize) -> Shape {
         }),
         "array" => {
             let keys = list_at(schema, "x-kubernetes-list-map-keys").iter().filter_map(Value::as_str);
-            Shape::List(below(at(schema, "items")), bound("maxItems"), keys.map(str::to_owned).collect())
+            Shape::List(below(at(schema, "items")), bound("maxItems", "items", 1), keys.map(str::to_owned).collect())
         }
         "object" if at(schema, "additionalProperties").is_object() => {
-            Shape::Map(below(at(schema, "additionalProperties")), bound("maxProperties"))
+            Shape::Map(below(at(schema, "additionalProperties")), bound("maxProperties", "additionalProperties", 4))
         }
         "object" => {
             let fields: BTreeMap<String, Tree> = map_at(schema, "properties")
@@ -171,8 +175,26 @@ fn shape(schema: &Value, depth: usize) -> Shape {
     }
 }
 
-/// As many elements as a request has room for.
-const ELEMENTS_MAX: u64 = 1024 * 1024;
+/// The largest request. It says how many elements there may be where the schema does not.
+const REQUEST_BYTES_MAX: u64 = 3 * 1024 * 1024;
+
+/// The bytes of the shortest JSON that a schema allows, roughly.
+fn bytes_min(schema: &Value) -> u64 {
+    match text_at(schema, "type") {
+        "boolean" => 4,
+        "string" | "array" => 2,
+        "object" => {
+            let required = list_at(schema, "required").iter().filter_map(Value::as_str);
+            let field = |name: &str| {
+                let quotes_colon_comma = 4;
+                let value = at(schema, "properties").get(name).map_or(1, bytes_min);
+                name.len() as u64 + quotes_colon_comma + value
+            };
+            2 + required.map(field).sum::<u64>()
+        }
+        _ => 1,
+    }
+}
 
 /// What every whole object has, and rules may look at.
 fn with_metadata(fields: &mut BTreeMap<String, Tree>) {
