@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     ast::{Call, Fold, FoldKind, How, Kind, Node, Select},
     declarations,
-    lower::marked,
+    parse::marked,
     program::Wrong,
     types::{Meanings, Type},
 };

@@ -14,6 +14,7 @@ mod eval;
 mod functions;
 mod json;
 mod lower;
+mod parse;
 mod program;
 mod types;
 mod value;

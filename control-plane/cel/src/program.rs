@@ -35,7 +35,7 @@ pub struct Program {
 impl Program {
     /// Reads an expression and checks that it uses only what is declared, as it is declared.
     pub fn compile(text: &str, declared: &Declarations) -> Result<Program, Wrong> {
-        let node = lower::parse(text)?;
+        let node = lower::read(text)?;
         let checked = check::check(text, &node, declared)?;
         Ok(Program { node, checked })
     }

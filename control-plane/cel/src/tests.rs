@@ -239,8 +239,8 @@ fn long_and_deep_expressions_are_refused_and_do_no_harm() {
     for text in [
         "1+".repeat(4000) + "1",
         "1+".repeat(799) + "1",
-        "(".repeat(100) + "1" + &")".repeat(100),
-        "[".repeat(100) + &"]".repeat(100),
+        "(".repeat(990) + "1" + &")".repeat(990),
+        "[".repeat(990) + &"]".repeat(990),
         "a.".repeat(799) + "b",
         "1 == ".repeat(799) + "1",
         ".f()".repeat(799),
