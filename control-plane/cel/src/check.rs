@@ -201,6 +201,10 @@ impl Checker<'_> {
         if let ("_[_]" | "_[?_]", [Type::Object(_), _]) = (&*call.name, &types[..]) {
             return Checked { type_: Type::Dyn, cost };
         }
+        // Anything may be compared with null, whether it can be null or not.
+        if let ("_==_" | "_!=_", true) = (&*call.name, types.iter().any(|type_| matches!(type_, Type::Null))) {
+            return Checked { type_: Type::Bool, cost };
+        }
         let declared = declarations::named(&call.name);
         let same_shape = declared.iter().filter(|declared| declared.is_member == call.is_member);
         let mut result: Option<Type> = None;

@@ -107,6 +107,7 @@ string.split(string,int) list(string)
 string.substring(int) string
 string.substring(int,int) string
 string.trim() string
+strings.quote(string) string
 string.reverse() string
 string.format(list(dyn)) string
 list(string).join() string
@@ -236,6 +237,8 @@ groupcheck.resource(string) resourcecheck
 resourcecheck.subresource(string) resourcecheck
 resourcecheck.namespace(string) resourcecheck
 resourcecheck.name(string) resourcecheck
+resourcecheck.fieldSelector(string) resourcecheck
+resourcecheck.labelSelector(string) resourcecheck
 resourcecheck.check(string) decision
 pathcheck.check(string) decision
 decision.allowed() bool

@@ -60,6 +60,7 @@ fn operators_select_and_compare() {
         "type(1) == int && type('a') == string",
         "0x10 == 16 && r'\\d' == '\\\\d'",
         "type(duration('1s')) == google.protobuf.Duration && type(ip('::1')) == net.IP",
+        "self.kind != null && !(self.spec.replicas == null)",
         "null == null && object.spec != null",
     ]);
 }
@@ -105,6 +106,7 @@ fn texts_lists_and_sets() {
         "['a', 'b'].join('-') == 'a-b' && ['a', 'b'].join() == 'ab'",
         "'tacocat'.substring(4) == 'cat' && 'tacocat'.substring(0, 4) == 'taco'",
         "'äbc'.indexOf('c') == 2 && 'abcabc'.lastIndexOf('b') == 4 && 'abc'.indexOf('z') == -1",
+        "strings.quote('a\"b\\n') == '\"a\\\\\"b\\\\n\"'",
         "' x '.trim() == 'x' && 'Ab'.lowerAscii() == 'ab' && 'Ab'.upperAscii() == 'AB'",
         "'aaa'.replace('a', 'b', 2) == 'bba' && 'abc'.charAt(1) == 'b' && 'abc'.reverse() == 'cba'",
         "'abc 123 456'.find('[0-9]+') == '123' && 'abc 123 456'.findAll('[0-9]+') == ['123', '456']",

@@ -66,6 +66,7 @@ pub fn call(name: &str, args: &[Value], budget: &mut Budget) -> Called {
             budget.spend(parts as u64).map(|()| split(text, by, limit))
         }
         ("substring", [Value::Int(start), end @ ..]) => substring(text, *start, end),
+        ("strings.quote", []) => Ok(quoted(text).into()),
         ("trim", []) => Ok(text.trim().into()),
         ("reverse", []) => Ok(text.chars().rev().collect::<String>().into()),
         ("format", [Value::List(args)]) => format(text, args, budget),
@@ -73,6 +74,28 @@ pub fn call(name: &str, args: &[Value], budget: &mut Budget) -> Called {
         _ => return None,
     };
     Some(outcome)
+}
+
+/// In quotes, with what cannot be seen spelled out.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for letter in text.chars() {
+        match letter {
+            '\u{7}' => quoted.push_str("\\a"),
+            '\u{8}' => quoted.push_str("\\b"),
+            '\u{b}' => quoted.push_str("\\v"),
+            '\u{c}' => quoted.push_str("\\f"),
+            '\n' => quoted.push_str("\\n"),
+            '\r' => quoted.push_str("\\r"),
+            '\t' => quoted.push_str("\\t"),
+            '\\' => quoted.push_str("\\\\"),
+            '"' => quoted.push_str("\\\""),
+            letter => quoted.push(letter),
+        }
+    }
+    quoted.push('"');
+    quoted
 }
 
 fn joined(name: &str, args: &[Value], budget: &mut Budget) -> Called {

@@ -122,6 +122,8 @@ impl Host for Asked {
             (Step::Resource, "subresource") => next.subresource = first,
             (Step::Resource, "namespace") => next.namespace = first,
             (Step::Resource, "name") => next.name = first,
+            // Roles do not look at selections.
+            (Step::Resource, "fieldSelector" | "labelSelector") => {}
             (Step::Path | Step::Resource, "check") => return Some(Ok(self.decide(&first))),
             _ => return None,
         }
