@@ -8,9 +8,11 @@
 mod build;
 mod check;
 pub mod definition;
+mod format;
 #[cfg(test)]
 mod hostile;
 mod normalize;
+mod rules;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -19,6 +21,8 @@ use serde_json::Value;
 use crate::Kind;
 
 pub use check::Findings;
+use rules::Rules;
+pub use rules::pattern_fault;
 
 /// The compiled schema of one kind. Callers keep it: it takes milliseconds to make.
 #[derive(Debug)]
@@ -117,19 +121,6 @@ pub struct PatchRule {
     /// Maps keep only the keys that the patch names.
     pub retains_keys: bool,
     pub key: Option<Box<str>>,
-}
-
-/// Limits of values, as custom kinds state them.
-#[derive(Clone, Debug, Default, PartialEq)]
-struct Rules {
-    allowed: Vec<Value>,
-    minimum: Option<f64>,
-    maximum: Option<f64>,
-    excludes_minimum: bool,
-    excludes_maximum: bool,
-    /// Of the length of a text, list or map.
-    least: Option<u64>,
-    most: Option<u64>,
 }
 
 impl Schema {

@@ -5,8 +5,9 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 
 use super::{
-    ListType, Merging, Node, NodeId, ObjectNode, PatchRule, Rules, Schema, Slot, Text,
+    ListType, Merging, Node, NodeId, ObjectNode, PatchRule, Schema, Slot, Text,
     definition::{self, Definitions},
+    rules,
 };
 
 /// How deep a schema document may nest. Documents come from users, and compiling recurses.
@@ -21,7 +22,8 @@ pub fn compile(definitions: &Definitions) -> Schema {
         is_typed: definitions.is_typed,
     };
     let node = builder.definition(&definitions.root, 0);
-    let root = Slot { node, ..Slot::default() };
+    let own = definitions.all.get(&definitions.root).filter(|_| !definitions.is_typed);
+    let root = Slot { node, rules: own.and_then(rules::of), ..Slot::default() };
     Schema { nodes: builder.nodes, root, any: Slot { node: ANY, ..Slot::default() } }
 }
 
@@ -91,7 +93,7 @@ impl<'a> Builder<'a> {
             is_atomic: extension("x-kubernetes-map-type").is_some_and(|map_type| map_type == "atomic"),
             merging: (merging != Merging::PLAIN).then(|| Box::new(merging)),
             default: schema.get("default").map(|value| Arc::new(value.clone())),
-            rules: if self.is_typed { None } else { rules(schema) },
+            rules: if self.is_typed { None } else { rules::of(schema) },
         }
     }
 
@@ -177,23 +179,4 @@ fn patch_rule(schema: &Value) -> PatchRule {
         retains_keys: has("retainKeys"),
         key: schema["x-kubernetes-patch-merge-key"].as_str().map(Box::from),
     }
-}
-
-fn rules(schema: &Value) -> Option<Box<Rules>> {
-    let length = |what: [&str; 3]| what.iter().find_map(|key| schema[*key].as_u64());
-    let rules = Rules {
-        allowed: schema["enum"].as_array().cloned().unwrap_or_default(),
-        minimum: schema["minimum"].as_f64(),
-        maximum: schema["maximum"].as_f64(),
-        excludes_minimum: schema["exclusiveMinimum"] == true,
-        excludes_maximum: schema["exclusiveMaximum"] == true,
-        least: length(["minLength", "minItems", "minProperties"]),
-        most: length(["maxLength", "maxItems", "maxProperties"]),
-    };
-    let is_empty = rules.allowed.is_empty()
-        && rules.minimum.is_none()
-        && rules.maximum.is_none()
-        && rules.least.is_none()
-        && rules.most.is_none();
-    (!is_empty).then(|| Box::new(rules))
 }

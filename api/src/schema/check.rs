@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Node, ObjectNode, Rules, Schema, Slot, Text};
+use super::{
+    Node, ObjectNode, Schema, Slot, Text,
+    rules::{self, Rules},
+};
 use crate::{Quantity, field};
 
 /// What is wrong with an object. Unknown fields are apart, because the client says what becomes of them.
@@ -86,8 +89,8 @@ impl Schema {
                 }
             }
         }
-        if let (Some(rules), Some(path)) = (&slot.rules, path) {
-            check_rules(rules, value, path, findings);
+        if let Some(rules) = &slot.rules {
+            check_rules(rules, value, path.unwrap_or(&field::Path::root("")), findings);
         }
     }
 
@@ -203,7 +206,18 @@ pub(super) fn whole(number: &serde_json::Number) -> Option<i64> {
     })
 }
 
-fn check_rules(rules: &Rules, value: &Value, path: &field::Path<'_>, findings: &mut Findings) {
+pub(super) fn check_rules(rules: &Rules, value: &Value, path: &field::Path<'_>, findings: &mut Findings) {
+    rules::combinations(rules, value, path, findings);
+    if let Some(text) = value.as_str() {
+        if let Some(pattern) = rules.pattern.as_ref().filter(|pattern| !pattern.matches(text)) {
+            let why = format!("{path} in body should match '{}'", pattern.text());
+            findings.errors.invalid(path, text, &why);
+        }
+        if let Some(format) = rules.format.filter(|format| !format.holds(text)) {
+            let why = format!("{path} in body must be of type {}: {text:?}", format.name);
+            findings.errors.invalid(path, text, &why);
+        }
+    }
     if !rules.allowed.is_empty() && !rules.allowed.contains(value) {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         let allowed: Vec<String> = rules.allowed.iter().map(text).collect();
@@ -220,6 +234,11 @@ fn check_rules(rules: &Rules, value: &Value, path: &field::Path<'_>, findings: &
             let or_equal = if rules.excludes_maximum { "" } else { " or equal to" };
             findings.errors.invalid(path, value, &format!("{path} in body should be less than{or_equal} {most}"));
         }
+    }
+    if let (Some(number), Some(factor)) = (value.as_f64(), rules.multiple_of)
+        && (number / factor).fract() != 0.0
+    {
+        findings.errors.invalid(path, value, &format!("{path} in body should be a multiple of {factor}"));
     }
     let (length, unit) = match value {
         Value::String(text) => (text.chars().count(), "chars long"),

@@ -1,9 +1,9 @@
 //! Structural schemas: what a schema must say so that objects can be pruned, defaulted and merged by it.
 //! The rules are those of KEP-1152 and of the documentation of CustomResourceDefinitions.
 
-use copepod_api::field::Errors;
+use copepod_api::{field::Errors, schema::pattern_fault};
 
-use crate::rules::{Part, at, map_at, text_at};
+use crate::rules::{Part, at, each, map_at, text_at};
 
 /// How deep a schema may nest.
 const DEPTH_MAX: usize = 64;
@@ -60,6 +60,19 @@ fn part(schema: &Part<'_>, depth: usize, errors: &mut Errors) {
             "uniqueItems cannot be set to true since the runtime complexity becomes quadratic",
         );
     }
+    let pattern = text_at(value, "pattern");
+    if let Some(why) = pattern_fault(pattern) {
+        let why = format!("must be a valid regular expression, but isn't: {why}");
+        errors.invalid(schema.path_of("pattern"), pattern, &why);
+    }
+    for field in ["allOf", "anyOf", "oneOf"] {
+        for (own, inner) in each(value, field) {
+            combined(&Part { value: inner, path: &schema.path_of(&own) }, depth + 1, errors);
+        }
+    }
+    if at(value, "not").is_object() {
+        combined(&Part { value: at(value, "not"), path: &schema.path_of("not") }, depth + 1, errors);
+    }
     lists(schema, errors);
     for (name, property) in map_at(value, "properties") {
         let path = format!("{}[{name}]", schema.path_of("properties"));
@@ -69,6 +82,44 @@ fn part(schema: &Part<'_>, depth: usize, errors: &mut Errors) {
         if at(value, field).is_object() {
             let path = schema.path_of(field);
             part(&Part { value: at(value, field), path: &path }, depth + 1, errors);
+        }
+    }
+}
+
+/// A schema inside a combination says something of values and nothing of what fields there are.
+fn combined(schema: &Part<'_>, depth: usize, errors: &mut Errors) {
+    if depth > DEPTH_MAX {
+        errors.invalid(schema.path, "", &format!("may not nest deeper than {DEPTH_MAX}"));
+        return;
+    }
+    let value = schema.value;
+    // The one combination that says what there is: a number or a text.
+    let is_choice = ["integer", "string"].contains(&text_at(value, "type"));
+    if schema.is_set("type") && !is_choice {
+        errors.forbidden(schema.path_of("type"), "must be empty to be structural");
+    }
+    for field in ["additionalProperties", "default", "nullable"] {
+        if !at(value, field).is_null() && at(value, field) != false {
+            errors.forbidden(schema.path_of(field), "must be undefined to be structural");
+        }
+    }
+    let pattern = text_at(value, "pattern");
+    if let Some(why) = pattern_fault(pattern) {
+        let why = format!("must be a valid regular expression, but isn't: {why}");
+        errors.invalid(schema.path_of("pattern"), pattern, &why);
+    }
+    for field in ["allOf", "anyOf", "oneOf"] {
+        for (own, inner) in each(value, field) {
+            combined(&Part { value: inner, path: &schema.path_of(&own) }, depth + 1, errors);
+        }
+    }
+    for (name, inner) in map_at(value, "properties") {
+        let path = format!("{}[{name}]", schema.path_of("properties"));
+        combined(&Part { value: inner, path: &path }, depth + 1, errors);
+    }
+    for field in ["items", "not"] {
+        if at(value, field).is_object() {
+            combined(&Part { value: at(value, field), path: &schema.path_of(field) }, depth + 1, errors);
         }
     }
 }

@@ -239,3 +239,69 @@ fn a_definition_without_sense_is_told_what_is_wrong() {
         assert!(said.starts_with("422 Invalid") && said.contains(expected), "{said}");
     }
 }
+
+#[test]
+fn values_are_held_against_patterns_formats_and_combinations() {
+    let spec = json!({
+        "type": "object", "properties": {
+            "name": {"type": "string", "pattern": "^[a-z]+$"},
+            "address": {"type": "string", "format": "ipv4"},
+            "step": {"type": "integer", "multipleOf": 5},
+            "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+            "size": {"type": "integer", "not": {"enum": [13]}, "allOf": [{"minimum": 1}, {"maximum": 99}]},
+            "a": {"type": "string"}, "b": {"type": "string"},
+        },
+        "oneOf": [{"required": ["a"]}, {"required": ["b"]}],
+    });
+    let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}});
+    let cases = [
+        (json!({"a": "x", "name": "abc", "address": "10.0.0.1", "step": 10, "port": "http", "size": 7}), ""),
+        (
+            json!({"a": "x", "name": "Abc"}),
+            "spec.name: Invalid value: \"Abc\": spec.name in body should match '^[a-z]+$'",
+        ),
+        (
+            json!({"b": "x", "address": "ten"}),
+            "spec.address: Invalid value: \"ten\": spec.address in body must be of type ipv4: \"ten\"",
+        ),
+        (json!({"a": "x", "step": 7}), "spec.step in body should be a multiple of 5"),
+        (json!({"a": "x", "size": 13}), "\"spec.size\" must not validate the schema (not)"),
+        (json!({"a": "x", "size": 100}), "\"spec.size\" must validate all the schemas (allOf)"),
+        (json!({}), "\"spec\" must validate one and only one schema (oneOf). Found none valid"),
+        (json!({"a": "x", "b": "y"}), "(oneOf). Found 2 valid alternatives"),
+    ];
+    for (sent, expected) in cases {
+        let mut world = Fixture::new();
+        world.create("customresourcedefinitions", definition(json!({"schema": schema}))).unwrap();
+        match (create(&mut world, sent.clone()), expected) {
+            (Ok(made), "") => assert_eq!(made["spec"], sent, "combinations take nothing away"),
+            (outcome, expected) => {
+                let said = refusal(outcome);
+                assert!(said.contains(expected), "{sent}: {said}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_schema_whose_pattern_is_none_or_whose_combination_says_what_there_is_is_refused() {
+    let cases = [
+        (
+            json!({"type": "string", "pattern": "("}),
+            "pattern: Invalid value: \"(\": must be a valid regular expression",
+        ),
+        (
+            json!({"type": "object", "anyOf": [{"type": "object"}]}),
+            "anyOf[0].type: Forbidden: must be empty to be structural",
+        ),
+        (
+            json!({"type": "string", "not": {"default": "x"}}),
+            "not.default: Forbidden: must be undefined to be structural",
+        ),
+    ];
+    for (field, expected) in cases {
+        let schema = json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": field}}});
+        let said = refusal(Fixture::new().create("customresourcedefinitions", definition(json!({"schema": schema}))));
+        assert!(said.contains(expected), "{field}: {said}");
+    }
+}
