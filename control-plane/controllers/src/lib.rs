@@ -14,6 +14,7 @@ pub mod endpointslice;
 pub mod events;
 pub mod flowschema;
 pub mod garbage_collector;
+pub mod job;
 pub mod namespace;
 pub mod node_lifecycle;
 pub mod podgc;
@@ -57,6 +58,7 @@ pub const ALL: &[Controller] = &[
     deployment::CONTROLLER,
     replicaset::CONTROLLER,
     replicationcontroller::CONTROLLER,
+    job::CONTROLLER,
     endpointslice::CONTROLLER,
     node_lifecycle::CONTROLLER,
     podgc::CONTROLLER,
