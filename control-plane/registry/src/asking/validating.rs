@@ -26,6 +26,8 @@ const MESSAGE_BYTES_MAX: usize = 5 * 1024;
 struct Validating {
     policy: Policy,
     rules: Vec<Rule>,
+    /// `auditAnnotations`. Nothing keeps what they say, but one that fails counts as a rule that fails.
+    notes: Vec<(String, Compiled)>,
 }
 
 struct Rule {
@@ -51,7 +53,12 @@ impl Validating {
             }
         };
         let rules = list_at(&value, "spec.validations").iter().map(rule).collect();
-        Validating { policy, rules }
+        let note = |note: &Value| {
+            let text = text_at(note, "valueExpression");
+            (text.to_owned(), compiled(text, &declared, &[Type::String, Type::Null]))
+        };
+        let notes = list_at(&value, "spec.auditAnnotations").iter().map(note).collect();
+        Validating { policy, rules, notes }
     }
 }
 
@@ -106,7 +113,12 @@ fn judged(validating: &Validating, case: &Case<'_>) -> Vec<Objection> {
         };
         objections.push(objection);
         if budget.is_spent() {
-            break;
+            return objections;
+        }
+    }
+    for (text, program) in validating.notes.iter().filter(|_| !validating.policy.may_fail) {
+        if let Err(fault) = evaluated(program, case, &mut budget) {
+            objections.push(Objection { message: expressions::told(&fault, text), reason: String::new() });
         }
     }
     objections

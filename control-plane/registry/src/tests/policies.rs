@@ -144,6 +144,16 @@ fn a_warning_is_no_refusal() {
 }
 
 #[test]
+fn a_note_for_auditors_that_fails_refuses_as_a_rule_does() {
+    let note = |text: &str| json!({"auditAnnotations": [{"key": "k", "valueExpression": text}]});
+    let mut fixture =
+        with(policy(rules("", "pods"), note("'image ' + object.spec.containers[0].image")), binding(json!({})));
+    fixture.create("pods", pod("p")).unwrap();
+    let mut fixture = with(policy(rules("", "pods"), note("object.none")), binding(json!({})));
+    assert!(refusal(fixture.create("pods", pod("p"))).contains("expression 'object.none' resulted in error"));
+}
+
+#[test]
 fn an_expression_without_end_ends() {
     let list: Vec<u32> = (0..200).collect();
     let text = format!("{list:?}.all(a, {list:?}.all(b, {list:?}.all(c, true)))");
