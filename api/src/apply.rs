@@ -101,7 +101,9 @@ pub fn apply(
         return Ok(object);
     };
     let mut managed = Managed::of(live);
-    if managed.is_empty() {
+    // What states nothing belongs to nobody: an empty list that is merged, for one.
+    let states_something = |fields: Set| !fields.without(Set::unowned()).is_empty();
+    if managed.is_empty() && walk::fields_of(root, live).map_or(true, states_something) {
         managed.set(
             Id::before_first_apply(manager),
             Entry {

@@ -7,6 +7,7 @@ mod hostile;
 mod kubectl;
 mod memory;
 mod probes;
+mod properties;
 mod tokens;
 mod webhooks;
 mod wire;
