@@ -6,6 +6,7 @@ mod api;
 mod clients;
 mod failures;
 mod harness;
+mod kube_rs;
 mod kubectl;
 mod mistakes;
 mod pods;

@@ -31,6 +31,14 @@ pub fn json(document: &Value, patch: &Value) -> Result<Value, PatchError> {
                 return Err(PatchError { fault: Fault::TooLarge, message });
             }
         }
+        // Who tests for null means that nothing is there: a field that is absent is as good as one that is null. kube-rs
+        // adds its first finalizer like that.
+        if let PatchOperation::Test(test) = operation
+            && test.value.is_null()
+            && test.path.resolve(&patched).is_err()
+        {
+            continue;
+        }
         json_patch::patch(&mut patched, std::slice::from_ref(operation)).map_err(|error| {
             let name = operation_name(operation);
             let path = operation.path();
@@ -71,6 +79,13 @@ mod tests {
         let patch = value!([{"op": "test", "path": "/a/b", "value": 1}, {"op": "replace", "path": "/a/b", "value": 2},
             {"op": "add", "path": "/list/-", "value": 3}, {"op": "remove", "path": "/list/0"}, {"op": "copy", "from": "/a", "path": "/c"}]);
         assert_eq!(json(&document, &patch).unwrap(), value!({"a": {"b": 2}, "c": {"b": 2}, "list": [2, 3]}));
+    }
+
+    #[test]
+    fn what_is_absent_passes_a_test_for_null() {
+        let patch = value!([{"op": "test", "path": "/a/b", "value": null}, {"op": "add", "path": "/a/b", "value": 1}]);
+        assert_eq!(json(&value!({"a": {}}), &patch).unwrap(), value!({"a": {"b": 1}}));
+        assert!(json(&value!({"a": {"b": 2}}), &patch).is_err());
     }
 
     #[test]
