@@ -5,6 +5,7 @@
 mod api;
 mod clients;
 mod failures;
+mod golden;
 mod harness;
 mod kube_rs;
 mod kubectl;

@@ -78,5 +78,5 @@ pub(crate) fn pods_cells(workload: &Value) -> [Value; 3] {
         .and_then(|selector| meta::LabelSelector::deserialize(selector).ok())
         .and_then(|selector| LabelSelector::from_typed(&selector).ok())
         .map(|selector| selector.to_string());
-    [json!(join("/name")), json!(join("/image")), json!(selector.unwrap_or_default())]
+    [json!(join("/name")), json!(join("/image")), json!(selector.unwrap_or_else(|| "<none>".to_owned()))]
 }
