@@ -27,9 +27,6 @@ use crate::{
 /// How many evictions may be on their way unseen by the budget's controller.
 const DISRUPTED_PODS_MAX: usize = 2_000;
 
-/// When a refused client may ask again. Budgets change when a pod becomes ready, which takes seconds.
-const RETRY_SECONDS: i32 = 5;
-
 /// How many pods a refusal names.
 const BLOCKING_SHOWN_MAX: usize = 3;
 
@@ -178,8 +175,9 @@ fn ask_budget(world: &mut World<'_>, pod: &Arc<Object>) -> StatusResult<()> {
     store_update(world, row, budget.object(), &new).map(|_| ())
 }
 
+/// Without a time to ask again: client libraries would wait for it silently, and keep from people what is in the way.
 fn refusal() -> Status {
-    Status::too_many_requests("Cannot evict pod as it would violate the pod's disruption budget.", RETRY_SECONDS)
+    Status::new(429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption budget.")
 }
 
 /// The pods of a budget that are not ready: when they are, the eviction can go on.
