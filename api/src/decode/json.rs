@@ -131,6 +131,14 @@ mod tests {
     }
 
     #[test]
+    fn numbers_are_read_to_the_last_digit() {
+        let number = "66666667.686666444444";
+        let (read, _) = json(number.as_bytes(), &Limits::default()).unwrap();
+        assert_eq!(read.as_f64(), number.parse().ok());
+        assert_eq!(json(read.to_string().as_bytes(), &Limits::default()).unwrap().0, read);
+    }
+
+    #[test]
     fn the_last_of_two_fields_counts_and_both_are_told() {
         let (value, duplicates) = read(r#"{"a":1,"a":2,"spec":{"list":[{"x":1},{"x":1,"x":{"y":1,"y":2}}]}}"#).unwrap();
         assert_eq!(value, serde_json::json!({"a": 2, "spec": {"list": [{"x": 1}, {"x": {"y": 2}}]}}));

@@ -9,12 +9,21 @@ use serde_json::Value;
 
 use super::yaml::is_plain_text;
 
+/// A key that stands before its colon on one line may have 1024 characters, and an escape takes up to six for one byte.
+/// Kubernetes' own writer says `?` before keys as long as this.
+const KEY_BYTES_MAX: usize = 128;
+
 /// YAML that every reader takes for the same value.
 pub fn to_yaml(value: &Value) -> String {
     let mut out = String::new();
     match value {
         Value::Object(map) if !map.is_empty() => mapping(&mut out, map, 0, false),
         Value::Array(list) if !list.is_empty() => sequence(&mut out, list, 0, false),
+        // At the margin a line of a block could end the document.
+        Value::String(value) => {
+            text(&mut out, value, None);
+            out.push('\n');
+        }
         value => {
             scalar(&mut out, value, 0);
             out.push('\n');
@@ -29,7 +38,15 @@ fn mapping(out: &mut String, map: &serde_json::Map<String, Value>, indent: usize
         if !std::mem::take(&mut is_inline) {
             spaces(out, indent);
         }
+        let is_long = key.len() > KEY_BYTES_MAX;
+        if is_long {
+            out.push_str("? ");
+        }
         text(out, key, None);
+        if is_long {
+            out.push('\n');
+            spaces(out, indent);
+        }
         out.push(':');
         match value {
             Value::Object(map) if !map.is_empty() => {
@@ -159,6 +176,21 @@ mod tests {
 
     fn read(text: &str) -> Value {
         yaml(text.as_bytes(), &Limits::default()).unwrap_or_else(|error| panic!("{error}\n{text}")).0
+    }
+
+    #[test]
+    fn keys_may_be_long() {
+        let key = "\u{16}é ".repeat(700);
+        let value = serde_json::json!({"a": [{key.as_str(): [1, {"b": 2}], "c": {key.as_str(): {"d": "e"}}}]});
+        let written = to_yaml(&value);
+        assert_eq!(super::super::yaml(written.as_bytes(), &Limits::default()).unwrap().0, value);
+    }
+
+    #[test]
+    fn a_text_alone_cannot_end_its_document() {
+        let value = Value::from("...\n--- a");
+        let written = to_yaml(&value);
+        assert_eq!(super::super::yaml(written.as_bytes(), &Limits::default()).unwrap().0, value, "{written}");
     }
 
     #[test]
