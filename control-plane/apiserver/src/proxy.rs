@@ -6,6 +6,8 @@
 
 pub mod target;
 
+use std::sync::Arc;
+
 use axum::{body::Body, extract::Request, response::Response};
 use copepod_api::{Status, StatusResult, User};
 use http::{
@@ -15,14 +17,20 @@ use http::{
     },
 };
 use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use target::Target;
+use tokio_rustls::TlsConnector;
 
 use crate::{
     answer,
     forward::{self, Switched},
     front::Front,
     path::Asked,
+    programs,
     query::Query,
-    read, streams, who,
+    read,
+    streams::{self, Link, link::Connection},
+    who,
 };
 
 /// What concerns one connection only (RFC 9110, section 7.6.1).
@@ -59,10 +67,11 @@ pub async fn answer(front: &Front, request: Request, user: &User, asked: &Asked)
     let view = read::view(&*front.door, None).await?;
     let target = target::of(&view, asked)?;
     let failed = |why: &str| Status::unavailable(format!("error trying to reach {:?}: {why}", asked.name));
-    let link = front.tunnels.forward(target.query).await.map_err(|status| failed(status.message()))?;
-    let connection = TokioIo::new(link.into_connection());
-    let (mut sender, connection) =
-        hyper::client::conn::http1::handshake(connection).await.map_err(|error| failed(&error.to_string()))?;
+    let link = front.tunnels.forward(target.query.clone()).await.map_err(|status| failed(status.message()))?;
+    let connection = connection(link, &target).await.map_err(|why| failed(&why))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(connection))
+        .await
+        .map_err(|error| failed(&error.to_string()))?;
     tokio::spawn(async move {
         let _ = connection.with_upgrades().await;
         drop(place);
@@ -82,6 +91,19 @@ pub async fn answer(front: &Front, request: Request, user: &User, asked: &Asked)
     }
     answer::warn(&mut response, warnings.iter().map(String::as_str));
     Ok(response)
+}
+
+/// The tunnel as the other side wants to be spoken to.
+async fn connection(link: Link, target: &Target) -> Result<Box<dyn Connection + Unpin>, String> {
+    let plain = link.into_connection();
+    if !target.is_https {
+        return Ok(Box::new(plain));
+    }
+    let host = target.host.rsplit_once(':').map_or(target.host.as_str(), |(host, _)| host);
+    let name = ServerName::try_from(host.to_owned()).map_err(|_| format!("{host:?} cannot be the name of a server"))?;
+    let tls = TlsConnector::from(Arc::new(programs::client(None, None)?));
+    let secured = tls.connect(name, plain).await.map_err(|error| format!("tls: {error}"))?;
+    Ok(Box::new(secured))
 }
 
 /// The path of the proxy itself, and the rest, which is the other side's.

@@ -11,6 +11,7 @@ pub mod definitions;
 pub mod deployment;
 pub mod disruption;
 pub mod endpointslice;
+pub mod endpointslicemirroring;
 pub mod events;
 pub mod flowschema;
 pub mod garbage_collector;
@@ -60,6 +61,7 @@ pub const ALL: &[Controller] = &[
     replicationcontroller::CONTROLLER,
     job::CONTROLLER,
     endpointslice::CONTROLLER,
+    endpointslicemirroring::CONTROLLER,
     node_lifecycle::CONTROLLER,
     podgc::CONTROLLER,
     garbage_collector::CONTROLLER,

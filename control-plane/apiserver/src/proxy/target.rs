@@ -23,12 +23,15 @@ pub struct Target {
     pub query: ForwardQuery,
     /// What the other side is called, for the `Host` header.
     pub host: String,
+    /// It speaks TLS. Its certificate is not looked at: nobody has said who should have signed it.
+    pub is_https: bool,
 }
 
 /// The parts of a name.
 struct Named<'a> {
     name: &'a str,
     port: Option<&'a str>,
+    is_https: bool,
 }
 
 fn parse(text: &str) -> StatusResult<Named<'_>> {
@@ -40,9 +43,12 @@ fn parse(text: &str) -> StatusResult<Named<'_>> {
         _ => ("", "", ""),
     };
     match scheme {
-        "" | "http" if !name.is_empty() => Ok(Named { name, port: Some(port).filter(|port| !port.is_empty()) }),
-        "https" => Err(Status::bad_request(format!("{text:?}: the proxy speaks http only"))),
-        _ => Err(Status::bad_request(format!("invalid name {text:?}: must be NAME, NAME:PORT or http:NAME:PORT"))),
+        "" | "http" | "https" if !name.is_empty() => {
+            Ok(Named { name, port: Some(port).filter(|port| !port.is_empty()), is_https: scheme == "https" })
+        }
+        _ => Err(Status::bad_request(format!(
+            "invalid name {text:?}: must be NAME, NAME:PORT, http:NAME:PORT or https:NAME:PORT"
+        ))),
     }
 }
 
@@ -57,10 +63,11 @@ pub fn of(view: &View, asked: &Asked) -> StatusResult<Target> {
         let port = pod_port(&value, named.port)?;
         let ip = value["status"]["podIP"].as_str().unwrap_or_default();
         let query = ForwardQuery { port, ..streams::forward_query(object)? };
-        return Ok(Target { query, host: format!("{ip}:{port}") });
+        return Ok(Target { query, host: format!("{ip}:{port}"), is_https: named.is_https });
     }
     if resource == SERVICES {
-        return endpoint(view, &asked.namespace, named.name, &value, named.port);
+        let found = endpoint(view, &asked.namespace, named.name, &value, named.port)?;
+        return Ok(Target { is_https: named.is_https, ..found });
     }
     if resource != NODES {
         return Err(Status::no_such_path());
@@ -71,7 +78,7 @@ pub fn of(view: &View, asked: &Asked) -> StatusResult<Target> {
     };
     let port = number(port).ok_or_else(|| not_a_port(port))?;
     let query = ForwardQuery { node: named.name.to_owned(), port, ..ForwardQuery::default() };
-    Ok(Target { query, host: format!("{}:{port}", named.name) })
+    Ok(Target { query, host: format!("{}:{port}", named.name), is_https: named.is_https })
 }
 
 fn number(text: &str) -> Option<u16> {
@@ -135,7 +142,7 @@ fn endpoint(view: &View, namespace: &str, name: &str, service: &Value, asked: Op
         return Err(none());
     }
     let (pod, host, port) = found.swap_remove(TURN.fetch_add(1, Ordering::Relaxed) % found.len());
-    Ok(Target { query: ForwardQuery { port, ..streams::forward_query(pod)? }, host })
+    Ok(Target { query: ForwardQuery { port, ..streams::forward_query(pod)? }, host, is_https: false })
 }
 
 #[cfg(test)]
@@ -149,7 +156,7 @@ mod tests {
         assert_eq!(parts("web").unwrap(), ("web".to_owned(), None));
         assert_eq!(parts("web:80").unwrap(), ("web".to_owned(), Some("80".to_owned())));
         assert_eq!(parts("http:web:").unwrap(), ("web".to_owned(), None));
-        for wrong in ["", ":80", "ftp:web:80", "https:web:443", "a:b:c:d"] {
+        for wrong in ["", ":80", "ftp:web:80", "a:b:c:d"] {
             assert_eq!(parts(wrong).unwrap_err().code(), 400, "{wrong}");
         }
     }
