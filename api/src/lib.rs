@@ -4,6 +4,7 @@
 //! the servers, the agents, the command line, a simulation and a test.
 
 pub mod apply;
+pub mod cron;
 pub mod decode;
 pub mod ephemeral;
 pub mod field;

@@ -7,6 +7,7 @@
 //! A new controller is a file with a `CONTROLLER` in it, and a line in `ALL`.
 
 pub mod clusterrole_aggregation;
+pub mod cronjob;
 pub mod definitions;
 pub mod deployment;
 pub mod disruption;
@@ -60,6 +61,7 @@ pub const ALL: &[Controller] = &[
     replicaset::CONTROLLER,
     replicationcontroller::CONTROLLER,
     job::CONTROLLER,
+    cronjob::CONTROLLER,
     endpointslice::CONTROLLER,
     endpointslicemirroring::CONTROLLER,
     node_lifecycle::CONTROLLER,

@@ -1,6 +1,6 @@
 //! CronJobs.
 
-use copepod_api::{Scope, Timestamp, field::Errors, names};
+use copepod_api::{Scope, Timestamp, cron::Schedule, field::Errors, names};
 use k8s_openapi::api::{batch::v1::CronJob, core::v1::PodTemplateSpec};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -87,7 +87,7 @@ fn validate(cron: &Value, template: &PodTemplateSpec, errors: &mut Errors) {
     let schedule = text_at(spec.value, "schedule");
     if schedule.contains("TZ") {
         errors.invalid("spec.schedule", schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
-    } else if let Err(why) = check_schedule(schedule)
+    } else if let Err(why) = Schedule::parse(schedule)
         && !schedule.is_empty()
     {
         errors.invalid("spec.schedule", schedule, &why);
@@ -106,69 +106,5 @@ fn validate(cron: &Value, template: &PodTemplateSpec, errors: &mut Errors) {
     job::validate_spec(&job_spec, template, errors);
     if at(job_spec.value, "manualSelector") == true {
         errors.not_supported(job_spec.path_of("manualSelector"), "true", &["nil", "false"]);
-    }
-}
-
-/// Five fields of minutes, hours, days, months and weekdays, or one of the words for common ones.
-fn check_schedule(schedule: &str) -> Result<(), String> {
-    const WORDS: &[&str] = &["@yearly", "@annually", "@monthly", "@weekly", "@daily", "@midnight", "@hourly"];
-    if let Some(every) = schedule.strip_prefix("@every ") {
-        let is_duration = every.chars().next().is_some_and(|letter| letter.is_ascii_digit());
-        return if is_duration { Ok(()) } else { Err(format!("failed to parse duration {schedule}")) };
-    }
-    if WORDS.contains(&schedule) {
-        return Ok(());
-    }
-    if schedule.starts_with('@') {
-        return Err(format!("unrecognized descriptor: {schedule}"));
-    }
-    let fields: Vec<&str> = schedule.split_whitespace().collect();
-    if fields.len() != 5 {
-        let count = fields.len();
-        return Err(format!("expected exactly 5 fields, found {count}: [{}]", fields.join(" ")));
-    }
-    const RANGES: &[(u32, u32, &[&str])] = &[
-        (0, 59, &[]),
-        (0, 23, &[]),
-        (1, 31, &[]),
-        (1, 12, &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]),
-        (0, 6, &["sun", "mon", "tue", "wed", "thu", "fri", "sat"]),
-    ];
-    fields
-        .iter()
-        .zip(RANGES)
-        .try_for_each(|(field, range)| field.split(',').try_for_each(|part| check_part(part, range)))
-}
-
-fn check_part(part: &str, (low, high, words): &(u32, u32, &[&str])) -> Result<(), String> {
-    let number = |text: &str| -> Result<u32, String> {
-        let word = words.iter().position(|word| text.eq_ignore_ascii_case(word));
-        let number = match word {
-            Some(at) => u32::try_from(at).unwrap_or(0) + low,
-            None => text.parse().map_err(|_| format!("failed to parse int from {text}: invalid syntax"))?,
-        };
-        match number {
-            number if number < *low => Err(format!("beginning of range ({number}) below minimum ({low}): {part}")),
-            number if number > *high => Err(format!("end of range ({number}) above maximum ({high}): {part}")),
-            number => Ok(number),
-        }
-    };
-    let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-    if let Some(step) = step
-        && step.parse::<u32>().ok().is_none_or(|step| step == 0)
-    {
-        return Err(format!("step of range should be a positive number: {part}"));
-    }
-    if range == "*" || range == "?" {
-        return Ok(());
-    }
-    match range.split_once('-') {
-        None => number(range).map(drop),
-        Some((first, last)) => match (number(first)?, number(last)?) {
-            (first, last) if first > last => {
-                Err(format!("beginning of range ({first}) beyond end of range ({last}): {part}"))
-            }
-            _ => Ok(()),
-        },
     }
 }
