@@ -190,10 +190,17 @@ fn crosses_namespaces(affinity: &Value) -> bool {
 pub fn count<'a>(spec: &Value, objects: impl Iterator<Item = &'a Object>) -> Amounts {
     let hard = amounts(&spec["hard"]);
     let mut used: Amounts = hard.into_keys().map(|name| (name, Quantity::default())).collect();
+    let is_for_pods = list(&spec["scopes"]).chain(list(&spec["scopeSelector"]["matchExpressions"])).next().is_some();
     for object in objects {
         let resource = &object.key.resource;
-        if covers(spec, resource, object.value()) {
-            for (name, amount) in usage(resource, object.value()) {
+        // Most kinds only count, and need not be decoded for that.
+        let is_measured = [resource::PODS, resource::SERVICES, CLAIMS].contains(resource);
+        if is_for_pods && !is_measured {
+            continue;
+        }
+        let value = if is_measured { object.value() } else { &Value::Null };
+        if covers(spec, resource, value) {
+            for (name, amount) in usage(resource, value) {
                 used.entry(name).and_modify(|sum| *sum += amount);
             }
         }

@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use copepod_api::{Status, resource::SERVICES};
-use copepod_identity::Issued;
+use copepod_identity::{AnyCertificate, Issued};
 use copepod_store::View;
 use http::{
     StatusCode, Uri,
@@ -16,10 +16,9 @@ use http::{
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -194,11 +193,11 @@ impl Drop for AbortOnDrop {
 /// How to speak TLS as a client: whom to trust (`None`: everybody), and as whom.
 pub fn client(roots: Option<RootCertStore>, own: Option<&Issued>) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?;
     let builder = match roots {
         Some(roots) => builder.with_root_certificates(roots),
-        None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))),
+        None => builder.dangerous().with_custom_certificate_verifier(AnyCertificate::verifier()),
     };
     let Some(own) = own else { return Ok(builder.with_no_client_auth()) };
     let certificate = CertificateDer::from_pem_slice(own.certificate_pem.as_bytes());
@@ -207,46 +206,6 @@ pub fn client(roots: Option<RootCertStore>, own: Option<&Issued>) -> Result<Clie
         return Err("the certificate of the front proxy is damaged".to_owned());
     };
     builder.with_client_auth_cert(vec![certificate], key).map_err(|error| error.to_string())
-}
-
-/// Takes every certificate for good: who asks for it gives up knowing whom he speaks to. The other side still has to
-/// hold the key of what it shows.
-#[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Anybody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 /// Whom to trust: the certificates of a `caBundle` (PEM, in base64), or those that this machine trusts.

@@ -10,7 +10,7 @@ mod verdict;
 use std::collections::BTreeSet;
 
 use copepod_api::{
-    Action, DeleteOptions, Key, Of, Plan, Request, Timestamp, Typed, User,
+    Action, DeleteOptions, Key, Object, Of, Plan, Request, Timestamp, Typed, User,
     k8s_openapi::{
         self,
         api::{
@@ -23,7 +23,7 @@ use copepod_api::{
     resource,
     selector::LabelSelector,
 };
-use copepod_store::{Event, View};
+use copepod_store::{Event, EventKind, View};
 use serde_json::{Value, json};
 
 use crate::{Controller, made, owned::Claims, time, write};
@@ -49,15 +49,11 @@ const PAUSE_MAX: i64 = 600;
 
 fn all(view: &View) -> Vec<Key> {
     let jobs = view.objects(&Job::resource(), None).map(|job| job.key.clone());
-    let held =
-        view.objects(&resource::PODS, None).filter_map(|pod| job_of(pod).filter(|_| is_held(&pod.meta.finalizers)));
-    let mut keys: Vec<Key> = jobs.chain(held).collect();
-    keys.sort();
-    keys.dedup();
-    keys
+    let strays = view.objects(&resource::PODS, None).filter(|pod| is_stray(view, pod)).map(|pod| pod.key.clone());
+    jobs.chain(strays).collect()
 }
 
-fn job_of(pod: &copepod_api::Object) -> Option<Key> {
+fn job_of(pod: &Object) -> Option<Key> {
     let owner = pod.meta.controller().filter(|owner| owner.kind == <Job as k8s_openapi::Resource>::KIND)?;
     Some(Key::new(Job::resource(), pod.key.name.namespace.clone(), owner.name.as_str()))
 }
@@ -66,15 +62,28 @@ fn is_held(finalizers: &[String]) -> bool {
     finalizers.iter().any(|finalizer| finalizer == TRACKING)
 }
 
+/// Held for a job that is gone: nobody will count it any more. Such a pod is looked at by its own key.
+fn is_stray(view: &View, pod: &Object) -> bool {
+    let Some(job) = job_of(pod).filter(|_| is_held(&pod.meta.finalizers)) else { return false };
+    let owner = pod.meta.controller().map(|owner| &owner.uid);
+    view.object(&job).is_none_or(|job| Some(&job.meta.uid) != owner)
+}
+
 fn wakes(view: &View, event: &Event) -> Vec<Key> {
     let key = &event.object.key;
     if key.resource == Job::resource() {
-        return vec![key.clone()];
+        return match event.kind {
+            EventKind::Deleted => {
+                let pods = view.dependents(&event.object.meta.uid).filter(|it| it.key.resource == resource::PODS);
+                pods.map(|pod| pod.key.clone()).collect()
+            }
+            EventKind::Added | EventKind::Modified => vec![key.clone()],
+        };
     }
     if key.resource != resource::PODS {
         return Vec::new();
     }
-    let mut woken = Vec::new();
+    let mut woken: Vec<Key> = is_stray(view, &event.object).then(|| key.clone()).into_iter().collect();
     for pod in [Some(&event.object), event.previous.as_ref()].into_iter().flatten() {
         woken.extend(job_of(pod));
         if pod.meta.controller().is_none() {
@@ -97,9 +106,11 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let now = time::whole_seconds(now);
     let user = User::system("system:controller:job-controller");
     let mut plan = Plan::nothing();
-    let job = view.get::<Job>(key.namespace(), key.name());
-    release_strays(&mut plan, view, &user, key, job.as_ref().map(|job| job.uid()));
-    let Some(job) = job else { return plan };
+    if key.resource == resource::PODS {
+        plan.requests.extend(view.object(key).filter(|pod| is_stray(view, pod)).map(|pod| let_go(&user, pod)));
+        return plan;
+    }
+    let Some(job) = view.get::<Job>(key.namespace(), key.name()) else { return plan };
     let Some(spec) = job.spec.as_ref().filter(|spec| spec.managed_by.as_deref().unwrap_or(OWN_NAME) == OWN_NAME) else {
         return plan;
     };
@@ -108,7 +119,7 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let status = job.status.clone().unwrap_or_default();
     if job.meta().is_leaving() || is_over(&status) {
         let held = claims.own.iter().filter(|pod| is_held(&pod.meta().finalizers));
-        plan.requests.extend(held.take(BURST).map(|pod| let_go(&user, pod)));
+        plan.requests.extend(held.take(BURST).map(|pod| let_go(&user, pod.object())));
         if !job.meta().is_leaving() {
             forget_in_time(&mut plan, &user, &job, spec, &status, now);
         }
@@ -126,23 +137,9 @@ fn is_over(status: &JobStatus) -> bool {
     ["Complete", "Failed"].iter().any(|type_| verdict::condition(status, type_).is_some())
 }
 
-/// Pods of a job that is gone are counted by nobody any more.
-fn release_strays(plan: &mut Plan, view: &View, user: &User, key: &Key, uid: Option<&str>) {
-    let pods = view.objects(&resource::PODS, Some(key.namespace()));
-    let strays = pods.filter(|pod| {
-        is_held(&pod.meta.finalizers)
-            && job_of(pod).as_ref() == Some(key)
-            && pod.meta.controller().map(|owner| owner.uid.as_str()) != uid
-    });
-    for pod in strays.take(BURST) {
-        let rest: Vec<&String> = pod.meta.finalizers.iter().filter(|finalizer| *finalizer != TRACKING).collect();
-        plan.push(write::patch(user, pod, json!({"metadata": {"finalizers": rest}})));
-    }
-}
-
-fn let_go(user: &User, pod: &Of<Pod>) -> Request {
-    let rest: Vec<&String> = pod.meta().finalizers.iter().filter(|finalizer| *finalizer != TRACKING).collect();
-    write::patch(user, pod.object(), json!({"metadata": {"finalizers": rest}}))
+fn let_go(user: &User, pod: &Object) -> Request {
+    let rest: Vec<&String> = pod.meta.finalizers.iter().filter(|finalizer| *finalizer != TRACKING).collect();
+    write::patch(user, pod, json!({"metadata": {"finalizers": rest}}))
 }
 
 /// A job that is over goes by itself, where it says when (KEP-592).
@@ -176,7 +173,7 @@ impl Work<'_> {
 
 fn work(plan: &mut Plan, work: &Work<'_>, claims: &Claims<Pod>, mut status: JobStatus) {
     let tally = Tally::of(work.job, work.spec, &claims.own);
-    plan.requests.extend(tally.counted.iter().map(|pod| let_go(work.user, pod)));
+    plan.requests.extend(tally.counted.iter().map(|pod| let_go(work.user, pod.object())));
     let is_suspended = work.spec.suspend == Some(true);
     suspend(plan, work, &mut status, is_suspended);
     let verdict = Verdict::of(work.spec, &status, &tally, work.now);
@@ -272,7 +269,7 @@ fn wanted(spec: &JobSpec, tally: &Tally<'_>) -> usize {
 /// Pods that the controller sends away without need count neither as failed nor as anything else.
 fn release(plan: &mut Plan, work: &Work<'_>, pods: &[&Of<Pod>]) {
     let held = pods.iter().take(BURST).filter(|pod| is_held(&pod.meta().finalizers));
-    plan.requests.extend(held.map(|pod| let_go(work.user, pod)));
+    plan.requests.extend(held.map(|pod| let_go(work.user, pod.object())));
 }
 
 fn delete(plan: &mut Plan, work: &Work<'_>, pods: &[&Of<Pod>]) -> usize {

@@ -25,9 +25,15 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
     if key.namespace().is_empty() {
         return Vec::new();
     }
-    let own = (key.resource == ResourceQuota::resource() && event.kind != EventKind::Deleted).then(|| key.clone());
-    let others = frees(event).then(|| view.objects(&ResourceQuota::resource(), Some(key.namespace())));
-    own.into_iter().chain(others.into_iter().flatten().map(|quota| quota.key.clone())).collect()
+    let quotas: Vec<Key> =
+        view.objects(&ResourceQuota::resource(), Some(key.namespace())).map(|quota| quota.key.clone()).collect();
+    match () {
+        // Most namespaces have none, and nothing of what happens there is to be decoded for it.
+        () if quotas.is_empty() => Vec::new(),
+        () if key.resource == ResourceQuota::resource() && event.kind != EventKind::Deleted => vec![key.clone()],
+        () if frees(event) => quotas,
+        () => Vec::new(),
+    }
 }
 
 /// Something is used less than before: an object is gone, or a pod has ended.

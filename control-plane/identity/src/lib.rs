@@ -9,6 +9,7 @@ mod authority;
 mod kubeconfig;
 mod tls;
 mod tokens;
+mod unverified;
 mod wanted;
 
 pub use accounts::{AccountKeys, LEGACY_ISSUER, legacy_claims, random_uuid};
@@ -16,6 +17,7 @@ pub use authority::{Authority, IdentityError, Issued};
 pub use kubeconfig::kubeconfig;
 pub use tls::{client_config, pinned_client_config, server_config, user_of_certificate};
 pub use tokens::{Minted, Role, Token, TokenError, Tokens};
+pub use unverified::AnyCertificate;
 pub use wanted::{Usages, Wanted};
 
 /// The name in every server's certificate; clients check for it whatever address they dial.
