@@ -32,6 +32,7 @@ use crate::{
     query::Query,
     read, reviews, streams,
     tokens::{self, Keys},
+    versions::Versions,
     watch,
     webhooks::Webhooks,
     who, write,
@@ -49,6 +50,7 @@ pub struct Front {
     pub fairness: Arc<Fairness>,
     pub places: streams::Places,
     pub webhooks: Webhooks,
+    pub versions: Arc<Versions>,
     pub told: Told,
     pub keys: Keys,
     pub metrics: Arc<Metrics>,
@@ -56,9 +58,11 @@ pub struct Front {
 
 impl Front {
     pub fn new(door: Arc<dyn Door>, tunnels: Arc<dyn Tunnels>, config: Config) -> Front {
+        let webhooks = Webhooks::new(tunnels.clone());
         Front {
             door,
-            webhooks: Webhooks::new(tunnels.clone()),
+            versions: Arc::new(Versions::new(webhooks.clone())),
+            webhooks,
             tunnels,
             config,
             bodies: Bodies::default(),

@@ -39,6 +39,7 @@ mod shape;
 mod spdy;
 mod streams;
 mod tokens;
+mod versions;
 mod watch;
 mod webhooks;
 mod who;

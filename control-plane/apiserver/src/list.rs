@@ -43,7 +43,7 @@ pub async fn answer(front: &Front, asked: &Asked, query: &Query, wanted: &Wanted
         revision: at.unwrap_or(view.revision()),
         since: start.as_ref().filter(|start| start.at.is_some()).map_or(now, |start| start.since),
     };
-    let page = Page::of(&selection, &view, &undone, start.map(|start| start.after), limit);
+    let page = Page::of(front, &selection, &view, &undone, start.map(|start| start.after), limit).await?;
     respond(&asked.row, page, &shown, wanted).await
 }
 
@@ -89,19 +89,51 @@ struct Page {
 }
 
 impl Page {
-    fn of(selection: &Selection, view: &View, undone: &Undone, after: Option<Name>, limit: usize) -> Page {
+    async fn of(
+        front: &Front,
+        selection: &Selection,
+        view: &View,
+        undone: &Undone,
+        after: Option<Name>,
+        limit: usize,
+    ) -> StatusResult<Page> {
         let from = after.as_ref().map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
         let undone = undone.range((from, Bound::Unbounded)).filter(|(name, _)| selection.is_in_namespace(name));
         // An index knows only the present, but what has changed since is in `undone`, whatever the index says.
         let candidates = selection.candidates(view, after.as_ref());
-        let mut matching = past::merge(candidates, undone).filter(|object| selection.matches(object));
+        let objects = past::merge(candidates, undone);
+        if selection.needs_conversion() {
+            return Page::converted(front, selection, view, objects.cloned().collect(), limit).await;
+        }
+        let mut matching = objects.filter(|object| selection.matches(object));
         if limit == 0 {
-            return Page { objects: matching.cloned().collect(), has_more: false, remaining: None };
+            return Ok(Page { objects: matching.cloned().collect(), has_more: false, remaining: None });
         }
         let objects: Vec<_> = matching.by_ref().take(limit).cloned().collect();
         let has_more = matching.next().is_some();
         let remaining = (has_more && selection.is_everything()).then(|| 1 + matching.count());
-        Page { objects, has_more, remaining }
+        Ok(Page { objects, has_more, remaining })
+    }
+
+    /// The same for objects that a webhook converts: what they are in this version decides what is selected.
+    async fn converted(
+        front: &Front,
+        selection: &Selection,
+        view: &View,
+        stored: Vec<Arc<Object>>,
+        limit: usize,
+    ) -> StatusResult<Page> {
+        let limit = if limit == 0 { usize::MAX } else { limit };
+        let mut objects = Vec::new();
+        let mut rest = &stored[..];
+        while !rest.is_empty() && objects.len() < limit {
+            let (batch, later) = rest.split_at(rest.len().min(limit - objects.len()));
+            let shown = front.versions.all(view, selection.row(), batch.to_vec()).await?;
+            objects.extend(shown.into_iter().filter(|object| selection.matches(object)));
+            rest = later;
+        }
+        let remaining = (!rest.is_empty() && selection.is_everything()).then_some(rest.len());
+        Ok(Page { objects, has_more: !rest.is_empty(), remaining })
     }
 }
 

@@ -20,7 +20,7 @@ pub async fn answer(front: &Front, asked: &Asked, query: &Query, wanted: &Wanted
     let resource = asked.row.resource();
     let key = Key::new(resource, asked.namespace.as_str(), asked.name.as_str());
     let object = view.object(&key).ok_or_else(|| Status::not_found(&asked.row.kind.resource(), &asked.name))?;
-    let object = &asked.row.show(object);
+    let object = &front.versions.one(&view, &asked.row, object).await?;
     if &*asked.subresource == "scale" {
         let scale = asked.row.scale(object).ok_or_else(Status::no_such_path)?;
         return Ok(answer::value(200, &scale, wanted.encoding));

@@ -6,7 +6,7 @@ use copepod_api::{FieldSelector, Key, LabelSelector, Name, Object, Status, Statu
 use copepod_registry::Row;
 use copepod_store::View;
 
-use crate::{path::Asked, query::Query};
+use crate::{front::Front, path::Asked, query::Query};
 
 pub struct Selection {
     row: Arc<Row>,
@@ -37,6 +37,15 @@ impl Selection {
     /// Without selectors, how many objects there are is known without looking at each.
     pub fn is_everything(&self) -> bool {
         self.labels.is_everything() && self.fields.is_everything()
+    }
+
+    pub fn row(&self) -> &Arc<Row> {
+        &self.row
+    }
+
+    /// What is stored must be converted before it is known whether it matches.
+    pub fn needs_conversion(&self) -> bool {
+        self.row.converter().is_some()
     }
 
     pub fn matches(&self, object: &Object) -> bool {
@@ -70,6 +79,15 @@ impl Selection {
             Some(after) => view.objects_after(&resource, self.namespace.as_deref(), after),
             None => view.objects(&resource, self.namespace.as_deref()),
         }
+    }
+
+    /// All objects that match, as they are in this version.
+    pub async fn all(&self, front: &Front, view: &View) -> StatusResult<Vec<Arc<Object>>> {
+        let is_known = !self.needs_conversion();
+        let candidates = self.candidates(view, None).filter(|object| !is_known || self.matches(object));
+        let mut objects = front.versions.all(view, &self.row, candidates.cloned().collect()).await?;
+        objects.retain(|object| is_known || self.matches(object));
+        Ok(objects)
     }
 
     fn required(&self, field: &str) -> Option<&str> {

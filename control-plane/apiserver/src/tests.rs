@@ -3,6 +3,7 @@
 mod access;
 mod aggregation;
 mod client;
+mod conversion;
 mod hostile;
 mod kubectl;
 mod memory;

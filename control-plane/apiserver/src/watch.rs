@@ -16,7 +16,7 @@ use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use copepod_api::{Name, Object, Revision, Status, StatusResult, Timestamp};
 use copepod_registry::Row;
-use copepod_store::{Compacted, Cursor, Event, EventKind, View};
+use copepod_store::{Compacted, Cursor, Door, Event, EventKind, View};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
@@ -32,6 +32,7 @@ use crate::{
     read,
     selection::Selection,
     shape,
+    versions::Versions,
 };
 
 /// Events are sent in pieces of about this size when there are many.
@@ -74,6 +75,8 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
     let counted = front.metrics.running(Labels::of(&asked, "watch", false, false));
     let content_type = frames.content_type();
     let watch = Watch {
+        door: front.door.clone(),
+        versions: front.versions.clone(),
         cursor: door.watch(Some(asked.row.resource()), from),
         row: asked.row,
         selection,
@@ -101,6 +104,32 @@ fn jitter() -> f64 {
     RandomState::new().hash_one(0) as f64 / u64::MAX as f64
 }
 
+/// Events as they are in the version that is watched.
+async fn converted(
+    door: &dyn Door,
+    versions: &Versions,
+    selection: &Selection,
+    events: Vec<Event>,
+) -> StatusResult<Vec<Event>> {
+    if !selection.needs_conversion() {
+        return Ok(events);
+    }
+    let is_meant = |event: &Event| selection.is_in_namespace(&event.object.key.name);
+    let mut events: Vec<Event> = events.into_iter().filter(is_meant).collect();
+    let objects = events.iter().map(|event| event.object.clone());
+    let previous = events.iter().filter_map(|event| event.previous.clone());
+    let all = objects.chain(previous).collect();
+    let mut shown = versions.all(&door.view(), selection.row(), all).await?.into_iter();
+    let objects: Vec<Arc<Object>> = shown.by_ref().take(events.len()).collect();
+    for (event, object) in events.iter_mut().zip(objects) {
+        event.object = object;
+        if event.previous.is_some() {
+            event.previous = shown.next();
+        }
+    }
+    Ok(events)
+}
+
 /// The objects with which a watch begins: a place in a view, so that whoever reads slowly costs a pointer however many
 /// they are.
 struct Initial {
@@ -109,6 +138,8 @@ struct Initial {
 }
 
 struct Watch {
+    door: Arc<dyn Door>,
+    versions: Arc<Versions>,
     cursor: Box<dyn Cursor>,
     row: Arc<Row>,
     selection: Selection,
@@ -137,10 +168,15 @@ impl Watch {
                 return None;
             }
             let mut out = Vec::new();
-            self.write_initial(&mut out);
+            if let Err(status) = self.write_initial(&mut out).await {
+                return Some(self.end(out, &status));
+            }
             self.write_events(&mut out);
             if !out.is_empty() {
                 return Some(out.into());
+            }
+            if self.initial.is_some() {
+                continue;
             }
             let wake_at = self.bookmark_at.map_or(self.ends_at, |at| at.min(self.ends_at));
             let taken = tokio::select! {
@@ -148,13 +184,13 @@ impl Watch {
                 () = tokio::time::sleep_until(wake_at) => None,
             };
             match taken {
-                Some(Ok(events)) => self.events = events.into(),
+                Some(Ok(events)) => match converted(&*self.door, &self.versions, &self.selection, events).await {
+                    Ok(events) => self.events = events.into(),
+                    Err(status) => return Some(self.end(out, &status)),
+                },
                 Some(Err(Compacted { asked, oldest })) => {
-                    self.has_ended = true;
                     let status = Status::expired(format!("too old resource version: {asked} ({oldest})"));
-                    let mut out = Vec::new();
-                    self.frames.write_status(&mut out, &status);
-                    return Some(out.into());
+                    return Some(self.end(out, &status));
                 }
                 None => {
                     self.has_ended = Instant::now() >= self.ends_at;
@@ -168,17 +204,31 @@ impl Watch {
         }
     }
 
-    fn write_initial(&mut self, out: &mut Vec<u8>) {
-        let Some(Initial { view, after }) = self.initial.take() else { return };
+    /// The last words of a watch that cannot go on.
+    fn end(&mut self, mut out: Vec<u8>, status: &Status) -> Bytes {
+        self.has_ended = true;
+        self.frames.write_status(&mut out, status);
+        out.into()
+    }
+
+    async fn write_initial(&mut self, out: &mut Vec<u8>) -> StatusResult<()> {
+        let Some(Initial { view, after }) = self.initial.take() else { return Ok(()) };
         let mut last = None;
-        for object in self.selection.candidates(&view, after.as_ref()).filter(|object| self.selection.matches(object)) {
-            let with_columns = !std::mem::replace(&mut self.columns_sent, true);
-            self.frames.write(out, "ADDED", |out| {
-                shape::write(out, &self.row, object, self.shape, Timestamp::now(), with_columns);
-            });
-            if out.len() >= PIECE_BYTES {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        let is_known = !self.selection.needs_conversion();
+        let candidates = self.selection.candidates(&view, after.as_ref());
+        for object in candidates.filter(|object| !is_known || self.selection.matches(object)) {
+            bytes += object.bytes().len();
+            batch.push(object.clone());
+            if bytes >= PIECE_BYTES {
                 last = Some(object.key.name.clone());
                 break;
+            }
+        }
+        for object in self.versions.all(&view, &self.row, batch).await? {
+            if is_known || self.selection.matches(&object) {
+                self.write(out, "ADDED", &object);
             }
         }
         if last.is_some() {
@@ -187,6 +237,7 @@ impl Watch {
             let bookmark = self.bookmark(self.from, true);
             out.extend_from_slice(&bookmark);
         }
+        Ok(())
     }
 
     fn write_events(&mut self, out: &mut Vec<u8>) {

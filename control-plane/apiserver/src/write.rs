@@ -239,8 +239,7 @@ async fn delete_collection(
     list_options::check(query, false)?;
     let selection = Selection::of(asked, query)?;
     let view = read::view(&*front.door, None).await?;
-    let objects: Vec<_> =
-        selection.candidates(&view, None).filter(|object| selection.matches(object)).cloned().collect();
+    let objects = selection.all(front, &view).await?;
     for batch in objects.chunks(DELETE_BATCH) {
         let mut requests: Vec<Request> = batch
             .iter()

@@ -41,16 +41,17 @@ impl Catalog {
         &self.rows
     }
 
-    /// The row of a resource at a version; an empty version asks for the preferred one.
+    /// The row of a resource at a version; an empty version asks for the one that is stored, so that whoever deletes or
+    /// looks after objects of all kinds needs nobody who converts them.
     pub fn row(&self, resource: &Resource, version: &str) -> Option<&Arc<Row>> {
         find(&self.rows, resource, version)
     }
 }
 
 pub(crate) fn find<'a>(rows: &'a [Arc<Row>], resource: &Resource, version: &str) -> Option<&'a Arc<Row>> {
-    rows.iter().find(|row| {
-        row.kind.plural == resource.plural
-            && row.kind.group == resource.group
-            && (version.is_empty() || row.kind.version == version)
-    })
+    let mut own = rows.iter().filter(|row| row.kind.plural == resource.plural && row.kind.group == resource.group);
+    if version.is_empty() {
+        return own.clone().find(|row| row.is_stored_version()).or_else(|| own.next());
+    }
+    own.find(|row| row.kind.version == version)
 }

@@ -30,6 +30,7 @@ mod rbac;
 mod resource;
 mod scheduling;
 mod storage;
+mod webhook_client;
 
 mod asking;
 mod pipeline;
@@ -48,7 +49,8 @@ use std::sync::{Arc, LazyLock};
 use copepod_api::{Reply, Resource, Timestamp, Txn};
 use copepod_store::{Event, View};
 
-pub use asking::{Answer, Connection, Question, Testimony, Undecided, Verdict, connect};
+pub use apiextensions::{Conversion, Converter};
+pub use asking::{Answer, Connection, Open, Question, Testimony, Undecided, Verdict, connect};
 pub use catalog::Catalog;
 pub use pipeline::{decide, failed_request, transact};
 pub use row::{Column, Row};

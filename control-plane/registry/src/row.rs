@@ -6,16 +6,24 @@ use std::{
 };
 
 use copepod_api::{
-    Key, Kind, Object, Reply, Request, Resource, Scope, Status, Subresource, Target, Timestamp, Typed,
+    Key, Kind, Object, Reply, Request, Resource, Scope, Status, StatusResult, Subresource, Target, Timestamp, Typed,
     field::Errors,
     kind::{SchemaSource, Text},
     resource,
     schema::Schema,
 };
 use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{age, apiextensions::Definition, json::text, jsonpath::JsonPath, opening::Opening, pipeline::World};
+use crate::{
+    age,
+    apiextensions::{Converter, Definition},
+    json::text,
+    jsonpath::JsonPath,
+    opening::Opening,
+    pipeline::World,
+};
 
 pub const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
@@ -339,6 +347,37 @@ impl Row {
         object.said(&value).map_or_else(|_| object.clone(), Arc::new)
     }
 
+    /// Who must be asked where objects of one version are to become objects of another.
+    pub fn converter(&self) -> Option<&Converter> {
+        self.definition.as_ref().and_then(|definition| definition.converter.as_deref())
+    }
+
+    /// Who must be asked before this stored object can be shown here.
+    pub fn converter_for(&self, object: &Object) -> Option<&Converter> {
+        let converter = self.converter()?;
+        let is_own = || version_of(object).is_some_and(|version| version == self.kind.api_version());
+        (!object.bytes().starts_with(&self.head) && !is_own()).then_some(converter)
+    }
+
+    /// A stored object as this row shows it, by what a webhook made of it.
+    pub fn adopt(&self, object: &Object, mut converted: Value) -> StatusResult<Arc<Object>> {
+        self.schema().prune(&mut converted);
+        let shown = object.said(&converted).map_err(Status::internal)?;
+        Ok(self.show(&Arc::new(shown)))
+    }
+
+    pub(crate) fn is_stored_version(&self) -> bool {
+        self.stored.is_none()
+    }
+
+    /// The version in which objects are stored.
+    pub(crate) fn stored_version(&self) -> Cow<'_, str> {
+        match &self.stored {
+            Some(stored) => Cow::Borrowed(&stored.api_version),
+            None => Cow::Owned(self.kind.api_version()),
+        }
+    }
+
     /// The same as a value, for those who look at one and keep nothing.
     fn shown(&self, object: &Object) -> Value {
         let mut value: Value = serde_json::from_slice(object.bytes()).unwrap_or(Value::Null);
@@ -453,6 +492,15 @@ impl std::fmt::Debug for Row {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} {}", self.kind.api_version(), self.kind.plural)
     }
+}
+
+fn version_of(object: &Object) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Head<'a> {
+        #[serde(borrow, rename = "apiVersion")]
+        api_version: Cow<'a, str>,
+    }
+    serde_json::from_slice::<Head<'_>>(object.bytes()).ok().map(|head| head.api_version)
 }
 
 /// Reads a text at a JSON pointer, for `Hooks::fields`.

@@ -19,7 +19,7 @@ const VALIDATING: &str = "/apis/admissionregistration.k8s.io/v1/validatingwebhoo
 const MUTATING: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations";
 
 /// A program that answers reviews; gives its `clientConfig`.
-async fn program(answer: fn(&Value) -> Value) -> Value {
+pub async fn program(answer: fn(&Value) -> Value) -> Value {
     let authority = Authority::create(Timestamp::now()).unwrap();
     let issued = authority.issue_server("hook", "127.0.0.1", Timestamp::now()).unwrap();
     let tls = copepod_identity::server_config(authority.certificate_pem(), &issued).unwrap();
@@ -40,9 +40,8 @@ async fn program(answer: fn(&Value) -> Value) -> Value {
                     }
                     let mut response = answer(&review["request"]);
                     response["uid"] = review["request"]["uid"].clone();
-                    let answer = json!({
-                        "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response,
-                    });
+                    let answer =
+                        json!({"apiVersion": review["apiVersion"], "kind": review["kind"], "response": response});
                     Ok::<_, Infallible>(http::Response::new(Full::new(Bytes::from(answer.to_string()))))
                 });
                 let _ =

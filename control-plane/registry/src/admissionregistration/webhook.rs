@@ -11,6 +11,7 @@ use crate::{
     json as fields,
     row::{self, AGE, Column, Hooks, NAME, column, kind},
     rules::{Part, at, each, list_at, text_at},
+    webhook_client,
 };
 
 const COLUMNS: &[Column] = &[NAME, column("Webhooks", "integer", "How many are asked."), AGE];
@@ -77,9 +78,7 @@ fn default(webhook: &mut Value) {
     fields::default(webhook, "timeoutSeconds", 10);
     rules::default_selectors(webhook);
     fields::each(webhook, "rules").for_each(rules::default_rule);
-    if let Some(service) = webhook.pointer_mut("/clientConfig/service") {
-        fields::default(service, "port", 443);
-    }
+    webhook_client::default(webhook);
 }
 
 fn validate(configuration: &Value, errors: &mut Errors) {
@@ -118,52 +117,7 @@ fn validate(configuration: &Value, errors: &mut Errors) {
                 "the timeout value must be between 1 and 30 seconds",
             );
         }
-        let versions = list_at(webhook, "admissionReviewVersions");
-        if versions.is_empty() {
-            errors.required(part.path_of("admissionReviewVersions"), "must specify one of v1, v1beta1");
-        } else if !versions.iter().any(|version| version == "v1" || version == "v1beta1") {
-            errors.invalid(
-                part.path_of("admissionReviewVersions"),
-                versions,
-                "must include at least one of v1, v1beta1",
-            );
-        }
-        client(&part, errors);
-    }
-}
-
-fn client(webhook: &Part<'_>, errors: &mut Errors) {
-    let path = webhook.path_of("clientConfig");
-    let client = Part { value: at(webhook.value, "clientConfig"), path: &path };
-    match (client.is_set("url"), client.is_set("service")) {
-        (true, true) | (false, false) => errors.required(&path, "exactly one of url or service is required"),
-        (true, false) => {
-            let url = text_at(client.value, "url");
-            if !url.starts_with("https://") || url.len() <= "https://".len() {
-                errors.invalid(
-                    client.path_of("url"),
-                    url,
-                    "'https' is the only allowed URL scheme; desired format: https://host[/path]",
-                );
-            } else if url.contains('?') || url.contains('#') || url.contains('@') {
-                errors.invalid(
-                    client.path_of("url"),
-                    url,
-                    "user info, query parameters and fragments are not permitted in the URL",
-                );
-            }
-        }
-        (false, true) => {
-            client.required("service.name", errors);
-            client.required("service.namespace", errors);
-            let port = at(client.value, "service.port").as_i64().unwrap_or(443);
-            if let Err(why) = names::port_number(port) {
-                errors.invalid(client.path_of("service.port"), port, &format!("port is not valid: {why}"));
-            }
-            let path = text_at(client.value, "service.path");
-            if !path.is_empty() && !path.starts_with('/') {
-                errors.invalid(client.path_of("service.path"), path, "must start with a '/'");
-            }
-        }
+        webhook_client::review_versions(&part, "admissionReviewVersions", errors);
+        webhook_client::validate(&part, errors);
     }
 }

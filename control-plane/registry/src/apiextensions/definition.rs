@@ -11,6 +11,7 @@ use crate::{
     pipeline::World,
     row::{self, CREATED_AT, Hooks, NAME, STATUS, kind},
     rules::{Part, at, each, immutable, list_at, text_at},
+    webhook_client,
 };
 
 pub fn row() -> Row {
@@ -63,6 +64,9 @@ fn default(definition: &mut Value) {
     }
     if let Some(conversion) = fields::object(spec, "conversion") {
         fields::default(conversion, "strategy", "None");
+        if let Some(webhook) = conversion.get_mut("webhook") {
+            webhook_client::default(webhook);
+        }
     }
     if at(spec, "preserveUnknownFields") == false {
         fields::remove(spec, "preserveUnknownFields");
@@ -121,11 +125,7 @@ fn validate(definition: &Value, errors: &mut Errors) {
             "must be false in order to use defaults and structural schemas",
         );
     }
-    match text_at(spec.value, "conversion.strategy") {
-        "None" | "" => {}
-        "Webhook" => errors.forbidden("spec.conversion.strategy", "webhooks for conversion are not supported yet"),
-        other => errors.not_supported("spec.conversion.strategy", other, &["None", "Webhook"]),
-    }
+    conversion(&spec, errors);
     let stored = list_at(spec.value, "versions").iter().filter(|version| at(version, "storage") == true).count();
     if stored != 1 {
         let versions: Vec<&str> =
@@ -140,6 +140,22 @@ fn validate(definition: &Value, errors: &mut Errors) {
         }
         seen.push(name);
         one_version(&Part { value: version, path: &path }, errors);
+    }
+}
+
+fn conversion(spec: &Part<'_>, errors: &mut Errors) {
+    let webhook = Part { value: at(spec.value, "conversion.webhook"), path: "spec.conversion.webhook" };
+    match text_at(spec.value, "conversion.strategy") {
+        "None" | "" if webhook.value.is_null() => {}
+        "None" | "" => errors.forbidden(webhook.path, "should not be set when strategy is not set to Webhook"),
+        "Webhook" if webhook.value.is_null() => {
+            errors.required(webhook.path, "required when strategy is set to Webhook")
+        }
+        "Webhook" => {
+            webhook_client::review_versions(&webhook, "conversionReviewVersions", errors);
+            webhook_client::validate(&webhook, errors);
+        }
+        other => errors.not_supported("spec.conversion.strategy", other, &["None", "Webhook"]),
     }
 }
 

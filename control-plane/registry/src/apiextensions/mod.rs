@@ -3,6 +3,7 @@
 //! A definition is an object like any other. What it defines becomes rows of the catalog (`rows`), served by the same
 //! code as the built-in kinds.
 
+mod conversion;
 mod definition;
 mod names;
 mod rows;
@@ -11,6 +12,7 @@ mod validations;
 
 use copepod_api::Resource;
 
+pub use conversion::{Conversion, Converter};
 pub use rows::{Definition, rows_of};
 
 use crate::Row;

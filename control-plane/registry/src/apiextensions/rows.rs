@@ -8,7 +8,10 @@ use std::{
 use copepod_api::{Kind, Object, Scope, Timestamp, field::Errors, kind::SchemaSource};
 use serde_json::{Value, json};
 
-use super::validations::{self, Tree};
+use super::{
+    conversion::Converter,
+    validations::{self, Tree},
+};
 use crate::{
     Row, age,
     jsonpath::JsonPath,
@@ -27,6 +30,8 @@ pub struct Definition {
     /// What its rules in CEL stand in.
     document: Arc<Value>,
     validations: OnceLock<Tree>,
+    /// Who makes objects of this version of those of another, where that takes more than another name.
+    pub converter: Option<Arc<Converter>>,
     /// The definition is on its way out: no new objects.
     pub is_leaving: bool,
 }
@@ -74,7 +79,9 @@ pub fn rows_of(definition: &Object) -> Vec<Arc<Row>> {
     let storage = storage.map_or("", |version| text_at(version, "name"));
     let mut served: Vec<&Value> = versions.iter().filter(|version| at(version, "served") == true).collect();
     served.sort_by_key(|version| std::cmp::Reverse(priority(text_at(version, "name"))));
-    served.into_iter().map(|version| Arc::new(row(&value, version, storage, definition.meta.is_leaving()))).collect()
+    let converter = Converter::of(definition, &value);
+    let one = |version| row(&value, version, storage, converter.clone(), definition.meta.is_leaving());
+    served.into_iter().map(|version| Arc::new(one(version))).collect()
 }
 
 /// Whether a schema, or one inside it, has a default.
@@ -102,7 +109,7 @@ fn priority(name: &str) -> (u8, u32, u32, std::cmp::Reverse<String>) {
     (rank, major, minor, std::cmp::Reverse(name.to_owned()))
 }
 
-fn row(definition: &Value, version: &Value, storage: &str, is_leaving: bool) -> Row {
+fn row(definition: &Value, version: &Value, storage: &str, converter: Option<Arc<Converter>>, is_leaving: bool) -> Row {
     let names = at(definition, "status.acceptedNames");
     let owned = |value: &Value, field: &str| Cow::Owned(text_at(value, field).to_owned());
     let list = |field: &str| {
@@ -173,6 +180,7 @@ fn row(definition: &Value, version: &Value, storage: &str, is_leaving: bool) -> 
             fills,
             document,
             validations: OnceLock::new(),
+            converter,
             is_leaving,
         });
     if text_at(version, "name") == storage { row } else { row.stored_as(stored) }

@@ -1,9 +1,11 @@
 //! What those are shown who are asked: `AdmissionRequest` of `admission.k8s.io`.
 
-use copepod_api::{Action, DeleteOptions, Patch, Request, Target, User, WriteOptions, request::Propagation};
+use copepod_api::{
+    Action, DeleteOptions, Patch, Request, StatusResult, Target, User, WriteOptions, request::Propagation,
+};
 use serde_json::{Value, json};
 
-use crate::{Row, json as fields, json::text};
+use crate::{Row, json as fields, json::text, pipeline::World};
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Operation {
@@ -91,11 +93,11 @@ impl<'a> Attempt<'a> {
     }
 
     /// The request as somebody is shown it who reads the kind as `row` has it. All but its `uid`, which is new each time.
-    pub fn review(&self, row: &'a Row, object: &Value) -> Value {
+    pub fn review(&self, world: &World<'_>, row: &'a Row, object: &Value) -> StatusResult<Value> {
         let mut review = self.head(row, object);
-        fields::set(&mut review, "object", self.seen_by(row, object));
-        fields::set(&mut review, "oldObject", self.old.map_or(Value::Null, |old| self.seen_by(row, old)));
-        review
+        fields::set(&mut review, "object", self.seen_by(world, row, object)?);
+        fields::set(&mut review, "oldObject", self.old_seen_by(world, row)?);
+        Ok(review)
     }
 
     /// What the request says beside the objects.
@@ -125,9 +127,13 @@ impl<'a> Attempt<'a> {
     }
 
     /// The object in another version of its kind.
-    pub fn seen_by(&self, row: &Row, object: &Value) -> Value {
+    pub fn seen_by(&self, world: &World<'_>, row: &Row, object: &Value) -> StatusResult<Value> {
         let is_other = !std::ptr::eq(row, self.row) && self.is_of_kind() && !object.is_null();
-        if is_other { self.row.converted(object, row) } else { object.clone() }
+        if is_other { world.converted(self.row, object, row) } else { Ok(object.clone()) }
+    }
+
+    pub fn old_seen_by(&self, world: &World<'_>, row: &Row) -> StatusResult<Value> {
+        self.old.map_or(Ok(Value::Null), |old| self.seen_by(world, row, old))
     }
 }
 

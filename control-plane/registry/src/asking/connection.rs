@@ -33,11 +33,6 @@ pub fn connect(
         asked: None,
     };
     let asked = ask(&mut world, &attempt, connection.options);
-    if !world.open.is_empty() {
-        return Err(Undecided::Open { testimony: world.testimony, questions: world.open });
-    }
-    match asked {
-        Ok(()) => Ok(world.warnings),
-        Err(refusal) => Err(Undecided::Refused(refusal)),
-    }
+    let mut world = world.settled()?;
+    asked.map(|()| std::mem::take(&mut world.warnings)).map_err(Undecided::Refused)
 }

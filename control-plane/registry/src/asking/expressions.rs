@@ -2,12 +2,12 @@
 
 use copepod_api::{Status, StatusResult, field::Errors};
 use copepod_cel::{Budget, Declarations, Fault, Program, Type, Variables};
-use copepod_store::View;
 use serde_json::Value;
 
 use super::{attempt::Attempt, authorizer};
 use crate::{
     Row,
+    pipeline::World,
     rules::{Part, each, list_at, text_at},
 };
 
@@ -37,19 +37,24 @@ pub fn declared() -> Declarations {
 }
 
 /// The values of these names.
-pub fn variables<'a>(view: &View, attempt: &Attempt<'a>, row: &'a Row, object: &Value) -> Variables {
+pub fn variables<'a>(
+    world: &World<'_>,
+    attempt: &Attempt<'a>,
+    row: &'a Row,
+    object: &Value,
+) -> StatusResult<Variables> {
     let mut head = attempt.head(row, object);
     for field in ["name", "namespace", "subResource", "requestSubResource"] {
         crate::json::default(&mut head, field, "");
     }
-    let old = attempt.old.map_or(Value::Null, |old| attempt.seen_by(row, old));
-    let (authorizer, own) = authorizer::values(view, attempt, attempt.name(object));
-    Variables::default()
+    let (seen, old) = (attempt.seen_by(world, row, object)?, attempt.old_seen_by(world, row)?);
+    let (authorizer, own) = authorizer::values(&world.view, attempt, attempt.name(object));
+    Ok(Variables::default()
         .with("authorizer", authorizer)
         .with("authorizer.requestResource", own)
-        .with("object", (&attempt.seen_by(row, object)).into())
+        .with("object", (&seen).into())
         .with("oldObject", (&old).into())
-        .with("request", (&head).into())
+        .with("request", (&head).into()))
 }
 
 /// An expression that was compiled; or that cannot be, because it was stored under other rules.

@@ -22,7 +22,8 @@ use serde_json::Value;
 
 pub(crate) use attempt::{Attempt, Operation};
 pub use connection::{Connection, connect};
-pub use testimony::{Answer, Question, Testimony, Undecided, Verdict};
+pub(crate) use testimony::waiting;
+pub use testimony::{Answer, Open, Question, Testimony, Undecided, Verdict};
 
 use crate::pipeline::World;
 

@@ -4,7 +4,7 @@
 use std::{cell::RefCell, collections::BTreeMap, sync::Arc};
 
 use copepod_api::{
-    Object, Resource, k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta, resource::NAMESPACES,
+    Object, Resource, StatusResult, k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta, resource::NAMESPACES,
     selector::LabelSelector,
 };
 use copepod_cel::{Bindings, Budget, Declarations, Fault, Type, Value as CelValue, Variables};
@@ -168,7 +168,17 @@ pub fn cases<'a>(
         if binding.constraints.find(world, attempt, object, true).is_none() {
             continue;
         }
-        let base = base.get_or_insert_with(|| names(world, attempt, &found, object));
+        let base = match &base {
+            Some(base) => base,
+            None => match names(world, attempt, &found, object) {
+                Ok(names) => base.insert(names),
+                Err(status) => {
+                    let why = status.message().to_owned();
+                    cases.push(Err(Unfit { binding: Some(binding), why, is_configuration: false }));
+                    continue;
+                }
+            },
+        };
         let params = match params(world, policy, binding, attempt) {
             Ok(params) => params,
             Err(unfit) => {
@@ -189,15 +199,15 @@ pub fn cases<'a>(
     cases
 }
 
-fn names(world: &World<'_>, attempt: &Attempt<'_>, found: &Found, object: &Value) -> Variables {
+fn names(world: &World<'_>, attempt: &Attempt<'_>, found: &Found, object: &Value) -> StatusResult<Variables> {
     let namespace = attempt.namespace(object);
     let namespace = match attempt.is_about_namespace() || namespace.is_empty() {
         true => None,
         false => world.get(&NAMESPACES, "", namespace),
     };
     let namespace = namespace.map(|namespace| namespace.at(namespace.revision).value().into());
-    expressions::variables(&world.view, attempt, found.row(attempt), object)
-        .with("namespaceObject", namespace.unwrap_or(CelValue::Null))
+    let variables = expressions::variables(world, attempt, found.row(attempt), object)?;
+    Ok(variables.with("namespaceObject", namespace.unwrap_or(CelValue::Null)))
 }
 
 /// The objects that a binding names as parameters; one nothing where the policy has none.
@@ -231,12 +241,15 @@ fn params<'a>(
         (true, "") => &attempt.target.namespace,
         (true, namespace) => namespace,
     };
-    let shown = |object: &Arc<Object>| row.show(object).at(object.revision).value().clone();
+    let shown = |object: &Arc<Object>| {
+        let shown = world.show(row, object).map_err(|status| unfit(status.message().to_owned()))?;
+        Ok::<_, Option<Unfit<'a>>>(Some(shown.at(object.revision).value().clone()))
+    };
     let found: Vec<Option<Value>> = if params.name.is_empty() {
         let all = world.view.objects(&row.resource(), Some(namespace).filter(|_| row.kind.is_namespaced()));
-        all.filter(|object| params.selector.matches(&object.meta.labels)).map(|object| Some(shown(object))).collect()
+        all.filter(|object| params.selector.matches(&object.meta.labels)).map(shown).collect::<Result<_, _>>()?
     } else {
-        world.get(&row.resource(), namespace, &params.name).map(|object| Some(shown(object))).into_iter().collect()
+        world.get(&row.resource(), namespace, &params.name).map(shown).into_iter().collect::<Result<_, _>>()?
     };
     match (found.is_empty(), params.is_needed) {
         (true, true) => Err(unfit("no params found for policy binding with `Deny` parameterNotFoundAction".to_owned())),

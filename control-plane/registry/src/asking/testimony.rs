@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use copepod_api::{Status, Timestamp};
+use copepod_api::{Status, StatusResult, Timestamp};
 use serde_json::Value;
+
+use crate::apiextensions::Conversion;
 
 /// Something that a webhook must be asked before a write can be decided.
 #[derive(Clone, Debug, PartialEq)]
@@ -42,16 +44,24 @@ pub struct Testimony {
     pub(crate) since: Option<Timestamp>,
     pub(crate) throws: Vec<u64>,
     answers: BTreeMap<String, Answer>,
+    converted: BTreeMap<String, StatusResult<Vec<Value>>>,
+}
+
+/// What must be known before a write can be decided. None of it depends on another.
+#[derive(Debug, Default)]
+pub struct Open {
+    pub questions: Vec<Question>,
+    pub conversions: Vec<Conversion>,
 }
 
 /// Why there is no transaction.
 #[derive(Debug)]
 pub enum Undecided {
     Refused(Status),
-    /// These must be answered first. They do not depend on each other.
+    /// This must be answered first.
     Open {
         testimony: Testimony,
-        questions: Vec<Question>,
+        open: Box<Open>,
     },
 }
 
@@ -71,9 +81,42 @@ impl Question {
     }
 }
 
+impl Open {
+    pub fn is_empty(&self) -> bool {
+        self.questions.is_empty() && self.conversions.is_empty()
+    }
+
+    /// Asks once, whoever wants to know.
+    pub(crate) fn ask(&mut self, question: Question) {
+        if !self.questions.contains(&question) {
+            self.questions.push(question);
+        }
+    }
+
+    pub(crate) fn ask_for(&mut self, conversion: Conversion) {
+        if !self.conversions.contains(&conversion) {
+            self.conversions.push(conversion);
+        }
+    }
+}
+
+/// Ends a request whose questions are open. Nobody is told this: the request is decided again.
+pub(crate) fn waiting() -> Status {
+    Status::internal("somebody has not been asked yet")
+}
+
 impl Testimony {
     pub fn answer(&mut self, question: Question, answer: Answer) {
         self.answers.insert(question.key, answer);
+    }
+
+    /// What somebody who converts objects said, or why they said nothing.
+    pub fn convert(&mut self, conversion: &Conversion, answer: Result<Vec<Value>, String>) {
+        self.converted.insert(conversion.key(), conversion.concluded(answer));
+    }
+
+    pub(crate) fn converted(&self, conversion: &Conversion) -> Option<&StatusResult<Vec<Value>>> {
+        self.converted.get(&conversion.key())
     }
 
     pub(super) fn says(&self, question: &Question) -> Option<&Answer> {

@@ -12,7 +12,7 @@ use super::{
     attempt::Attempt,
     expressions::{self, Conditions},
     matching::{Constraints, Found},
-    testimony::{Answer, Question, Verdict},
+    testimony::{Answer, Question, Verdict, waiting},
 };
 use crate::{
     pipeline::{World, readmit},
@@ -77,17 +77,23 @@ impl Webhook {
         if self.conditions.is_empty() {
             return Ok(Some(found));
         }
-        let variables = expressions::variables(&world.view, attempt, found.row(attempt), object);
+        let variables = expressions::variables(world, attempt, found.row(attempt), object)?;
         let holds = self.conditions.decide(&variables, self.may_fail, attempt, attempt.name(object))?;
         Ok(holds.then_some(found))
     }
 
-    fn question(&self, attempt: &Attempt<'_>, found: &Found, object: &Value) -> Question {
-        let request = attempt.review(found.row(attempt), object);
+    fn question(
+        &self,
+        world: &World<'_>,
+        attempt: &Attempt<'_>,
+        found: &Found,
+        object: &Value,
+    ) -> StatusResult<Question> {
+        let request = attempt.review(world, found.row(attempt), object)?;
         let mut question = Question::new(&self.place, self.name.clone(), self.client.clone(), request);
         question.timeout_seconds = self.timeout_seconds;
         question.review_version = self.review_version.clone();
-        question
+        Ok(question)
     }
 
     /// What follows from an answer: a verdict that allows, nothing where it may fail, or the refusal.
@@ -134,10 +140,10 @@ fn change(
     found: &Found,
     object: &mut Value,
 ) -> StatusResult<bool> {
-    let mut question = webhook.question(attempt, found, object);
+    let mut question = webhook.question(world, attempt, found, object)?;
     question.may_change = true;
     let Some(answer) = world.testimony.says(&question).cloned() else {
-        world.open.push(question);
+        world.open.borrow_mut().ask(question);
         return Err(waiting());
     };
     let Some(Verdict { patch: Some(patch), .. }) = webhook.judged(world, &answer)? else { return Ok(false) };
@@ -145,10 +151,10 @@ fn change(
         return Ok(false);
     }
     let row = found.row(attempt);
-    let seen = attempt.seen_by(row, object);
+    let seen = attempt.seen_by(world, row, object)?;
     let changed = patch::json(&seen, &patch).map_err(|why| Status::internal(why.message))?;
     let mut new = match found {
-        Found::Other(row) if attempt.is_of_kind() => row.converted(&changed, attempt.row),
+        Found::Other(row) if attempt.is_of_kind() => world.converted(row, &changed, attempt.row)?,
         _ => changed,
     };
     if attempt.is_of_kind() {
@@ -165,21 +171,16 @@ pub fn validate(world: &mut World<'_>, attempt: &Attempt<'_>, object: &Value) ->
     let mut is_open = false;
     for webhook in webhooks.iter() {
         let Some(found) = webhook.is_asked(world, attempt, object)? else { continue };
-        let question = webhook.question(attempt, &found, object);
+        let question = webhook.question(world, attempt, &found, object)?;
         match world.testimony.says(&question).cloned() {
             Some(answer) => drop(webhook.judged(world, &answer)?),
             None => {
-                world.open.push(question);
+                world.open.borrow_mut().ask(question);
                 is_open = true;
             }
         }
     }
     if is_open { Err(waiting()) } else { Ok(()) }
-}
-
-/// Ends a request whose questions are open. Nobody is told this: the request is decided again.
-fn waiting() -> Status {
-    Status::internal("a webhook has not been asked yet")
 }
 
 /// A refusal says at least that it is one.

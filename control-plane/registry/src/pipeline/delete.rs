@@ -58,7 +58,7 @@ pub(crate) fn delete_object(
 
     let held = waits || (row.hooks.is_held)(&object);
     if !held && grace == 0 {
-        return world.remove(row, live);
+        return world.remove(live);
     }
     let since = match (live.meta.deletion_timestamp, live.meta.deletion_grace_period_seconds) {
         // The time of the first wish: a later wish can shorten the grace and never lengthen it.
@@ -73,7 +73,7 @@ pub(crate) fn delete_object(
     };
     mark(row, &mut object, since, grace, leaving);
     if may_go(row, &object) {
-        return world.remove(row, live);
+        return world.remove(live);
     }
     super::store_update(world, row, live, &object)
 }

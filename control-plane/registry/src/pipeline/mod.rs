@@ -8,6 +8,7 @@ mod node_restriction;
 mod patch;
 mod scale;
 mod update;
+mod versions;
 mod world;
 
 use std::borrow::Cow;
@@ -25,7 +26,7 @@ pub(crate) use world::World;
 
 use crate::{
     Catalog, Env, Row, Transaction,
-    asking::{self, Attempt, Question, Testimony, Undecided},
+    asking::{self, Attempt, Testimony, Undecided},
 };
 
 /// How many requests one transaction may carry. A transaction is one Raft entry and holds up everybody behind it; a
@@ -51,10 +52,11 @@ pub fn transact(view: &View, requests: &[Request], env: &mut Env<'_>) -> Result<
         match decide(view, requests, env, known) {
             Ok(transaction) => return Ok(transaction),
             Err(Undecided::Refused(status)) => return Err(status),
-            Err(Undecided::Open { testimony, questions }) => {
+            Err(Undecided::Open { testimony, open }) => {
                 known = testimony;
-                let nobody = || Err("nobody can be asked here".to_owned());
-                questions.into_iter().for_each(|question| known.answer(question, nobody()));
+                let nobody = "nobody can be asked here";
+                open.questions.into_iter().for_each(|question| known.answer(question, Err(nobody.to_owned())));
+                open.conversions.iter().for_each(|conversion| known.convert(conversion, Err(nobody.to_owned())));
             }
         }
     }
@@ -69,9 +71,7 @@ pub fn decide(
 ) -> Result<Transaction, Undecided> {
     let mut world = World::fork(view, env, testimony);
     let decided = carry_out_all(&mut world, requests);
-    if !world.open.is_empty() {
-        return Err(open(world));
-    }
+    let world = world.settled()?;
     let (is_dry, replies) = decided.map_err(Undecided::Refused)?;
     let (txn, after, events) = world.into_parts();
     Ok(if is_dry {
@@ -79,17 +79,6 @@ pub fn decide(
     } else {
         Transaction { txn, view: after, events, replies }
     })
-}
-
-/// The questions of several requests, each once.
-fn open(world: World<'_>) -> Undecided {
-    let mut questions: Vec<Question> = Vec::new();
-    for question in world.open {
-        if !questions.contains(&question) {
-            questions.push(question);
-        }
-    }
-    Undecided::Open { testimony: world.testimony, questions }
 }
 
 /// The replies, and whether nothing of it is meant to last.
@@ -108,7 +97,7 @@ fn carry_out_all(world: &mut World<'_>, requests: &[Request]) -> StatusResult<(b
         match carry_out(world, request) {
             Ok(reply) => replies.push(reply),
             // What follows may rest on a request that waits for an answer; but its questions can be asked as well.
-            Err(_) if !world.open.is_empty() => {}
+            Err(_) if !world.open.borrow().is_empty() => {}
             Err(refusal) => return Err(blame(refusal, requests, index)),
         }
     }

@@ -86,7 +86,7 @@ pub(crate) fn store_update(
     }
     if may_go(row, new) {
         // Watchers are shown the object as it was last; what this request changed on it goes with it.
-        return world.remove(row, live);
+        return world.remove(live);
     }
     world.replace(row, live, new)
 }

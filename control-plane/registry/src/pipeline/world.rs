@@ -1,6 +1,7 @@
 //! The world while a transaction is being made: a fork of the view, and what was done to it.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -14,7 +15,7 @@ use serde_json::Value;
 
 use crate::{
     Env, Row,
-    asking::{Question, Testimony},
+    asking::{Open, Testimony, Undecided},
 };
 
 /// The size of one object. Every server keeps every object in memory and sends it over every watch; what is larger
@@ -32,7 +33,7 @@ pub(crate) struct World<'e> {
     /// What is known from earlier decisions about the same requests.
     pub testimony: Testimony,
     /// What must be known before there is a decision.
-    pub open: Vec<Question>,
+    pub open: RefCell<Open>,
     /// The time of this decision: when it happens in the store.
     at: Timestamp,
     thrown: usize,
@@ -50,7 +51,7 @@ impl<'e> World<'e> {
             warnings: Vec::new(),
             taken: BTreeMap::new(),
             testimony,
-            open: Vec::new(),
+            open: RefCell::default(),
             at: env.now,
             thrown: 0,
             dice: &mut *env.dice,
@@ -58,6 +59,14 @@ impl<'e> World<'e> {
             events: Vec::new(),
             touched: BTreeSet::new(),
         }
+    }
+
+    /// The world, unless something must be known first.
+    pub fn settled(self) -> Result<World<'e>, Undecided> {
+        if self.open.borrow().is_empty() {
+            return Ok(self);
+        }
+        Err(Undecided::Open { testimony: self.testimony, open: Box::new(self.open.into_inner()) })
     }
 
     pub fn into_parts(self) -> (Txn, View, Vec<Event>) {
@@ -82,7 +91,7 @@ impl<'e> World<'e> {
     /// to would carry its decoded form as long as a view or the history of events knows it, at ten times its size.
     pub fn find(&self, row: &Row, target: &Target) -> StatusResult<Arc<Object>> {
         match self.view.object(&row.key(target)) {
-            Some(object) => Ok(row.show(&Arc::new(object.at(object.revision)))),
+            Some(object) => self.show(row, &Arc::new(object.at(object.revision))),
             None => Err(Status::not_found(&row.kind.resource(), &target.name)),
         }
     }
@@ -97,7 +106,7 @@ impl<'e> World<'e> {
 
     /// Stores an object as its row says; gives it as its row shows it.
     fn put(&mut self, row: &Row, key: Key, value: &Value, expect: Expect) -> StatusResult<Arc<Object>> {
-        let body = Body::encode(&row.store(value));
+        let body = Body::encode(&*self.stored(row, value)?);
         if body.bytes.len() > OBJECT_BYTES_MAX {
             return Err(Status::too_large(format!(
                 "{} \"{}\" is too large: {} bytes, and an object may have {OBJECT_BYTES_MAX}",
@@ -107,15 +116,17 @@ impl<'e> World<'e> {
             )));
         }
         self.apply(Op::Put { key: key.clone(), body, expect })?;
-        let stored = self.view.object(&key).map(|object| row.show(object));
-        stored.ok_or_else(|| Status::internal(format!("{key} is gone as soon as it is stored")))
+        match self.view.object(&key) {
+            Some(stored) => self.show(row, stored),
+            None => Err(Status::internal(format!("{key} is gone as soon as it is stored"))),
+        }
     }
 
-    /// Removes an object; gives it as it was, with the revision of its deletion.
-    pub fn remove(&mut self, row: &Row, live: &Object) -> StatusResult<Arc<Object>> {
+    /// Removes an object; gives it as it was shown, with the revision of its deletion.
+    pub fn remove(&mut self, live: &Object) -> StatusResult<Arc<Object>> {
         self.apply(Op::Delete { key: live.key.clone(), expect: Expect::At(live.revision) })?;
         match self.events.last() {
-            Some(event) if event.object.key == live.key => Ok(row.show(&event.object)),
+            Some(event) if event.object.key == live.key => Ok(Arc::new(live.at(event.revision))),
             _ => Err(Status::not_found(&live.key.resource, live.key.name())),
         }
     }

@@ -57,11 +57,11 @@ fn carry_out(
             Err(Undecided::Refused(status)) => {
                 return (Err(format!("{} {}", status.code(), status.message())), asked);
             }
-            Err(Undecided::Open { testimony, questions }) => {
+            Err(Undecided::Open { testimony, open }) => {
                 known = testimony;
                 // Time passes while somebody is asked.
                 fixture.pass(3);
-                for question in questions {
+                for question in open.questions {
                     let said = answer(&question);
                     asked.push(question.clone());
                     known.answer(question, said);
@@ -288,10 +288,10 @@ fn a_question_is_asked_again_where_the_object_is_another_meanwhile() {
     let merge = [request("configmaps/c", Action::Patch { patch: Patch::Merge(json!({"data": {"b": "1"}})) })];
     let ask =
         |fixture: &Fixture, known| decide(&fixture.view, &merge, &mut Env { now: fixture.now, dice: &mut || 4 }, known);
-    let Err(Undecided::Open { mut testimony, mut questions }) = ask(&fixture, Testimony::default()) else {
+    let Err(Undecided::Open { mut testimony, mut open }) = ask(&fixture, Testimony::default()) else {
         panic!("nobody was asked");
     };
-    testimony.answer(questions.remove(0), allowed());
+    testimony.answer(open.questions.remove(0), allowed());
     assert!(ask(&fixture, testimony.clone()).is_ok());
 
     let delete = request("validatingwebhookconfigurations/v", Action::Delete { options: DeleteOptions::default() });
@@ -299,8 +299,8 @@ fn a_question_is_asked_again_where_the_object_is_another_meanwhile() {
     fixture.merge("configmaps/c", json!({"data": {"a": "2"}})).unwrap();
     let hook = webhook("h", "configmaps", &["UPDATE"], json!({}));
     fixture.create(VALIDATING, configuration("v", json!([hook]))).unwrap();
-    let Err(Undecided::Open { questions, .. }) = ask(&fixture, testimony) else { panic!("nobody was asked again") };
-    assert_eq!(questions[0].request["oldObject"]["data"]["a"], "2");
+    let Err(Undecided::Open { open, .. }) = ask(&fixture, testimony) else { panic!("nobody was asked again") };
+    assert_eq!(open.questions[0].request["oldObject"]["data"]["a"], "2");
 }
 
 #[test]

@@ -305,3 +305,32 @@ fn a_schema_whose_pattern_is_none_or_whose_combination_says_what_there_is_is_ref
         assert!(said.contains(expected), "{field}: {said}");
     }
 }
+
+#[test]
+fn a_webhook_for_conversion_is_named_in_full_or_not_at_all() {
+    let with = |conversion: Value| {
+        let mut definition = definition(json!({}));
+        definition["spec"]["conversion"] = conversion;
+        refusal(Fixture::new().create("customresourcedefinitions", definition))
+    };
+    let client = json!({"url": "https://example.com/"});
+    for (conversion, why) in [
+        (json!({"strategy": "Webhook"}), "spec.conversion.webhook: Required value: required when strategy is set"),
+        (
+            json!({"strategy": "Webhook", "webhook": {"clientConfig": client}}),
+            "spec.conversion.webhook.conversionReviewVersions: Required value: must specify one of v1, v1beta1",
+        ),
+        (
+            json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"]}}),
+            "spec.conversion.webhook.clientConfig: Required value: exactly one of url or service is required",
+        ),
+        (
+            json!({"strategy": "None", "webhook": {"clientConfig": client}}),
+            "spec.conversion.webhook: Forbidden: should not be set when strategy is not set to Webhook",
+        ),
+        (json!({"strategy": "Magic"}), "spec.conversion.strategy: Unsupported value: \"Magic\""),
+    ] {
+        let said = with(conversion);
+        assert!(said.contains(why), "{said}");
+    }
+}
