@@ -5,6 +5,7 @@ mod bench;
 mod client;
 mod failure;
 mod image;
+mod keys;
 mod kubeconfig;
 mod lab;
 mod server;
@@ -59,6 +60,9 @@ enum Command {
     Image(image::Images),
     /// Measures this machine and this build: clusters of its own are brought up and taken down
     Bench(bench::Bench),
+    /// Keys that service account tokens are signed with
+    #[command(subcommand)]
+    Keys(keys::Keys),
     /// Tokens that machines join with
     #[command(subcommand)]
     Token(token::Token),
@@ -110,6 +114,7 @@ async fn run(cli: Cli) -> Outcome {
         }
         Command::Bench(bench) => bench::run(bench).await,
         Command::Image(images) => image::run(images),
+        Command::Keys(keys) => keys::run(&connect(&global).await?, keys).await,
         Command::Token(token) => token::run(&connect(&global).await?, token).await,
         Command::Verb(verb) => verbs::run(verb, &connect(&global).await?, global.namespace.as_deref()).await,
     }

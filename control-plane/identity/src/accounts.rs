@@ -1,8 +1,7 @@
 //! Tokens of service accounts: JSON web tokens (RFC 7519) signed with ECDSA on P-256 (`ES256`).
 //!
 //! The keys are a Secret of kube-system, so every server has them and can issue and check. It may hold several: an
-//! annotation says which one signs, and tokens signed by any of them are good. To change the key, add one, let the
-//! annotation name it, and take the old one out when its tokens have run out.
+//! annotation says which one signs, and tokens signed by any of them are good (`rotation.rs`).
 
 use std::collections::BTreeMap;
 
@@ -50,15 +49,14 @@ impl AccountKeys {
 
     /// A Secret with one new key.
     pub fn create() -> Result<Value, IdentityError> {
-        let pem = KeyPair::generate()?.serialize_pem();
-        let name = id(key_pair(pem.as_bytes())?.public_key().as_ref());
+        let (name, pem) = generate()?;
         Ok(json!({
             "apiVersion": "v1", "kind": "Secret", "type": AccountKeys::SECRET_TYPE,
             "metadata": {
                 "name": AccountKeys::SECRET, "namespace": AccountKeys::NAMESPACE,
                 "annotations": {AccountKeys::ACTIVE: name},
             },
-            "data": {name: BASE64_STANDARD.encode(pem)},
+            "data": {name: pem},
         }))
     }
 
@@ -94,6 +92,15 @@ impl AccountKeys {
         Ok(format!("{content}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature)))
     }
 
+    /// Whether the key that a token names is one of these.
+    pub fn has_signed(&self, token: &str) -> bool {
+        let head = || -> Option<Value> {
+            let head = token.split_once('.').filter(|_| token.len() <= TOKEN_BYTES_MAX)?.0;
+            serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(head).ok()?).ok()
+        };
+        head().is_some_and(|head| head["kid"].as_str().is_some_and(|id| self.keys.contains_key(id)))
+    }
+
     /// What a token says, if one of these keys signed it. Whether it is still good is for the caller to decide.
     pub fn verify(&self, token: &str) -> Option<Value> {
         if token.len() > TOKEN_BYTES_MAX {
@@ -126,6 +133,13 @@ impl AccountKeys {
             .collect();
         json!({ "keys": keys })
     }
+}
+
+/// A new key: its name, and what the Secret keeps of it.
+pub(crate) fn generate() -> Result<(String, String), IdentityError> {
+    let pem = KeyPair::generate()?.serialize_pem();
+    let name = id(key_pair(pem.as_bytes())?.public_key().as_ref());
+    Ok((name, BASE64_STANDARD.encode(pem)))
 }
 
 /// Who issued tokens that are kept in Secrets and never run out.

@@ -7,6 +7,7 @@
 mod accounts;
 mod authority;
 mod kubeconfig;
+mod rotation;
 mod tls;
 mod tokens;
 mod unverified;
@@ -15,6 +16,7 @@ mod wanted;
 pub use accounts::{AccountKeys, LEGACY_ISSUER, legacy_claims, random_uuid};
 pub use authority::{Authority, IdentityError, Issued};
 pub use kubeconfig::kubeconfig;
+pub use rotation::{Rotation, Standing};
 pub use tls::{client_config, pinned_client_config, server_config, user_of_certificate};
 pub use tokens::{Minted, Role, Token, TokenError, Tokens};
 pub use unverified::AnyCertificate;

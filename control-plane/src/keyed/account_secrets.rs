@@ -22,6 +22,9 @@ const ACCOUNT_UID: &str = "kubernetes.io/service-account.uid";
 /// The Secrets that name a service account; found without decoding those that do not.
 fn wakes(view: &View, event: &Event) -> Vec<Key> {
     let object = &event.object;
+    if is_keys(&object.key) {
+        return all(view);
+    }
     if object.key.resource == SECRETS {
         return (event.kind != EventKind::Deleted && names_account(object))
             .then(|| object.key.clone())
@@ -40,6 +43,10 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
 
 fn all(view: &View) -> Vec<Key> {
     view.objects(&SECRETS, None).filter(|secret| names_account(secret)).map(|secret| secret.key.clone()).collect()
+}
+
+fn is_keys(key: &Key) -> bool {
+    key.resource == SECRETS && key.namespace() == AccountKeys::NAMESPACE && key.name() == AccountKeys::SECRET
 }
 
 fn names_account(secret: &Object) -> bool {
@@ -66,12 +73,24 @@ fn reconcile(authority: &Authority, view: &View, key: &Key, _: Timestamp) -> Pla
         return plan;
     };
     let mut data = json!({});
-    if secret["data"]["token"].as_str().is_none_or(str::is_empty) {
-        let Some(token) = token(view, &account, &stands.meta.uid, key.name()) else {
-            plan.because("the cluster has no keys for tokens yet");
-            return plan;
-        };
-        data["token"] = json!(BASE64_STANDARD.encode(token));
+    let Some(keys) = keys(view) else {
+        plan.because("the cluster has no keys for tokens yet");
+        return plan;
+    };
+    // A token whose key is gone is as none.
+    let is_good = |token: &str| {
+        let token = BASE64_STANDARD.decode(token).ok().and_then(|token| String::from_utf8(token).ok());
+        token.is_some_and(|token| keys.verify(&token).is_some())
+    };
+    if !secret["data"]["token"].as_str().is_some_and(is_good) {
+        let claims = legacy_claims(account.namespace(), account.name(), &stands.meta.uid, key.name());
+        match keys.sign(&claims) {
+            Ok(token) => data["token"] = json!(BASE64_STANDARD.encode(token)),
+            Err(error) => {
+                tracing::warn!(%error, %account, "no token can be made");
+                return plan;
+            }
+        }
     }
     for (field, wanted) in [("ca.crt", authority.certificate_pem()), ("namespace", key.namespace())] {
         let wanted = BASE64_STANDARD.encode(wanted);
@@ -92,11 +111,7 @@ fn reconcile(authority: &Authority, view: &View, key: &Key, _: Timestamp) -> Pla
     plan
 }
 
-fn token(view: &View, account: &Key, uid: &str, secret: &str) -> Option<String> {
+fn keys(view: &View) -> Option<AccountKeys> {
     let keys = view.object(&Key::new(SECRETS, AccountKeys::NAMESPACE, AccountKeys::SECRET))?;
-    let keys = AccountKeys::read(&serde_json::from_slice(keys.bytes()).ok()?);
-    let claims = legacy_claims(account.namespace(), account.name(), uid, secret);
-    keys.and_then(|keys| keys.sign(&claims))
-        .inspect_err(|error| tracing::warn!(%error, %account, "no token can be made"))
-        .ok()
+    AccountKeys::read(&serde_json::from_slice(keys.bytes()).ok()?).ok()
 }

@@ -1,6 +1,7 @@
 //! Bearer tokens: issued, borne, reviewed, and worth nothing once what they rest on is gone.
 
-use copepod_identity::AccountKeys;
+use copepod_api::Timestamp;
+use copepod_identity::{AccountKeys, Rotation};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -187,4 +188,26 @@ async fn machines_begin_with_tokens_of_their_own() {
         assert_eq!(admin.post(SECRETS, &secret(wrong.clone())).await.code, 201);
         assert_eq!(who(&http, token).await, Err(401), "{wrong}");
     }
+}
+
+#[tokio::test]
+async fn tokens_stay_good_while_the_key_is_rotated_until_it_is_dropped() {
+    let (_server, admin, http) = world().await;
+    let path = format!("{SECRETS}/{}", AccountKeys::SECRET);
+    let old = token(&request(&admin, json!({})).await);
+    let mut rotation = Rotation::of(admin.get(&path).await.json());
+    let (first, _) = rotation.keys().pop_first().unwrap();
+    rotation.rotate(Timestamp::now()).unwrap();
+    let put = admin.send(Method::PUT, &path, &[], &rotation.into_secret().to_string()).await;
+    assert_eq!(put.code, 200, "{}", put.text);
+    let new = token(&request(&admin, json!({})).await);
+    assert!(who(&http, &old).await.is_ok() && who(&http, &new).await.is_ok());
+    let keys = with(&http, Method::GET, "/openid/v1/jwks", &new, "").await;
+    assert_eq!(keys.json()["keys"].as_array().unwrap().len(), 2);
+
+    let mut rotation = Rotation::of(admin.get(&path).await.json());
+    rotation.remove(&first).unwrap();
+    admin.send(Method::PUT, &path, &[], &rotation.into_secret().to_string()).await;
+    assert_eq!(who(&http, &old).await, Err(401));
+    assert!(who(&http, &new).await.is_ok());
 }

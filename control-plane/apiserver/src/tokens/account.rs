@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use copepod_access::{SERVICE_ACCOUNT_PREFIX, service_account_user};
 use copepod_api::{
     Key, Resource, Timestamp, User,
@@ -55,6 +56,13 @@ pub fn claims(
         "iss": ISSUER, "sub": service_account_user(account.namespace(), account.name()), "aud": audiences,
         "iat": now, "nbf": now, "exp": until, "jti": copepod_identity::random_uuid(), OWN: own,
     })
+}
+
+/// Whether a token says that this cluster issued it; nothing is proved by that.
+pub fn claims_to_be_ours(token: &str) -> bool {
+    let claims = token.split('.').nth(1).and_then(|claims| BASE64_URL_SAFE_NO_PAD.decode(claims).ok());
+    let claims: Option<Value> = claims.and_then(|claims| serde_json::from_slice(&claims).ok());
+    claims.is_some_and(|claims| claims["iss"] == ISSUER || claims["iss"] == LEGACY_ISSUER)
 }
 
 /// Whether what a token with a good signature says is true at this moment.

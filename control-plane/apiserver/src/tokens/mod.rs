@@ -103,6 +103,14 @@ pub fn judge(view: &View, keys: &Keys, token: &str, audiences: &[String]) -> Res
         return bootstrap::judge(view, id, secret, now);
     }
     let keys = keys.at(view).map_err(|status| Refusal::Bad(status.message().to_owned()))?;
-    let claims = keys.verify(token).ok_or_else(|| Refusal::Bad("invalid bearer token".to_owned()))?;
+    let claims = keys.verify(token).ok_or_else(|| {
+        let why = "invalid bearer token".to_owned();
+        // The key may be newer than this view, as when it was rotated a moment ago.
+        if account::claims_to_be_ours(token) && !keys.has_signed(token) {
+            Refusal::Unknown(why)
+        } else {
+            Refusal::Bad(why)
+        }
+    })?;
     account::judge(view, &claims, token, audiences, now)
 }
