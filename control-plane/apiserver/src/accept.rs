@@ -6,7 +6,7 @@ use http::{
     header::{ACCEPT, USER_AGENT},
 };
 
-use crate::{protobuf, query::Query};
+use crate::query::Query;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -60,7 +60,7 @@ impl Wanted {
             let encoding = match range.media.as_str() {
                 "application/json" | "application/*" | "*/*" => json,
                 "application/yaml" => Encoding::Yaml,
-                protobuf::MEDIA_TYPE => Encoding::Protobuf,
+                copepod_protobuf::MEDIA_TYPE => Encoding::Protobuf,
                 _ => continue,
             };
             let shape = match (range.parameter("as"), range.parameter("g"), range.parameter("v")) {
@@ -108,7 +108,7 @@ pub fn of_refusal(headers: &HeaderMap, uri: &Uri) -> Encoding {
     let known = ranges(headers).find_map(|range| match range.media.as_str() {
         "application/json" | "application/*" | "*/*" => Some(json),
         "application/yaml" => Some(Encoding::Yaml),
-        protobuf::MEDIA_TYPE => Some(Encoding::Protobuf),
+        copepod_protobuf::MEDIA_TYPE => Some(Encoding::Protobuf),
         _ => None,
     });
     known.unwrap_or(json)

@@ -9,7 +9,7 @@ use http::{
 };
 use serde_json::Value;
 
-use crate::{accept::Encoding, compress::Long, protobuf};
+use crate::{accept::Encoding, compress::Long};
 
 /// When a client may ask again where nobody said.
 const RETRY_SECONDS: i32 = 1;
@@ -35,7 +35,7 @@ pub fn json(code: u16, bytes: impl Into<Bytes>, encoding: Encoding) -> Response 
         },
         Encoding::Protobuf => {
             match serde_json::from_slice::<Value>(&bytes).ok().and_then(|value| as_protobuf(&value)) {
-                Some(body) => typed(code, protobuf::MEDIA_TYPE, body),
+                Some(body) => typed(code, copepod_protobuf::MEDIA_TYPE, body),
                 None => typed(code, "application/json", bytes),
             }
         }
@@ -45,8 +45,8 @@ pub fn json(code: u16, bytes: impl Into<Bytes>, encoding: Encoding) -> Response 
 /// `None` for what has no message.
 pub fn as_protobuf(value: &Value) -> Option<Vec<u8>> {
     let text = |name: &str| value[name].as_str().unwrap_or_default();
-    let known = protobuf::known(text("apiVersion"), text("kind"))?;
-    Some(protobuf::whole(&known, value))
+    let known = copepod_protobuf::known(text("apiVersion"), text("kind"))?;
+    Some(copepod_protobuf::whole(&known, value))
 }
 
 pub fn value(code: u16, value: &Value, encoding: Encoding) -> Response {

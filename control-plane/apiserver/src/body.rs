@@ -15,8 +15,6 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::protobuf;
-
 /// How much of all bodies together may be in memory. A few dozen of the largest; many thousands of usual ones.
 const BODIES_BYTES_MAX: usize = 64 << 20;
 const _: () = assert!(BODIES_BYTES_MAX >= 8 * BODY_BYTES_MAX);
@@ -109,7 +107,7 @@ pub fn object(headers: &HeaderMap, bytes: &[u8]) -> StatusResult<Decoded> {
     match media_type(headers).as_str() {
         "application/json" => json(bytes),
         "application/yaml" | "application/x-yaml" | "text/yaml" => yaml(bytes),
-        protobuf::MEDIA_TYPE => Ok(Decoded { value: protobuf::decode(bytes)?, duplicates: Vec::new() }),
+        copepod_protobuf::MEDIA_TYPE => Ok(Decoded { value: copepod_protobuf::decode(bytes)?, duplicates: Vec::new() }),
         other => Err(Status::unsupported_media_type(format!(
             "the body of the request was in an unknown format - accepted media types include: \
              application/json, application/yaml, application/vnd.kubernetes.protobuf (not {other})"

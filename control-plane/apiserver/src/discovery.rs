@@ -20,7 +20,7 @@ use crate::{
     forward::{self, ForLeader},
     front::Front,
     path::Place,
-    protobuf, reviews,
+    reviews,
 };
 
 /// How a client wants to be told.
@@ -55,7 +55,7 @@ impl Form {
             let encoding = match range.media.as_str() {
                 "application/json" | "application/*" | "*/*" => Encoding::Json,
                 "application/yaml" => Encoding::Yaml,
-                protobuf::MEDIA_TYPE => Encoding::Protobuf,
+                copepod_protobuf::MEDIA_TYPE => Encoding::Protobuf,
                 _ => return None,
             };
             let is_aggregated = encoding == Encoding::Json && range.parameter("g") == Some("apidiscovery.k8s.io");

@@ -6,8 +6,8 @@ use serde_json::Value;
 use crate::{
     accept::{Encoding, Shape, Wanted},
     path::Asked,
-    protobuf::{self, Known},
 };
+use copepod_protobuf::Known;
 
 pub enum Frames {
     Json,
@@ -20,8 +20,8 @@ impl Frames {
         let known = match (wanted.encoding, wanted.shape) {
             (Encoding::Json | Encoding::Pretty, _) => return Ok(Frames::Json),
             (Encoding::Yaml, _) => None,
-            (Encoding::Protobuf, Shape::Metadata) => protobuf::known("meta.k8s.io/v1", "PartialObjectMetadata"),
-            (Encoding::Protobuf, _) => protobuf::known(&asked.row.kind.api_version(), &asked.row.kind.name),
+            (Encoding::Protobuf, Shape::Metadata) => copepod_protobuf::known("meta.k8s.io/v1", "PartialObjectMetadata"),
+            (Encoding::Protobuf, _) => copepod_protobuf::known(&asked.row.kind.api_version(), &asked.row.kind.name),
         };
         known.map(Frames::Protobuf).ok_or_else(|| {
             Status::not_acceptable(
@@ -51,15 +51,17 @@ impl Frames {
             Frames::Protobuf(known) => {
                 let mut object = Vec::new();
                 write(&mut object);
-                protobuf::frame(out, event, known, &serde_json::from_slice(&object).unwrap_or_default());
+                copepod_protobuf::frame(out, event, known, &serde_json::from_slice(&object).unwrap_or_default());
             }
         }
     }
 
     pub fn write_status(&self, out: &mut Vec<u8>, status: &Status) {
         let status: Value = status.to_value();
-        match protobuf::known("v1", "Status") {
-            Some(known) if matches!(self, Frames::Protobuf(_)) => protobuf::frame(out, "ERROR", &known, &status),
+        match copepod_protobuf::known("v1", "Status") {
+            Some(known) if matches!(self, Frames::Protobuf(_)) => {
+                copepod_protobuf::frame(out, "ERROR", &known, &status)
+            }
             _ => Frames::Json.write(out, "ERROR", |out| out.extend_from_slice(status.to_string().as_bytes())),
         }
     }

@@ -28,7 +28,7 @@ use crate::{
     metrics::{Labels, Metrics},
     openapi,
     path::{Asked, Place},
-    protobuf, proxy,
+    proxy,
     query::Query,
     read, reviews, streams,
     tokens::{self, Keys},
@@ -224,7 +224,7 @@ async fn about_objects(
     if asked.row.kind.resource() == SERVICE_ACCOUNTS && &*asked.subresource == "token" {
         return tokens::issue(front, request, &user, &asked).await;
     }
-    let has_message = protobuf::known(&asked.row.kind.api_version(), &asked.row.kind.name).is_some();
+    let has_message = copepod_protobuf::known(&asked.row.kind.api_version(), &asked.row.kind.name).is_some();
     let wanted = Wanted::of(request.headers(), request.uri(), Offer { has_message, has_shapes: true })?;
     match verb {
         "get" => read::answer(front, &asked, &query, &wanted).await,

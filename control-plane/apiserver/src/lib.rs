@@ -28,7 +28,6 @@ mod options;
 mod past;
 mod path;
 mod programs;
-mod protobuf;
 mod proxy;
 mod query;
 mod read;

@@ -17,7 +17,6 @@ use crate::{
     options,
     past::{self, Undone},
     path::Asked,
-    protobuf,
     query::Query,
     read,
     selection::Selection,
@@ -173,24 +172,24 @@ async fn in_protobuf(
     shape: Shape,
 ) -> StatusResult<Response> {
     let item = match shape {
-        Shape::Metadata => protobuf::known("meta.k8s.io/v1", "PartialObjectMetadata"),
-        _ => protobuf::known(&row.kind.api_version(), &row.kind.name),
+        Shape::Metadata => copepod_protobuf::known("meta.k8s.io/v1", "PartialObjectMetadata"),
+        _ => copepod_protobuf::known(&row.kind.api_version(), &row.kind.name),
     };
     let item = item.ok_or_else(|| Status::not_acceptable(format!("{} have no protobuf messages", row.kind.plural)))?;
     let row = row.clone();
     let make = move || {
-        let mut parts = protobuf::ListParts::new(item);
+        let mut parts = copepod_protobuf::ListParts::new(item);
         for object in objects {
             parts.push(&serde_json::from_slice(row.show(&object).bytes()).unwrap_or_default());
         }
-        protobuf::list(parts, &metadata)
+        copepod_protobuf::list(parts, &metadata)
     };
     let pieces = tokio::task::spawn_blocking(make).await.map_err(Status::internal)?;
     let is_long = pieces.iter().map(Bytes::len).sum::<usize>() > PIECE_BYTES;
     let body = Body::from_stream(futures::stream::iter(pieces.map(Ok::<Bytes, std::convert::Infallible>)));
     Ok(match is_long {
-        true => answer::long(protobuf::MEDIA_TYPE, body),
-        false => answer::typed(200, protobuf::MEDIA_TYPE, body),
+        true => answer::long(copepod_protobuf::MEDIA_TYPE, body),
+        false => answer::typed(200, copepod_protobuf::MEDIA_TYPE, body),
     })
 }
 

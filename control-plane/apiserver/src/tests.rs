@@ -342,7 +342,7 @@ async fn the_api_describes_itself() {
     assert_eq!(http.get_as("/apis/apps", &format!("{AGGREGATED},application/json")).await.json()["kind"], "APIGroup");
     assert_eq!(http.get_as("/api", future).await.code, 406);
     let (_, list) = http.bytes("/apis/apps/v1", &[("accept", "application/vnd.kubernetes.protobuf")]).await;
-    assert_eq!(crate::protobuf::decode(&list).unwrap()["groupVersion"], "apps/v1");
+    assert_eq!(copepod_protobuf::decode(&list).unwrap()["groupVersion"], "apps/v1");
 
     let old = http.get("/openapi/v2").await;
     let definitions = &old.json()["definitions"];

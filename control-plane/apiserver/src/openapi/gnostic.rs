@@ -5,7 +5,7 @@
 
 use serde_json::{Map, Value};
 
-use crate::protobuf::wire::{put_bytes, put_double, put_message, put_number};
+use copepod_protobuf::wire::{put_bytes, put_double, put_message, put_number};
 
 pub const MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 

@@ -8,7 +8,7 @@ use super::{
     client::{As, CROWD, Server},
     cluster, map,
 };
-use crate::protobuf::MEDIA_TYPE;
+use copepod_protobuf::MEDIA_TYPE;
 
 const YAML: &str = "application/yaml";
 const JSON: &str = "application/json";

@@ -16,8 +16,6 @@ use copepod_registry::rows;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::protobuf;
-
 /// A kind with what is published of it.
 struct Known {
     api_version: String,
@@ -257,10 +255,10 @@ proptest! {
         prop_assert!(duplicates.is_empty());
         let (read, _) = decode::yaml(decode::to_yaml(&object).as_bytes(), &Limits::default()).unwrap();
         prop_assert_eq!(difference(&read, &object), None);
-        let known = protobuf::known(&kind.api_version, &kind.kind).unwrap();
-        let read = protobuf::decode(&protobuf::whole(&known, &object)).unwrap();
+        let known = copepod_protobuf::known(&kind.api_version, &kind.kind).unwrap();
+        let read = copepod_protobuf::decode(&copepod_protobuf::whole(&known, &object)).unwrap();
         prop_assert_eq!(difference(&bare(&read), &bare(&object)), None, "through protobuf");
-        let again = protobuf::decode(&protobuf::whole(&known, &read)).unwrap();
+        let again = copepod_protobuf::decode(&copepod_protobuf::whole(&known, &read)).unwrap();
         prop_assert_eq!(difference(&again, &read), None);
     }
 

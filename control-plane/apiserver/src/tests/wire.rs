@@ -5,15 +5,15 @@ use std::io::Read;
 use serde_json::{Value, json};
 
 use super::{MAPS, TABLE, cluster, map, revision};
-use crate::protobuf::{self, MEDIA_TYPE, decode};
+use copepod_protobuf::{MEDIA_TYPE, decode};
 
 const METADATA: &str = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
 
 /// A list's envelope, put together from the objects that it should hold.
 fn list_of(list: &Value) -> Vec<u8> {
-    let mut parts = protobuf::ListParts::new(protobuf::known("v1", "ConfigMap").unwrap());
+    let mut parts = copepod_protobuf::ListParts::new(copepod_protobuf::known("v1", "ConfigMap").unwrap());
     list["items"].as_array().unwrap().iter().for_each(|item| parts.push(item));
-    protobuf::list(parts, &list["metadata"]).concat()
+    copepod_protobuf::list(parts, &list["metadata"]).concat()
 }
 
 #[tokio::test]
@@ -75,10 +75,10 @@ async fn a_watch_in_protobuf_is_made_of_frames() {
     assert_eq!(response.headers()["content-type"], accept);
     let list = http.get(MAPS).await.json();
     let mut watch = http.watch_as(&format!("{MAPS}?watch=1"), accept).await;
-    let known = protobuf::known("v1", "ConfigMap").unwrap();
+    let known = copepod_protobuf::known("v1", "ConfigMap").unwrap();
     let framed = |event: &str, object: &Value| {
         let mut frame = Vec::new();
-        protobuf::frame(&mut frame, event, &known, object);
+        copepod_protobuf::frame(&mut frame, event, &known, object);
         frame.split_off(4)
     };
     assert_eq!(watch.next_frame().await, framed("ADDED", &http.get(&format!("{MAPS}/a")).await.json()));
