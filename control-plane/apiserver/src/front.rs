@@ -160,26 +160,55 @@ async fn answer(front: &Arc<Front>, request: Request, counted: &mut Counted) -> 
                 Place::Issuer => Ok(tokens::issuer()),
                 Place::IssuerKeys => tokens::issuer_keys(front),
                 Place::Metrics => Ok(answer::typed(200, METRICS, front.metrics.text(&view, &front.fairness))),
-                Place::OpenApiV2 => openapi::answer_v2(catalog, request.headers()).await,
-                Place::OpenApi(path) => {
-                    openapi::answer(path.as_deref(), catalog, request.uri(), request.headers()).await
-                }
-                place => {
-                    let registrations = aggregation::Registrations::of(&view);
-                    let is_forwarded = who::is_forwarded(&request);
-                    let (request, _) = request.into_parts();
-                    let mut versions = Default::default();
-                    if discovery::is_aggregated(&place, &request.headers) {
-                        let answered = discovery::at_leader(front, &request, is_forwarded, &user, &registrations);
-                        if let Some(response) = answered.await? {
-                            return Ok(response);
-                        }
-                        versions = aggregation::told::versions(front, &view).await;
+                Place::OpenApi(Some(path)) => match aggregation::documents::owner(&view, &path) {
+                    Some(remote) => aggregation::answer(front, request, &user, &remote).await,
+                    None => {
+                        let (uri, headers) = (request.uri(), request.headers());
+                        openapi::answer(Some(&path), catalog, Default::default(), uri, headers).await
                     }
-                    let offer = discovery::Offer { catalog: &catalog, registrations: &registrations, versions };
-                    discovery::answer(&place, &offer, &request.headers)
-                }
+                },
+                place => offered(front, request, &user, &view, place).await,
             }
+        }
+    }
+}
+
+/// What there is to be had here, programs included: they are asked by the leader.
+async fn offered(
+    front: &Arc<Front>,
+    request: Request,
+    user: &User,
+    view: &View,
+    place: Place,
+) -> StatusResult<Response> {
+    let (catalog, registrations) = (Catalog::of(view), aggregation::Registrations::of(view));
+    let is_forwarded = who::is_forwarded(&request);
+    let (request, _) = request.into_parts();
+    let asks_programs = match &place {
+        Place::OpenApiV2 | Place::OpenApi(_) => true,
+        place => discovery::is_aggregated(place, &request.headers),
+    };
+    if asks_programs
+        && let Some(response) = discovery::at_leader(front, &request, is_forwarded, user, &registrations).await?
+    {
+        return Ok(response);
+    }
+    match place {
+        Place::OpenApiV2 => {
+            let programs = aggregation::documents::second(front, view).await;
+            openapi::answer_v2(catalog, programs, &request.headers).await
+        }
+        Place::OpenApi(path) => {
+            let programs = aggregation::documents::index(front, view).await;
+            openapi::answer(path.as_deref(), catalog, programs, &request.uri, &request.headers).await
+        }
+        place => {
+            let versions = match asks_programs {
+                true => aggregation::told::versions(front, view).await,
+                false => Default::default(),
+            };
+            let offer = discovery::Offer { catalog: &catalog, registrations: &registrations, versions };
+            discovery::answer(&place, &offer, &request.headers)
         }
     }
 }

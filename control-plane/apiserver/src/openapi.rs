@@ -20,7 +20,7 @@ use http::{
     HeaderMap, HeaderValue, StatusCode, Uri,
     header::{CACHE_CONTROL, ETAG, IF_NONE_MATCH, LOCATION, VARY},
 };
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -32,10 +32,11 @@ use crate::{
 /// Documents take a moment of a processor each to make: one at a time is enough for anybody.
 static MAKING: Semaphore = Semaphore::const_new(1);
 
-/// The index of v3 (no path), or a document of it.
+/// The index of v3 (no path), or a document of it. `programs`: what others add to the index.
 pub async fn answer(
     path: Option<&str>,
     catalog: Arc<Catalog>,
+    programs: Map<String, Value>,
     uri: &Uri,
     headers: &HeaderMap,
 ) -> StatusResult<Response> {
@@ -46,8 +47,11 @@ pub async fn answer(
         return Err(Status::not_acceptable("only application/json is served here"));
     }
     let Some(path) = path.map(str::to_owned) else {
-        let index = make(move || index(&catalog)).await?;
-        return Ok(answer::json(200, index, Encoding::Json));
+        let mut index = make(move || index(&catalog)).await?;
+        if let Some(paths) = index["paths"].as_object_mut() {
+            paths.extend(programs);
+        }
+        return Ok(answer::json(200, index.to_string(), Encoding::Json));
     };
     let (own_path, own_catalog) = (path.clone(), catalog.clone());
     let hash = make(move || hash(&own_catalog, &own_path)).await?.ok_or_else(Status::no_such_path)?;
@@ -132,11 +136,17 @@ fn wants_protobuf(headers: &HeaderMap) -> StatusResult<bool> {
 /// The tag of the last document of v2, by which clients ask whether it changed.
 static LAST: Mutex<Option<(Arc<Catalog>, String)>> = Mutex::new(None);
 
-/// The one document of v2.
-pub async fn answer_v2(catalog: Arc<Catalog>, headers: &HeaderMap) -> StatusResult<Response> {
+/// The one document of v2. `programs`: documents of others, and what the paths begin with that they are believed about.
+pub async fn answer_v2(
+    catalog: Arc<Catalog>,
+    programs: Vec<(Arc<Value>, String)>,
+    headers: &HeaderMap,
+) -> StatusResult<Response> {
     let in_protobuf = wants_protobuf(headers)?;
     let last = LAST.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let is_ours = programs.is_empty();
     if let Some((of, tag)) = last
+        && is_ours
         && Arc::ptr_eq(&of, &catalog)
         && known(headers, &tag)
     {
@@ -146,14 +156,18 @@ pub async fn answer_v2(catalog: Arc<Catalog>, headers: &HeaderMap) -> StatusResu
     }
     let (document, tag) = make(move || {
         let groups = paths(&catalog).into_iter().map(|(_, group, version)| of_group(&catalog, group, version));
-        let document = v2::document(groups);
+        let mut document = v2::document(groups);
+        programs.iter().for_each(|(program, prefix)| v2::add(&mut document, program, prefix));
         let text = document.to_string();
         let tag = format!("\"{}\"", openapi::hash(text.as_bytes()));
-        *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((catalog.clone(), tag.clone()));
+        if is_ours {
+            *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((catalog.clone(), tag.clone()));
+        }
         (if in_protobuf { gnostic::document(&document) } else { text.into_bytes() }, tag)
     })
     .await?;
     let mut response = match in_protobuf {
+        _ if known(headers, &tag) => bare(StatusCode::NOT_MODIFIED),
         true => answer::typed(200, gnostic::MEDIA_TYPE, document),
         false => answer::json(200, document, Encoding::Json),
     };
@@ -202,6 +216,6 @@ fn hash(catalog: &Arc<Catalog>, path: &str) -> Option<String> {
     hashes(catalog).iter().find(|(own, _)| own == path).map(|(_, hash)| hash.clone())
 }
 
-fn index(catalog: &Arc<Catalog>) -> String {
-    openapi::index(hashes(catalog).iter().map(|(path, hash)| (path.as_str(), hash.as_str()))).to_string()
+fn index(catalog: &Arc<Catalog>) -> Value {
+    openapi::index(hashes(catalog).iter().map(|(path, hash)| (path.as_str(), hash.as_str())))
 }

@@ -4,6 +4,7 @@
 //! of its pods. It proves by its certificate who it is, and this server by its own, which names the front proxy: so the
 //! program may believe the headers that say for whom the request is.
 
+pub mod documents;
 pub mod probe;
 mod registrations;
 pub mod told;

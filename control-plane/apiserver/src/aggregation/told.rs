@@ -1,11 +1,13 @@
-//! What programs say that they serve, for discovery. Kept for a moment: clients ask often and it changes seldom.
+//! What programs say of themselves: what they serve, and their documents. Kept for a moment: clients ask often and it
+//! changes seldom.
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use copepod_store::View;
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -17,10 +19,44 @@ use crate::front::Front;
 /// another version of a program waits no longer.
 const BELIEVED: Duration = Duration::from_secs(10);
 
-/// The last answers, by group and version.
+/// The last answers, by the name of the program's host and the path.
 #[derive(Default)]
 pub struct Told {
-    known: Mutex<BTreeMap<(String, String), (Instant, Value)>>,
+    known: Mutex<BTreeMap<(String, String), Answer>>,
+}
+
+/// An answer, and when it came.
+type Answer = (Instant, Arc<Value>);
+
+impl Told {
+    /// What a program answers, and whether it says so now. Of one that does not answer it is what it said last.
+    pub async fn ask(&self, front: &Front, view: &View, remote: &Remote, path: &str) -> (Option<Arc<Value>>, bool) {
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (format!("{}:{}", remote.host(), remote.port), path.to_owned());
+        let last = known().get(&key).cloned();
+        if let Some((at, value)) = &last
+            && at.elapsed() < BELIEVED
+        {
+            return (Some(value.clone()), true);
+        }
+        let front_proxy = front.config.front_proxy.as_ref();
+        let answered = match remote.is_available {
+            true => probe::get(view, &*front.tunnels, front_proxy, remote, path, "application/json").await,
+            false => Err("it is not available".to_owned()),
+        };
+        let read = |bytes: Bytes| serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string());
+        match answered.and_then(read) {
+            Ok(value) => {
+                let value = Arc::new(value);
+                known().insert(key, (Instant::now(), value.clone()));
+                (Some(value), true)
+            }
+            Err(why) => {
+                tracing::debug!(host = key.0, path, why, "a program does not answer");
+                (last.map(|(_, value)| value), false)
+            }
+        }
+    }
 }
 
 /// The entry of a version in aggregated discovery.
@@ -38,36 +74,10 @@ pub async fn versions(front: &Front, view: &View) -> Versions {
     join_all(asked).await.into_iter().collect()
 }
 
-async fn entry(front: &Front, view: &View, key: &(String, String), remote: &Remote) -> Value {
-    let known = || front.told.known.lock().unwrap_or_else(PoisonError::into_inner);
-    let last = known().get(key).cloned();
-    let (resources, is_current) = match last {
-        Some((at, resources)) if at.elapsed() < BELIEVED => (resources, true),
-        last => match resources(front, view, key, remote).await {
-            Ok(resources) => {
-                known().insert(key.clone(), (Instant::now(), resources.clone()));
-                (resources, true)
-            }
-            Err(why) => {
-                tracing::debug!(group = key.0, version = key.1, why, "a program does not say what it serves");
-                (last.map_or_else(|| json!([]), |(_, resources)| resources), false)
-            }
-        },
-    };
-    json!({"version": key.1, "resources": resources, "freshness": if is_current { "Current" } else { "Stale" }})
-}
-
-async fn resources(
-    front: &Front,
-    view: &View,
-    (group, version): &(String, String),
-    remote: &Remote,
-) -> Result<Value, String> {
-    let path = format!("/apis/{group}/{version}");
-    let front_proxy = front.config.front_proxy.as_ref();
-    let list = probe::get(view, &*front.tunnels, front_proxy, remote, &path, "application/json").await?;
-    let list: Value = serde_json::from_slice(&list).map_err(|error| error.to_string())?;
-    Ok(aggregated(group, version, &list))
+async fn entry(front: &Front, view: &View, (group, version): &(String, String), remote: &Remote) -> Value {
+    let (list, is_current) = front.told.ask(front, view, remote, &format!("/apis/{group}/{version}")).await;
+    let resources = list.map_or_else(|| json!([]), |list| aggregated(group, version, &list));
+    json!({"version": version, "resources": resources, "freshness": if is_current { "Current" } else { "Stale" }})
 }
 
 /// An `APIResourceList` as the aggregated document has it: subresources below their resource.

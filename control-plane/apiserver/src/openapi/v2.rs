@@ -36,6 +36,21 @@ pub fn document(groups: impl Iterator<Item = Value>) -> Value {
     })
 }
 
+/// Puts what another program says of its own paths into a document. What both define is ours: it is the machinery that
+/// all groups share.
+pub fn add(document: &mut Value, program: &Value, prefix: &str) {
+    let own = |field: &str| program[field].as_object().into_iter().flatten();
+    if let Some(definitions) = document["definitions"].as_object_mut() {
+        for (name, definition) in own("definitions") {
+            definitions.entry(name).or_insert_with(|| definition.clone());
+        }
+    }
+    if let Some(paths) = document["paths"].as_object_mut() {
+        let is_own = |path: &str| path.starts_with(prefix) || Some(path) == prefix.strip_suffix('/');
+        paths.extend(own("paths").filter(|(path, _)| is_own(path)).map(|(path, item)| (path.clone(), item.clone())));
+    }
+}
+
 const KINDS: &str = "x-kubernetes-group-version-kind";
 
 fn kinds_of(schema: &mut Value) -> Vec<Value> {

@@ -59,6 +59,18 @@ fn answer(request: &http::Request<Incoming>, shown: Option<&str>) -> Value {
             {"name": "flunders", "singularName": "flunder", "namespaced": true, "kind": "Flunder", "verbs": ["get"]},
         ]});
     }
+    if request.uri().path() == "/openapi/v3" {
+        return json!({"paths": {
+            "apis/ext.example.com/v1": {"serverRelativeURL": "/openapi/v3/apis/ext.example.com/v1?hash=AB"},
+            "apis/other.example.com/v1": {"serverRelativeURL": "/openapi/v3/apis/other.example.com/v1?hash=CD"},
+        }});
+    }
+    if request.uri().path() == "/openapi/v2" {
+        return json!({
+            "paths": {"/apis/ext.example.com/v1/": {"get": {}}, "/apis/ext.example.com/v1/flunders": {}, "/version": {"x": 1}},
+            "definitions": {"com.example.ext.v1.Flunder": {"type": "object"}, "io.k8s.api.core.v1.Pod": {"type": "null"}},
+        });
+    }
     let headers = |name: &str| -> Vec<String> {
         request.headers().get_all(name).iter().map(|value| value.to_str().unwrap().to_owned()).collect()
     };
@@ -173,4 +185,29 @@ async fn why_a_program_is_not_available_is_said_step_by_step() {
     assert_eq!(reason, "FailedDiscoveryCheck");
     let start = "failing or missing response from https://ext.default.svc:443/apis/ext.example.com/v1: tls: ";
     assert!(message.starts_with(start), "{message}");
+}
+
+#[tokio::test]
+async fn the_documents_of_a_program_stand_beside_those_of_the_server() {
+    let (server, http) = cluster().await;
+    let (port, bundle) = program(&server.authority()).await;
+    service(&http, port).await;
+    http.post(SERVICES, &registration(Some(&bundle))).await;
+    let index = http.get("/openapi/v3").await.json();
+    assert!(index["paths"]["apis/ext.example.com/v1"].is_null(), "it does not answer yet");
+    say_available(&http).await;
+    let index = http.get("/openapi/v3").await.json();
+    let location = index["paths"]["apis/ext.example.com/v1"]["serverRelativeURL"].as_str().unwrap();
+    assert!(index["paths"]["api/v1"].is_object() && index["paths"]["apis/other.example.com/v1"].is_null());
+    let document = http.get(location).await.json();
+    assert_eq!((&document["asked"], &document["user"]), (&json!(location), &json!(["admin"])));
+
+    let whole = http.get("/openapi/v2").await;
+    let tag = whole.headers["etag"].to_str().unwrap().to_owned();
+    let whole = whole.json();
+    assert_eq!(whole["definitions"]["com.example.ext.v1.Flunder"], json!({"type": "object"}));
+    assert_eq!(whole["definitions"]["io.k8s.api.core.v1.Pod"]["type"], "object", "it cannot say what a pod is");
+    assert!(whole["paths"]["/apis/ext.example.com/v1/flunders"].is_object() && whole["paths"]["/version"].is_null());
+    let again = http.send(http::Method::GET, "/openapi/v2", &[("if-none-match", &tag)], "").await;
+    assert_eq!(again.code, 304);
 }
