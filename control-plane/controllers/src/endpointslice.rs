@@ -30,7 +30,7 @@ const ENDPOINTS_PER_SLICE: usize = 100;
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
 const MANAGER: &str = "endpointslice-controller.k8s.io";
-const HEADLESS: &str = "service.kubernetes.io/headless";
+pub const HEADLESS: &str = "service.kubernetes.io/headless";
 const ZONE: &str = "topology.kubernetes.io/zone";
 
 fn all(view: &View) -> Vec<Key> {
@@ -44,9 +44,7 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
         return vec![key.clone()];
     }
     if *resource == resource::ENDPOINT_SLICES {
-        let service = event.object.meta.labels.get(SERVICE_NAME);
-        let key = |name: &String| Key::new(resource::SERVICES, key.name.namespace.clone(), name.as_str());
-        return service.map(key).into_iter().collect();
+        return service_of(&event.object).into_iter().collect();
     }
     if *resource == resource::NODES {
         let zone = |node: &Object| node.meta.labels.get(ZONE).cloned();
@@ -63,6 +61,21 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
     view.list::<Service>(Some(key.namespace())).filter(selected).map(|service| service.key().clone()).collect()
 }
 
+/// The service that a slice says it is of.
+pub fn service_of(slice: &Object) -> Option<Key> {
+    let name = slice.meta.labels.get(SERVICE_NAME)?;
+    Some(Key::new(resource::SERVICES, slice.key.namespace(), name.as_str()))
+}
+
+/// The slices that this controller made for a service, and that stay.
+pub fn own(view: &View, service: &Of<Service>) -> impl Iterator<Item = Of<EndpointSlice>> {
+    let slices = view.dependents_of::<EndpointSlice>(service.uid());
+    slices.filter(|slice| {
+        let meta = slice.meta();
+        !meta.is_leaving() && meta.labels.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER)
+    })
+}
+
 /// What of a pod can change an endpoint. Most changes of a pod are about something else.
 fn facts(pod: &Object) -> impl PartialEq + use<'_> {
     let typed = pod.typed::<Pod>().ok();
@@ -77,7 +90,7 @@ fn facts(pod: &Object) -> impl PartialEq + use<'_> {
     )
 }
 
-fn selector(spec: &ServiceSpec) -> Option<&BTreeMap<String, String>> {
+pub fn selector(spec: &ServiceSpec) -> Option<&BTreeMap<String, String>> {
     spec.selector.as_ref().filter(|selector| !selector.is_empty() && spec.type_.as_deref() != Some("ExternalName"))
 }
 
@@ -98,11 +111,7 @@ fn reconcile(view: &View, key: &Key, _now: Timestamp) -> Plan {
     if service.meta().is_leaving() || !write::is_open(view, key.namespace()) {
         return plan;
     }
-    let live: Vec<Of<EndpointSlice>> = view
-        .dependents_of::<EndpointSlice>(service.uid())
-        .filter(|slice| slice.meta().labels.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER))
-        .filter(|slice| !slice.meta().is_leaving())
-        .collect();
+    let live: Vec<Of<EndpointSlice>> = own(view, &service).collect();
     let mut drafts: Vec<Draft> = live.iter().map(Draft::read).collect();
 
     let mut wanted = wanted(view, &service, spec);
@@ -147,7 +156,7 @@ fn ports_key(ports: &[EndpointPort]) -> String {
     serde_json::to_string(ports).unwrap_or_default()
 }
 
-fn families(spec: &ServiceSpec) -> Vec<&'static str> {
+pub fn families(spec: &ServiceSpec) -> Vec<&'static str> {
     let named = spec.ip_families.iter().flatten();
     let mut families: Vec<&'static str> = named.map(|family| if family == "IPv6" { "IPv6" } else { "IPv4" }).collect();
     if families.is_empty() {

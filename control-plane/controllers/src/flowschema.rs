@@ -41,9 +41,12 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let mut plan = Plan::nothing();
     let Some(schema) = view.get::<FlowSchema>("", key.name()) else { return plan };
     let Some(level) = level(&schema).filter(|_| !schema.meta().is_leaving()) else { return plan };
+    // These words are compared: a program that serves a group of its own with Kubernetes' library knows the same rules and
+    // writes the condition again where it finds other words.
+    let named = format!("This FlowSchema references the PriorityLevelConfiguration object named {level:?}");
     let (status, reason, message) = match view.get::<PriorityLevelConfiguration>("", level) {
-        Some(_) => ("False", "Found", format!("the priority level {level:?} is there")),
-        None => ("True", "NotFound", format!("there is no priority level {level:?}: this schema is passed over")),
+        Some(_) => ("False", "Found", format!("{named} and it exists")),
+        None => ("True", "NotFound", format!("{named} but there is no such object")),
     };
     let mut wanted = schema.status.clone().unwrap_or_default();
     let conditions = wanted.conditions.get_or_insert_default();

@@ -11,6 +11,7 @@ pub mod cronjob;
 pub mod definitions;
 pub mod deployment;
 pub mod disruption;
+pub mod endpoints;
 pub mod endpointslice;
 pub mod endpointslicemirroring;
 pub mod events;
@@ -64,6 +65,7 @@ pub const ALL: &[Controller] = &[
     cronjob::CONTROLLER,
     endpointslice::CONTROLLER,
     endpointslicemirroring::CONTROLLER,
+    endpoints::CONTROLLER,
     node_lifecycle::CONTROLLER,
     podgc::CONTROLLER,
     garbage_collector::CONTROLLER,
