@@ -7,6 +7,7 @@ pub mod apply;
 pub mod cron;
 pub mod decode;
 pub mod ephemeral;
+mod facts;
 pub mod field;
 pub mod key;
 pub mod kind;
@@ -27,6 +28,7 @@ pub mod time;
 pub mod txn;
 pub mod typed;
 
+pub use facts::{Phase, PodFacts};
 pub use k8s_openapi;
 pub use key::{Key, Name, Revision};
 pub use kind::{Kind, Scope, Subresource};

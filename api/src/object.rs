@@ -14,7 +14,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{Key, Meta, Revision, Typed, typed::DecodeError};
+use crate::{
+    Key, Meta, Revision, Typed,
+    facts::{Head, PodFacts},
+    typed::DecodeError,
+};
 
 /// Canonical JSON (sorted keys, no white space) with a gap where `metadata.resourceVersion` will stand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +119,7 @@ pub struct Object {
     pub meta: Meta,
     /// `spec.nodeName` of a pod, for the index of pods by node.
     pub node: Option<Arc<str>>,
+    pod: Option<Box<PodFacts>>,
     bytes: Bytes,
     gap: u32,
     value: OnceLock<Value>,
@@ -127,26 +132,16 @@ impl Object {
     pub fn store(key: Key, body: &Body, revision: Revision) -> Result<Object, DecodeError> {
         #[derive(Default, Deserialize)]
         #[serde(default)]
-        struct Head {
-            metadata: Meta,
-            spec: Spec,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(default, rename_all = "camelCase")]
-        struct Spec {
-            node_name: Option<Arc<str>>,
-        }
-        #[derive(Default, Deserialize)]
-        #[serde(default)]
         struct MetaOnly {
             metadata: Meta,
         }
-        let (meta, node) = if key.resource == crate::resource::PODS {
-            let head: Head = serde_json::from_slice(&body.bytes).map_err(|e| DecodeError::new(&key, e))?;
-            (head.metadata, head.spec.node_name.filter(|node| !node.is_empty()))
+        let (meta, node, pod) = if key.resource == crate::resource::PODS {
+            let mut head: Head<'_> = serde_json::from_slice(&body.bytes).map_err(|e| DecodeError::new(&key, e))?;
+            let (node, facts) = (head.node(), head.facts());
+            (head.metadata, node, Some(Box::new(facts)))
         } else {
             let head: MetaOnly = serde_json::from_slice(&body.bytes).map_err(|e| DecodeError::new(&key, e))?;
-            (head.metadata, None)
+            (head.metadata, None, None)
         };
         Ok(Object {
             bytes: body.at(revision),
@@ -155,6 +150,7 @@ impl Object {
             revision,
             meta,
             node,
+            pod,
             value: OnceLock::new(),
             typed: OnceLock::new(),
             derived: OnceLock::new(),
@@ -174,6 +170,16 @@ impl Object {
         out.extend_from_slice(&self.bytes[..gap]);
         out.extend_from_slice(&self.bytes[gap + digits..]);
         Body { bytes: out.into(), gap: self.gap }
+    }
+
+    /// What is known of a pod without decoding it; of any other object, nothing.
+    pub fn facts(&self) -> &PodFacts {
+        self.pod.as_deref().unwrap_or(PodFacts::NONE)
+    }
+
+    /// The object as the Rust type of its kind, for whoever looks at it once: nobody keeps what is decoded.
+    pub fn decoded<T: Typed>(&self) -> Result<T, DecodeError> {
+        serde_json::from_slice(&self.bytes).map_err(|error| DecodeError::new(&self.key, error))
     }
 
     /// The object as JSON. Decoded on the first call.
@@ -213,6 +219,7 @@ impl Object {
             revision,
             meta: self.meta.clone(),
             node: self.node.clone(),
+            pod: self.pod.clone(),
             bytes: self.body().at(revision),
             gap: self.gap,
             value: OnceLock::new(),

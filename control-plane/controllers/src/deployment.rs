@@ -14,10 +14,7 @@ mod sizes;
 
 use copepod_api::{
     Key, Plan, Timestamp, User,
-    k8s_openapi::api::{
-        apps::v1::{Deployment, ReplicaSet},
-        core::v1::Pod,
-    },
+    k8s_openapi::api::apps::v1::{Deployment, ReplicaSet},
     resource,
     selector::LabelSelector,
 };
@@ -54,7 +51,7 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
         }
     } else if key.resource == resource::PODS && event.kind != EventKind::Added {
         // `Recreate` waits for the last old pod, which its set no longer counts.
-        let gone = event.kind == EventKind::Deleted || event.object.typed::<Pod>().is_ok_and(pods::has_ended);
+        let gone = event.kind == EventKind::Deleted || pods::has_ended(&event.object);
         let set = event.object.meta.controller().filter(|owner| gone && owner.kind == "ReplicaSet");
         let set = set.and_then(|owner| view.get::<ReplicaSet>(key.namespace(), &owner.name));
         if let Some(owner) = set.as_ref().and_then(|set| set.meta().controller()) {
@@ -84,8 +81,8 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
         }
     };
     let user = User::system("system:controller:deployment-controller");
-    let claims = Claims::<ReplicaSet>::of(view, &deployment, &selector);
-    let mut rollout = Rollout::read(view, &deployment, &claims.own);
+    let claims = Claims::of::<ReplicaSet, Deployment>(view, &deployment, &selector);
+    let mut rollout = Rollout::read(view, &deployment, &claims.own_as());
 
     if deployment.meta().is_leaving() || !write::is_open(view, key.namespace()) {
         // Its sets are the garbage collector's; only the status is kept true.

@@ -72,7 +72,7 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
         .objects(&resource::PODS, Some(key.namespace()))
         .filter(|pod| selector.matches(&pod.meta.labels))
         .filter_map(|pod| Of::<Pod>::new(pod.clone()).ok())
-        .filter(|pod| !pods::has_ended(pod))
+        .filter(|pod| !pods::has_ended(pod.object()))
         .collect();
     let granted = granted(&budget, &pods, now);
     plan.look_again_at(granted.values().map(|at| time::after(at.0, GRANTED_SECONDS)).min());
@@ -89,7 +89,7 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     match needs(view, &budget, &pods) {
         Ok((expected, desired)) => {
             let healthy = pods.iter().filter(|pod| {
-                pods::is_ready(pod) && !pod.meta().is_leaving() && !granted.contains_key(pod.key().name())
+                pods::is_ready(pod.object()) && !pod.meta().is_leaving() && !granted.contains_key(pod.key().name())
             });
             let healthy = i32::try_from(healthy.count()).unwrap_or(i32::MAX);
             let allowed = if expected > 0 { (healthy - desired).max(0) } else { 0 };

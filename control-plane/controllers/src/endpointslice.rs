@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use copepod_api::{
     Action, DeleteOptions, Key, Object, Of, Plan, Request, Timestamp, User,
     k8s_openapi::api::{
-        core::v1::{Node, ObjectReference, Pod, Service, ServiceSpec},
+        core::v1::{Node, ObjectReference, Service, ServiceSpec},
         discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
     },
     resource,
@@ -78,16 +78,8 @@ pub fn own(view: &View, service: &Of<Service>) -> impl Iterator<Item = Of<Endpoi
 
 /// What of a pod can change an endpoint. Most changes of a pod are about something else.
 fn facts(pod: &Object) -> impl PartialEq + use<'_> {
-    let typed = pod.typed::<Pod>().ok();
-    (
-        &pod.meta.labels,
-        pod.meta.is_leaving(),
-        pod.node.as_deref(),
-        typed.is_some_and(pods::is_ready),
-        typed.is_some_and(pods::has_ended),
-        typed.and_then(|pod| pod.status.as_ref()).and_then(|status| status.pod_ips.as_ref()),
-        typed.and_then(|pod| pod.status.as_ref()).and_then(|status| status.pod_ip.as_ref()),
-    )
+    let facts = pod.facts();
+    (&pod.meta.labels, pod.meta.is_leaving(), pod.node.as_deref(), facts.is_ready, facts.has_ended(), &facts.addresses)
 }
 
 pub fn selector(spec: &ServiceSpec) -> Option<&BTreeMap<String, String>> {
@@ -171,43 +163,36 @@ fn wanted(view: &View, service: &Of<Service>, spec: &ServiceSpec) -> BTreeMap<Gr
     let families = families(spec);
     let candidates = view.objects(&resource::PODS, Some(service.key().namespace()));
     for object in candidates.filter(|pod| selects(service, &pod.meta.labels)) {
-        let Ok(pod) = Of::<Pod>::new(object.clone()) else { continue };
-        if pods::has_ended(&pod) {
+        if pods::has_ended(object) {
             continue;
         }
         for family in &families {
-            let addresses = addresses(&pod, family);
+            let addresses = addresses(object, family);
             if addresses.is_empty() {
                 continue;
             }
-            let ports = ports::resolve(spec, &pod);
+            let ports = ports::resolve(spec, object);
             let key = GroupKey { family, ports: ports_key(&ports) };
             let group = groups.entry(key).or_default();
             group.ports = ports;
-            group.endpoints.insert(pod.uid().to_owned(), endpoint(view, service, spec, &pod, addresses));
+            group.endpoints.insert(object.meta.uid.clone(), endpoint(view, service, spec, object, addresses));
         }
     }
     groups
 }
 
 /// The first address of a family: an endpoint has exactly one.
-fn addresses(pod: &Pod, family: &str) -> Vec<String> {
-    let Some(status) = &pod.status else { return Vec::new() };
-    let mut ips: Vec<&String> = status.pod_ips.iter().flatten().map(|ip| &ip.ip).collect();
-    if ips.is_empty() {
-        ips.extend(&status.pod_ip);
-    }
-    let wanted = |ip: &&&String| !ip.is_empty() && ip.contains(':') == (family == "IPv6");
-    ips.iter().find(wanted).map(|ip| ip.to_string()).into_iter().collect()
+fn addresses(pod: &Object, family: &str) -> Vec<String> {
+    let mut addresses = pod.facts().addresses.iter().map(|address| &**address);
+    let found = addresses.find(|address| address.contains(':') == (family == "IPv6"));
+    found.map(str::to_owned).into_iter().collect()
 }
 
-fn endpoint(view: &View, service: &Of<Service>, spec: &ServiceSpec, pod: &Of<Pod>, addresses: Vec<String>) -> Endpoint {
-    let serving = pods::is_ready(pod);
-    let terminating = pod.meta().is_leaving();
-    let node_name = pods::node(pod).map(str::to_owned);
-    let pod_spec = pod.spec.as_ref();
-    let subdomain = pod_spec.and_then(|spec| spec.subdomain.as_deref());
-    let hostname = pod_spec.and_then(|spec| spec.hostname.clone()).filter(|hostname| !hostname.is_empty());
+fn endpoint(view: &View, service: &Of<Service>, spec: &ServiceSpec, pod: &Object, addresses: Vec<String>) -> Endpoint {
+    let (serving, terminating) = (pods::is_ready(pod), pod.meta.is_leaving());
+    let node_name = pod.node.as_deref().map(str::to_owned);
+    let facts = pod.facts();
+    let is_named = facts.subdomain.as_deref() == Some(service.key().name());
     let node = node_name.as_deref().and_then(|node| view.get::<Node>("", node));
     Endpoint {
         addresses,
@@ -216,14 +201,14 @@ fn endpoint(view: &View, service: &Of<Service>, spec: &ServiceSpec, pod: &Of<Pod
             serving: Some(serving),
             terminating: Some(terminating),
         }),
-        hostname: hostname.filter(|_| subdomain == Some(service.key().name())),
+        hostname: facts.hostname.as_deref().filter(|_| is_named).map(str::to_owned),
         zone: node.and_then(|node| node.meta().labels.get(ZONE).cloned()),
         node_name,
         target_ref: Some(ObjectReference {
             kind: Some("Pod".to_owned()),
-            name: Some(pod.key().name().to_owned()),
-            namespace: Some(pod.key().namespace().to_owned()),
-            uid: Some(pod.uid().to_owned()),
+            name: Some(pod.key.name().to_owned()),
+            namespace: Some(pod.key.namespace().to_owned()),
+            uid: Some(pod.meta.uid.clone()),
             ..ObjectReference::default()
         }),
         ..Endpoint::default()

@@ -115,11 +115,11 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
         return plan;
     };
     let Some(selector) = selector(&job) else { return plan };
-    let claims = Claims::<Pod>::of(view, &job, &selector);
+    let claims = Claims::of::<Pod, Job>(view, &job, &selector);
     let status = job.status.clone().unwrap_or_default();
     if job.meta().is_leaving() || is_over(&status) {
-        let held = claims.own.iter().filter(|pod| is_held(&pod.meta().finalizers));
-        plan.requests.extend(held.take(BURST).map(|pod| let_go(&user, pod.object())));
+        let held = claims.own.iter().filter(|pod| is_held(&pod.meta.finalizers));
+        plan.requests.extend(held.take(BURST).map(|pod| let_go(&user, pod)));
         if !job.meta().is_leaving() {
             forget_in_time(&mut plan, &user, &job, spec, &status, now);
         }
@@ -171,8 +171,9 @@ impl Work<'_> {
     }
 }
 
-fn work(plan: &mut Plan, work: &Work<'_>, claims: &Claims<Pod>, mut status: JobStatus) {
-    let tally = Tally::of(work.job, work.spec, &claims.own);
+fn work(plan: &mut Plan, work: &Work<'_>, claims: &Claims, mut status: JobStatus) {
+    let own = claims.own_as::<Pod>();
+    let tally = Tally::of(work.job, work.spec, &own);
     plan.requests.extend(tally.counted.iter().map(|pod| let_go(work.user, pod.object())));
     let is_suspended = work.spec.suspend == Some(true);
     suspend(plan, work, &mut status, is_suspended);

@@ -74,10 +74,10 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
             break;
         }
         let Ok(pod) = Of::<Pod>::new(pod.clone()) else { continue };
-        if pods::has_ended(&pod) {
+        if pods::has_ended(pod.object()) {
             continue;
         }
-        if health(&node) == Health::Silent && pods::is_ready(&pod) {
+        if health(&node) == Health::Silent && pods::is_ready(pod.object()) {
             plan.push(mark_lost(&user, &pod, key.name(), now));
         }
         if !pod.meta().is_leaving() {

@@ -1,5 +1,7 @@
 //! Who belongs to whom: the objects a controller manages, those it may adopt, and those it has to let go.
 
+use std::sync::Arc;
+
 use copepod_api::{Meta, Object, Of, Request, Typed, User, selector::LabelSelector};
 use copepod_store::View;
 use serde_json::{Value, json};
@@ -7,48 +9,57 @@ use serde_json::{Value, json};
 use crate::write;
 
 /// The dependents of an owner, sorted by what is to be done with them.
-pub struct Claims<T> {
+#[derive(Default)]
+pub struct Claims {
     /// Managed by the owner, the adopted ones included.
-    pub own: Vec<Of<T>>,
+    pub own: Vec<Arc<Object>>,
     /// Nobody's, and the selector matches: the owner takes them.
-    pub adopt: Vec<Of<T>>,
+    pub adopt: Vec<Arc<Object>>,
     /// The owner's, but the selector matches no more: the owner lets go.
-    pub release: Vec<Of<T>>,
+    pub release: Vec<Arc<Object>>,
 }
 
-impl<T: Typed> Claims<T> {
-    pub fn of<O: Typed>(view: &View, owner: &Of<O>, selector: &LabelSelector) -> Claims<T> {
-        let mut claims = Claims { own: Vec::new(), adopt: Vec::new(), release: Vec::new() };
-        for dependent in view.dependents_of::<T>(owner.uid()).filter(|d| is_controlled_by(d.meta(), owner.uid())) {
-            let matches = selector.matches(&dependent.meta().labels);
+impl Claims {
+    /// Claims to objects of the type `T`.
+    pub fn of<T: Typed, O: Typed>(view: &View, owner: &Of<O>, selector: &LabelSelector) -> Claims {
+        let mut claims = Claims::default();
+        let resource = T::resource();
+        let is_own =
+            |object: &&Arc<Object>| object.key.resource == resource && is_controlled_by(&object.meta, owner.uid());
+        for dependent in view.dependents(owner.uid()).filter(is_own) {
+            let matches = selector.matches(&dependent.meta.labels);
             if matches {
-                claims.own.push(dependent);
-            } else if !dependent.meta().is_leaving() && !owner.meta().is_leaving() {
-                claims.release.push(dependent);
+                claims.own.push(dependent.clone());
+            } else if !dependent.meta.is_leaving() && !owner.meta().is_leaving() {
+                claims.release.push(dependent.clone());
             }
         }
         if !owner.meta().is_leaving() && !selector.is_everything() {
-            let resource = T::resource();
             let orphans = view.objects(&resource, Some(owner.key().namespace())).filter(|object| {
                 object.meta.controller().is_none() && !object.meta.is_leaving() && selector.matches(&object.meta.labels)
             });
-            claims.adopt = orphans.filter_map(|object| Of::new(object.clone()).ok()).collect();
+            claims.adopt = orphans.cloned().collect();
             claims.own.extend(claims.adopt.iter().cloned());
         }
         claims
     }
 
+    /// Its own as a type has them; those that do not fit it are nobody's.
+    pub fn own_as<T: Typed>(&self) -> Vec<Of<T>> {
+        self.own.iter().filter_map(|object| Of::new(object.clone()).ok()).collect()
+    }
+
     /// The requests that take and let go.
     pub fn settle<O: Typed>(&self, user: &User, owner: &Of<O>) -> Vec<Request> {
         let adopt = self.adopt.iter().map(|dependent| {
-            let mut owners = references(dependent.object());
+            let mut owners = references(dependent);
             owners.push(reference(owner));
-            write::patch(user, dependent.object(), json!({"metadata": {"ownerReferences": owners}}))
+            write::patch(user, dependent, json!({"metadata": {"ownerReferences": owners}}))
         });
         let release = self.release.iter().map(|dependent| {
-            let mut owners = references(dependent.object());
+            let mut owners = references(dependent);
             owners.retain(|reference| reference["uid"] != owner.uid());
-            write::patch(user, dependent.object(), json!({"metadata": {"ownerReferences": owners}}))
+            write::patch(user, dependent, json!({"metadata": {"ownerReferences": owners}}))
         });
         adopt.chain(release).collect()
     }
@@ -67,5 +78,5 @@ pub fn reference<O: Typed>(owner: &Of<O>) -> Value {
 }
 
 pub fn references(object: &Object) -> Vec<Value> {
-    object.value()["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default()
+    object.at(object.revision).value()["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default()
 }

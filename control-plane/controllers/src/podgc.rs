@@ -68,7 +68,7 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
             }
         }
     }
-    if view.count(&resource::PODS) > ENDED_PODS_MAX && object.typed::<Pod>().is_ok_and(pods::has_ended) {
+    if view.count(&resource::PODS) > ENDED_PODS_MAX && pods::has_ended(object) {
         keys.push(ended());
     }
     keys
@@ -83,7 +83,7 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     } else if *key == ended() {
         oldest_ended(view)
     } else {
-        let never_started = |pod: &Of<Pod>| pod.meta().is_leaving() && pods::node(pod).is_none();
+        let never_started = |pod: &Of<Pod>| pod.meta().is_leaving() && pod.object().node.is_none();
         view.get::<Pod>(key.namespace(), key.name()).filter(never_started).into_iter().collect()
     };
     if doomed.len() > BURST {
@@ -138,8 +138,9 @@ fn silent_since(node: &Node) -> Option<Timestamp> {
 }
 
 fn oldest_ended(view: &View) -> Vec<Of<Pod>> {
-    let mut ended: Vec<Of<Pod>> =
-        view.list::<Pod>(None).filter(|pod| pods::has_ended(pod) && !pod.meta().is_leaving()).collect();
+    let has_ended = |pod: &&std::sync::Arc<Object>| pods::has_ended(pod) && !pod.meta.is_leaving();
+    let ended = view.objects(&resource::PODS, None).filter(has_ended);
+    let mut ended: Vec<Of<Pod>> = ended.filter_map(|pod| Of::new(pod.clone()).ok()).collect();
     if ended.len() <= ENDED_PODS_MAX + ENDED_PODS_SLACK {
         return Vec::new();
     }

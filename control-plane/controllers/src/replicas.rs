@@ -3,10 +3,10 @@
 mod rank;
 mod replace;
 
-use std::cmp::Ordering;
+use std::{cmp::Ordering, sync::Arc};
 
 use copepod_api::{
-    Action, DeleteOptions, Key, Of, Plan, Request, Status, Timestamp, Typed, User,
+    Action, DeleteOptions, Key, Object, Of, Plan, Request, Status, Timestamp, Typed, User,
     k8s_openapi::api::core::v1::{Pod, PodTemplateSpec},
     resource,
     selector::LabelSelector,
@@ -117,7 +117,7 @@ pub fn reconcile<S: Replicated>(view: &View, key: &Key, now: Timestamp) -> Plan 
         }
     };
     let user = User::system(S::USER);
-    let claims = Claims::<Pod>::of(view, &set, &selector);
+    let claims = Claims::of::<Pod, S>(view, &set, &selector);
     let pods = Pods::classify(&set, &claims.own, now);
     let mut conditions = known_conditions(&set);
 
@@ -133,7 +133,7 @@ pub fn reconcile<S: Replicated>(view: &View, key: &Key, now: Timestamp) -> Plan 
             conditions.retain(|condition| !is_failure(condition));
         }
         let gone = replace::replaced(&pods.replaced, pods.kept_available, wanted);
-        plan.requests.extend(gone.iter().map(|pod| write::delete(&user, pod.object(), DeleteOptions::default())));
+        plan.requests.extend(gone.iter().map(|pod| write::delete(&user, pod, DeleteOptions::default())));
         if pods.counts.available < wanted {
             plan.because(format!("{} of {wanted} pods are available", pods.counts.available));
         }
@@ -190,17 +190,17 @@ fn is_failure(condition: &Value) -> bool {
 /// The pods of a set, classified and counted.
 struct Pods<'a> {
     /// Those that count: neither leaving nor ended, and not to be replaced.
-    kept: Vec<&'a Of<Pod>>,
+    kept: Vec<&'a Arc<Object>>,
     kept_available: usize,
     /// Those that stay until others have taken their place.
-    replaced: Vec<&'a Of<Pod>>,
+    replaced: Vec<&'a Arc<Object>>,
     counts: Counts,
     /// When a ready pod will count as available.
     next_change: Option<Timestamp>,
 }
 
 impl<'a> Pods<'a> {
-    fn classify<S: Replicated>(set: &Of<S>, own: &'a [Of<Pod>], now: Timestamp) -> Pods<'a> {
+    fn classify<S: Replicated>(set: &Of<S>, own: &'a [Arc<Object>], now: Timestamp) -> Pods<'a> {
         let min_ready = set.min_ready_seconds().unwrap_or(0);
         let template = set.template().and_then(|template| template.metadata.as_ref());
         let template_labels = template.and_then(|meta| meta.labels.clone()).unwrap_or_default();
@@ -212,7 +212,7 @@ impl<'a> Pods<'a> {
             next_change: None,
         };
         for pod in own {
-            let fate = pods::fate(pod, pod.meta(), min_ready, now);
+            let fate = pods::fate(pod, min_ready, now);
             match fate {
                 Fate::Ended => continue,
                 Fate::Leaving => {
@@ -230,12 +230,12 @@ impl<'a> Pods<'a> {
                 }
                 Fate::Starting => {}
             }
-            let labels = &pod.meta().labels;
+            let labels = &pod.meta.labels;
             if template_labels.iter().all(|(key, value)| labels.get(key) == Some(value)) {
                 pods.counts.fully_labeled += 1;
             }
             pods.counts.all += 1;
-            if replace::is_wanted(pod.meta()) {
+            if replace::is_wanted(&pod.meta) {
                 pods.replaced.push(pod);
             } else {
                 pods.kept_available += usize::from(fate == Fate::Available);
@@ -278,8 +278,8 @@ fn delete_surplus<S: Replicated>(
 ) {
     let mut leaving = rank::first_to_go(view, set, &pods.kept, now);
     leaving.truncate((pods.kept.len() - wanted).min(BURST));
-    let names: Vec<String> = leaving.iter().map(|pod| pod.key().name().to_owned()).collect();
-    plan.requests.extend(leaving.iter().map(|pod| write::delete(user, pod.object(), DeleteOptions::default())));
+    let names: Vec<String> = leaving.iter().map(|pod| pod.key.name().to_owned()).collect();
+    plan.requests.extend(leaving.iter().map(|pod| write::delete(user, pod, DeleteOptions::default())));
     let news = write::News { kind: "Normal", reason: "SuccessfulDelete", message: made::sentence("Deleted", &names) };
     write::announce(plan, view, user, set.object(), news, now);
 }

@@ -3,11 +3,7 @@
 //! What comes is charged in the transaction that stores it (the registry's admission), so a quota is never exceeded. What
 //! is deleted or ends is only counted here, anew from what there is.
 
-use copepod_api::{
-    Key, Plan, Timestamp, Typed, User,
-    k8s_openapi::api::core::v1::{Pod, ResourceQuota},
-    quota, resource,
-};
+use copepod_api::{Key, Plan, Timestamp, Typed, User, k8s_openapi::api::core::v1::ResourceQuota, quota, resource};
 use copepod_store::{Event, EventKind, View};
 use serde_json::json;
 
@@ -39,9 +35,7 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
 /// Something is used less than before: an object is gone, or a pod has ended.
 fn frees(event: &Event) -> bool {
     let ended = || {
-        let has_ended = |object: &std::sync::Arc<copepod_api::Object>| {
-            copepod_api::Of::<Pod>::new(object.clone()).is_ok_and(|pod| pods::has_ended(&pod))
-        };
+        let has_ended = |object: &std::sync::Arc<copepod_api::Object>| pods::has_ended(object);
         event.object.key.resource == resource::PODS
             && has_ended(&event.object)
             && !event.previous.as_ref().is_some_and(has_ended)

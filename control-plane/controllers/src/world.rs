@@ -393,7 +393,7 @@ impl World {
             let broken = image.starts_with("broken");
             if pod.meta().is_leaving() {
                 steps.push((0, pod.key().clone()));
-            } else if !pods::is_ready(&pod) && !pods::has_ended(&pod) && !broken {
+            } else if !pods::is_ready(pod.object()) && !pods::has_ended(pod.object()) && !broken {
                 steps.push((1, pod.key().clone()));
             }
         }
@@ -421,7 +421,7 @@ impl World {
             .list::<Pod>(None)
             .filter(|pod| pod.meta().labels.get("app") == Some(app) && !pod.meta().is_leaving())
             .collect();
-        let ready = of_app.iter().filter(|pod| pods::is_ready(pod)).count();
+        let ready = of_app.iter().filter(|pod| pods::is_ready(pod.object())).count();
         assert!(ready >= *floor, "{ready} pods of {app} are ready, fewer than {floor}");
         assert!(of_app.len() <= *ceiling, "{app} has {} pods, more than {ceiling}", of_app.len());
     }

@@ -125,8 +125,8 @@ impl Feed {
 
     fn hold(&mut self, pod: &Arc<Object>, view: &View, changes: &mut Changes) {
         changes.put(pod);
-        let Ok(typed) = pod.typed::<Pod>() else { return };
-        let references = references::of(pod.key.namespace(), typed);
+        let Ok(decoded) = pod.decoded::<Pod>() else { return };
+        let references = references::of(pod.key.namespace(), &decoded);
         for reference in references.iter().filter(|reference| !self.refers_to(reference)) {
             if let Some(object) = view.object(reference) {
                 changes.put(object);

@@ -13,11 +13,13 @@ pub const NEIGHBOURS: &str = "neighbours";
 
 /// `None` for a pod that has no address, or none of its own: it is known by its node's.
 pub fn of(pod: &Object) -> Option<Value> {
-    let typed = pod.typed::<Pod>().ok()?;
+    if pod.facts().has_ended() || pod.facts().addresses.is_empty() {
+        return None;
+    }
+    let typed = pod.decoded::<Pod>().ok()?;
     let (spec, status) = (typed.spec.as_ref()?, typed.status.as_ref()?);
-    let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let addresses = status.pod_ips.as_ref().filter(|addresses| !addresses.is_empty())?;
-    if has_ended || spec.host_network == Some(true) {
+    if spec.host_network == Some(true) {
         return None;
     }
     let containers = spec.init_containers.iter().flatten().chain(&spec.containers).map(|container| {

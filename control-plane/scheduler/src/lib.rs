@@ -14,11 +14,16 @@ mod refusal;
 mod scores;
 mod selectors;
 mod shape;
+mod shapes;
 mod table;
 #[cfg(test)]
 mod tests;
+mod wish;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use copepod_api::{
     Action, Key, Name, Object, Of, Plan, Request, Revision, Timestamp, User,
@@ -26,9 +31,9 @@ use copepod_api::{
     resource, time,
 };
 use copepod_store::{Event, EventKind, View};
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::{place::Outcome, shape::Shape, table::Table};
+use crate::{place::Outcome, shape::Shape, shapes::Shapes, table::Table, wish::Wish};
 
 /// How many bindings go into one transaction. Enough to share an fsync among many, few enough that a refused one costs
 /// little.
@@ -48,6 +53,7 @@ pub struct Scheduler {
     /// Pods that fit nowhere, until something happens that may help.
     /// With each, whether it minds where other pods are: then a pod that arrives may help, too.
     parked: BTreeMap<Name, bool>,
+    shapes: Shapes,
     /// What the table knows.
     seen: Option<Revision>,
 }
@@ -74,30 +80,30 @@ impl Scheduler {
             notes: Vec::new(),
             news: Vec::new(),
         };
-        let mut bound: Vec<(Of<Pod>, Shape)> = Vec::new();
+        let mut bound: Vec<Arc<Object>> = Vec::new();
         for class in self.classes(view, &mut output) {
             let outcomes = place::class(&mut self.table, view, &class.shape, class.pods.len());
             for (pod, outcome) in class.pods.into_iter().zip(outcomes) {
                 match outcome {
                     Outcome::On(node) => {
                         output.bind(&pod, &node);
-                        self.waiting.remove(&pod.key().name);
+                        self.waiting.remove(&pod.key.name);
                         self.table.add(&pod, &node, &class.shape);
-                        bound.push((pod, class.shape.clone()));
+                        bound.push(pod);
                     }
                     Outcome::Nowhere(message) => {
                         output.note(&pod, "Unschedulable", &message);
-                        self.waiting.remove(&pod.key().name);
-                        self.parked.insert(pod.key().name.clone(), class.shape.minds_others());
+                        self.waiting.remove(&pod.key.name);
+                        self.parked.insert(pod.key.name.clone(), class.shape.minds_others());
                     }
                 }
             }
         }
         // The table tells what is, and bindings are only wishes until they come back as events. Until then their pods
         // wait: a binding that is refused is tried again with the next call.
-        for (pod, _) in &bound {
-            self.table.remove(&pod.key().name);
-            self.waiting.insert(pod.key().name.clone());
+        for pod in &bound {
+            self.table.remove(&pod.key.name);
+            self.waiting.insert(pod.key.name.clone());
         }
         output.plans(view)
     }
@@ -137,7 +143,7 @@ impl Scheduler {
             let was_parked = self.parked.remove(&object.key.name);
             let mut is_placed = false;
             if event.kind != EventKind::Deleted {
-                let same = event.previous.as_deref().is_some_and(|previous| same_wish(previous, object));
+                let same = event.previous.as_deref().is_some_and(|previous| wish::is_same(previous, object));
                 is_placed = self.learn_pod(object);
                 // Only its status changed, probably by our own note: it stays parked. One that waits goes on waiting, for
                 // something has happened since that may help it.
@@ -185,22 +191,21 @@ impl Scheduler {
     }
 
     /// Notes where a pod is, or that it waits. True where it takes room on a node.
-    fn learn_pod(&mut self, object: &std::sync::Arc<Object>) -> bool {
-        let Ok(pod) = Of::<Pod>::new(object.clone()) else { return false };
-        let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-        if matches!(phase, Some("Failed" | "Succeeded")) {
+    fn learn_pod(&mut self, object: &Arc<Object>) -> bool {
+        if object.facts().has_ended() {
             self.table.remove(&object.key.name);
             return false;
         }
+        let Some(wish) = Wish::of(object) else { return false };
         match &object.node {
             Some(node) => {
-                let shape = Shape::of(&pod);
-                self.table.add(&pod, node, &shape);
+                let Some(shape) = self.shapes.of(&wish, object) else { return false };
+                self.table.add(object, node, &shape);
                 true
             }
             None => {
-                let scheduler = pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or(NAME);
-                if !pod.meta().is_leaving() && (scheduler == NAME || scheduler.is_empty()) {
+                let scheduler = wish.spec.scheduler_name.as_deref().unwrap_or(NAME);
+                if !object.meta.is_leaving() && (scheduler == NAME || scheduler.is_empty()) {
                     self.waiting.insert(object.key.name.clone());
                 }
                 false
@@ -209,30 +214,31 @@ impl Scheduler {
     }
 
     /// The waiting pods, the important and the old first, grouped by shape.
-    fn classes(&self, view: &View, output: &mut Output) -> Vec<Class> {
-        let mut order: Vec<_> = self
-            .waiting
-            .iter()
-            .filter_map(|name| view.get::<Pod>(&name.namespace, &name.name))
-            .map(|pod| {
-                let priority = pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or(0);
-                ((-i64::from(priority), pod.meta().creation_timestamp, pod.key().name.clone()), pod)
+    fn classes(&mut self, view: &View, output: &mut Output) -> Vec<Class> {
+        let waiting = self.waiting.iter();
+        let pods = waiting.filter_map(|name| view.object(&Key { resource: resource::PODS, name: name.clone() }));
+        let mut order: Vec<_> = pods
+            .filter_map(|pod| {
+                let wish = Wish::of(pod)?;
+                let priority = wish.spec.priority.unwrap_or(0);
+                Some(((-i64::from(priority), pod.meta.creation_timestamp, &pod.key.name), pod, wish))
             })
             .collect();
-        order.sort_by(|(left, _), (right, _)| left.cmp(right));
+        order.sort_by_key(|(key, ..)| *key);
         let mut classes: Vec<Class> = Vec::new();
         let mut known: BTreeMap<(i64, String), usize> = BTreeMap::new();
-        for ((priority, _, _), pod) in order {
-            let gates = pod.spec.as_ref().and_then(|spec| spec.scheduling_gates.as_ref());
-            if gates.is_some_and(|gates| !gates.is_empty()) {
-                output.note(&pod, "SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates");
+        for ((priority, ..), pod, wish) in order {
+            if wish.is_gated() {
+                output.note(pod, "SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates");
                 continue;
             }
-            let class = *known.entry((priority, Shape::key(&pod))).or_insert_with(|| {
-                classes.push(Class { shape: Shape::of(&pod), pods: Vec::new() });
+            let key = wish.key(pod);
+            let Some(shape) = self.shapes.of_key(&key, pod) else { continue };
+            let class = *known.entry((priority, key)).or_insert_with(|| {
+                classes.push(Class { shape, pods: Vec::new() });
                 classes.len() - 1
             });
-            classes[class].pods.push(pod);
+            classes[class].pods.push(pod.clone());
         }
         classes
     }
@@ -241,43 +247,38 @@ impl Scheduler {
 /// Pods that are all the same to the scheduler.
 struct Class {
     shape: Shape,
-    pods: Vec<Of<Pod>>,
-}
-
-/// The pod asks for the same as before.
-fn same_wish(previous: &Object, object: &Object) -> bool {
-    previous.meta.labels == object.meta.labels && previous.value()["spec"] == object.value()["spec"]
+    pods: Vec<Arc<Object>>,
 }
 
 /// Requests on their way into plans.
 struct Output {
     now: Timestamp,
     user: User,
-    bindings: Vec<(Of<Pod>, String)>,
+    bindings: Vec<(Arc<Object>, String)>,
     notes: Vec<Request>,
-    news: Vec<(Of<Pod>, String)>,
+    news: Vec<(Arc<Object>, String)>,
 }
 
 impl Output {
-    fn bind(&mut self, pod: &Of<Pod>, node: &str) {
+    fn bind(&mut self, pod: &Arc<Object>, node: &str) {
         self.bindings.push((pod.clone(), node.to_owned()));
     }
 
-    fn binding(&self, pod: &Of<Pod>, node: &str) -> Request {
+    fn binding(&self, pod: &Arc<Object>, node: &str) -> Request {
         let object = json!({
             "apiVersion": "v1", "kind": "Binding",
-            "metadata": {"name": pod.key().name(), "namespace": pod.key().namespace(), "uid": pod.uid()},
+            "metadata": {"name": pod.key.name(), "namespace": pod.key.namespace(), "uid": pod.meta.uid},
             "target": {"apiVersion": "v1", "kind": "Node", "name": node},
         });
         let create = Action::Create { object };
-        Request::of::<Pod>(&self.user, pod.key().namespace(), pod.key().name(), "binding", create)
+        Request::of::<Pod>(&self.user, pod.key.namespace(), pod.key.name(), "binding", create)
     }
 
     /// An event about a pod, where it can be written and says something new: it must never have a plan refused.
-    fn event(&self, view: &View, pod: &Of<Pod>, kind: &str, reason: &str, message: &str) -> Option<Request> {
-        let namespace = pod.key().namespace();
+    fn event(&self, view: &View, pod: &Arc<Object>, kind: &str, reason: &str, message: &str) -> Option<Request> {
+        let namespace = pod.key.namespace();
         view.get::<Namespace>("", namespace).filter(|namespace| !namespace.meta().is_leaving())?;
-        let name = format!("{}.{}.{}", pod.key().name(), reason.to_lowercase(), pod.object().revision);
+        let name = format!("{}.{}.{}", pod.key.name(), reason.to_lowercase(), pod.revision);
         if view.object(&Key::new(resource::EVENTS, namespace, name.as_str())).is_some() {
             return None;
         }
@@ -285,7 +286,7 @@ impl Output {
         let object = json!({
             "apiVersion": "v1", "kind": "Event", "metadata": {"name": name, "namespace": namespace},
             "involvedObject": {
-                "apiVersion": "v1", "kind": "Pod", "name": pod.key().name(), "namespace": namespace, "uid": pod.uid(),
+                "apiVersion": "v1", "kind": "Pod", "name": pod.key.name(), "namespace": namespace, "uid": pod.meta.uid,
             },
             "type": kind, "reason": reason, "message": message, "count": 1, "firstTimestamp": at, "lastTimestamp": at,
             "source": {"component": NAME}, "reportingComponent": NAME, "reportingInstance": "",
@@ -294,9 +295,9 @@ impl Output {
     }
 
     /// Says on the pod why it waits, where that is not said already.
-    fn note(&mut self, pod: &Of<Pod>, reason: &str, message: &str) {
-        let mut conditions: Vec<PodCondition> =
-            pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
+    fn note(&mut self, pod: &Arc<Object>, reason: &str, message: &str) {
+        let Ok(decoded) = pod.decoded::<Pod>() else { return };
+        let mut conditions = decoded.status.and_then(|status| status.conditions).unwrap_or_default();
         let known = conditions.iter().find(|condition| condition.type_ == "PodScheduled");
         let is_said = known.is_some_and(|known| {
             known.status == "False"
@@ -319,7 +320,7 @@ impl Output {
         if condition["lastTransitionTime"].is_null() {
             condition["lastTransitionTime"] = json!(time::rfc3339(self.now));
         }
-        let mut object = pod.object().value().clone();
+        let mut object: Value = serde_json::from_slice(pod.bytes()).unwrap_or_default();
         let mut conditions = json!(conditions);
         if let Some(list) = conditions.as_array_mut() {
             list.push(condition);
@@ -329,7 +330,7 @@ impl Output {
         if reason == "Unschedulable" {
             self.news.push((pod.clone(), message.to_owned()));
         }
-        self.notes.push(Request::of::<Pod>(&self.user, pod.key().namespace(), pod.key().name(), "status", update));
+        self.notes.push(Request::of::<Pod>(&self.user, pod.key.namespace(), pod.key.name(), "status", update));
     }
 
     fn plans(self, view: &View) -> Vec<Plan> {
@@ -339,7 +340,7 @@ impl Output {
             for (pod, node) in chunk {
                 plan.push(self.binding(pod, node));
                 if self.bindings.len() <= EVENTS_MAX {
-                    let message = format!("Successfully assigned {} to {node}", pod.key().name);
+                    let message = format!("Successfully assigned {} to {node}", pod.key.name);
                     plan.requests.extend(self.event(view, pod, "Normal", "Scheduled", &message));
                 }
             }

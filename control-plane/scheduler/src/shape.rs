@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use copepod_api::{
-    Of,
     k8s_openapi::api::core::v1::{
         NodeAffinity, Pod, PodAffinityTerm, Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
     },
@@ -24,7 +23,6 @@ pub struct Parts {
     pub owner: Option<String>,
     pub asks: Amounts,
     pub ports: Vec<HostPort>,
-    pub node_name: Option<String>,
     pub node_selector: Labels,
     pub node_affinity: Option<NodeAffinity>,
     pub tolerations: Vec<Toleration>,
@@ -66,35 +64,6 @@ impl std::ops::Deref for Shape {
 }
 
 impl Shape {
-    /// Pods with equal keys have equal shapes. Cheaper than the shape itself.
-    pub fn key(pod: &Of<Pod>) -> String {
-        let value = pod.object().value();
-        let spec = &value["spec"];
-        let containers = |field: &str| -> Vec<String> {
-            let parts =
-                |c: &serde_json::Value| format!("{}{}{}{}", c["resources"], c["ports"], c["restartPolicy"], c["image"]);
-            spec[field].as_array().into_iter().flatten().map(parts).collect()
-        };
-        let owner = pod.meta().controller().map_or("", |owner| owner.uid.as_str());
-        let mut key = format!("{}\n{owner}\n{}\n", pod.key().namespace(), value["metadata"]["labels"]);
-        for field in [
-            "nodeSelector",
-            "affinity",
-            "tolerations",
-            "topologySpreadConstraints",
-            "overhead",
-            "resources",
-            "hostNetwork",
-        ] {
-            key.push_str(&spec[field].to_string());
-            key.push('\n');
-        }
-        key.push_str(&containers("containers").join("\n"));
-        key.push('\n');
-        key.push_str(&containers("initContainers").join("\n"));
-        key
-    }
-
     pub fn of(pod: &Pod) -> Shape {
         let spec = pod.spec.clone().unwrap_or_default();
         let labels = pod.metadata.labels.clone().unwrap_or_default();
@@ -116,7 +85,6 @@ impl Shape {
             owner: owners.filter(|owner| owner.controller == Some(true)).map(|owner| owner.uid.clone()).next(),
             asks: Amounts::of_pod(&spec),
             ports: host_ports(&spec),
-            node_name: spec.node_name.filter(|node| !node.is_empty()),
             node_selector: spec.node_selector.unwrap_or_default(),
             node_affinity: affinity.node_affinity,
             tolerations: spec.tolerations.unwrap_or_default(),

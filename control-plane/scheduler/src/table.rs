@@ -9,8 +9,8 @@ use std::{
 };
 
 use copepod_api::{
-    Name, Of,
-    k8s_openapi::api::core::v1::{Node, Pod, Taint},
+    Name, Object, Of,
+    k8s_openapi::api::core::v1::{Node, Taint},
 };
 
 use crate::{
@@ -38,7 +38,7 @@ pub struct Table {
 
 /// A pod on a node.
 pub struct Placed {
-    pub pod: Of<Pod>,
+    pub pod: Arc<Object>,
     pub node: Arc<str>,
     pub shape: Shape,
 }
@@ -129,8 +129,8 @@ impl Table {
     }
 
     /// Notes that a pod takes room on a node.
-    pub fn add(&mut self, pod: &Of<Pod>, node: &str, shape: &Shape) {
-        let name = &pod.key().name;
+    pub fn add(&mut self, pod: &Arc<Object>, node: &str, shape: &Shape) {
+        let name = &pod.key.name;
         self.remove(name);
         if let Some(row) = self.row(node) {
             self.take(row, shape);

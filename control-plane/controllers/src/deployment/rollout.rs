@@ -4,10 +4,7 @@ use std::{cmp::Reverse, collections::BTreeMap};
 
 use copepod_api::{
     Action, Key, Of, Plan, Request, Timestamp, User,
-    k8s_openapi::api::{
-        apps::v1::{Deployment, DeploymentSpec, ReplicaSet},
-        core::v1::Pod,
-    },
+    k8s_openapi::api::apps::v1::{Deployment, DeploymentSpec, ReplicaSet},
     resource,
 };
 use copepod_store::View;
@@ -268,7 +265,8 @@ impl<'a> Rollout<'a> {
             stopping |= self.sets[old].replicas > 0;
             self.resize(old, 0);
             let uid = self.sets[old].live.as_ref().map_or("", |live| live.uid());
-            stopping |= view.dependents_of::<Pod>(uid).any(|pod| !pods::has_ended(&pod));
+            stopping |=
+                view.dependents(uid).any(|object| object.key.resource == resource::PODS && !pods::has_ended(object));
         }
         stopping
     }

@@ -1,15 +1,18 @@
 //! What the ports of a service mean on a pod.
 
-use copepod_api::k8s_openapi::{
-    api::{
-        core::v1::{Pod, ServicePort, ServiceSpec},
-        discovery::v1::EndpointPort,
+use copepod_api::{
+    Object,
+    k8s_openapi::{
+        api::{
+            core::v1::{Pod, ServicePort, ServiceSpec},
+            discovery::v1::EndpointPort,
+        },
+        apimachinery::pkg::util::intstr::IntOrString,
     },
-    apimachinery::pkg::util::intstr::IntOrString,
 };
 
 /// The ports of a service on one pod, without those that the pod does not name.
-pub fn resolve(spec: &ServiceSpec, pod: &Pod) -> Vec<EndpointPort> {
+pub fn resolve(spec: &ServiceSpec, pod: &Object) -> Vec<EndpointPort> {
     let ports = spec.ports.iter().flatten();
     ports
         .filter_map(|port| {
@@ -24,13 +27,13 @@ pub fn resolve(spec: &ServiceSpec, pod: &Pod) -> Vec<EndpointPort> {
         .collect()
 }
 
-fn number(port: &ServicePort, pod: &Pod) -> Option<i32> {
+fn number(port: &ServicePort, pod: &Object) -> Option<i32> {
     let name = match &port.target_port {
         None | Some(IntOrString::Int(0)) => return Some(port.port),
         Some(IntOrString::Int(number)) => return Some(*number),
         Some(IntOrString::String(name)) => name,
     };
-    let spec = pod.spec.as_ref()?;
+    let spec = pod.typed::<Pod>().ok()?.spec.as_ref()?;
     // Sidecars serve too: they are the init containers that are always restarted.
     let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
     let named = |port: &&copepod_api::k8s_openapi::api::core::v1::ContainerPort| port.name.as_ref() == Some(name);

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use copepod_api::{
-    Of, Timestamp,
+    Of, Phase, Timestamp,
     k8s_openapi::api::{
         batch::v1::{Job, JobSpec},
         core::v1::Pod,
@@ -62,18 +62,18 @@ impl<'a> Tally<'a> {
         for pod in own {
             let index = index(pod).filter(|index| *index < below);
             let is_leaving = pod.meta().is_leaving();
-            let phase = pods::phase(pod);
-            let has_failed = phase == "Failed" || (is_leaving && phase != "Succeeded" && !waits);
+            let phase = pod.object().facts().phase;
+            let has_failed = phase == Phase::Failed || (is_leaving && phase != Phase::Succeeded && !waits);
             let is_new = pod.meta().finalizers.iter().any(|finalizer| finalizer == TRACKING);
             match phase {
-                "Succeeded" => {
+                Phase::Succeeded => {
                     ends.push((ended_at(pod), true));
                     if is_new {
                         tally.success(index, pod);
                     }
                 }
                 // Sent away by the controller itself: no failure.
-                _ if is_leaving && !is_new && phase != "Failed" => {
+                _ if is_leaving && !is_new && phase != Phase::Failed => {
                     tally.leaving += 1;
                     tally.taken.extend(index.filter(|_| waits));
                 }
@@ -85,7 +85,7 @@ impl<'a> Tally<'a> {
                     if is_new {
                         tally.failure(spec, index, pod);
                     }
-                    if is_leaving && phase != "Failed" {
+                    if is_leaving && phase != Phase::Failed {
                         tally.leaving += 1;
                     }
                 }
@@ -94,7 +94,7 @@ impl<'a> Tally<'a> {
                     tally.taken.extend(index);
                 }
                 _ => {
-                    tally.ready += usize::from(pods::is_ready(pod));
+                    tally.ready += usize::from(pods::is_ready(pod.object()));
                     tally.restarts += total_restarts(pod);
                     tally.taken.extend(index);
                     tally.active.push(pod);

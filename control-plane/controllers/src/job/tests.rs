@@ -34,7 +34,7 @@ fn look(world: &mut World) -> String {
 /// Ends the first pod that has not ended.
 fn end(world: &mut World, phase: &str, code: i32) {
     let pods: Vec<_> = world.view.list::<copepod_api::k8s_openapi::api::core::v1::Pod>(None).collect();
-    let pod = pods.iter().find(|pod| !crate::pods::has_ended(pod) && !pod.meta().is_leaving()).unwrap();
+    let pod = pods.iter().find(|pod| !crate::pods::has_ended(pod.object()) && !pod.meta().is_leaving()).unwrap();
     let (name, now) = (pod.key().name().to_owned(), copepod_api::time::rfc3339(world.now));
     world.edit(&format!("pods default/{name}"), |pod| {
         pod["status"] = json!({"phase": phase, "containerStatuses": [{

@@ -7,12 +7,11 @@
 use std::{
     cmp::{Ordering, Reverse},
     collections::BTreeMap,
+    sync::Arc,
 };
 
-use copepod_api::{Of, Timestamp, Typed, k8s_openapi::api::core::v1::Pod};
+use copepod_api::{Object, Of, Phase, Timestamp, Typed, resource::PODS};
 use copepod_store::View;
-
-use crate::pods;
 
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
@@ -29,30 +28,36 @@ struct Rank<'a> {
     uid: &'a str,
 }
 
-pub fn first_to_go<'a, S: Typed>(view: &View, set: &Of<S>, pods: &[&'a Of<Pod>], now: Timestamp) -> Vec<&'a Of<Pod>> {
+pub fn first_to_go<'a, S: Typed>(
+    view: &View,
+    set: &Of<S>,
+    pods: &[&'a Arc<Object>],
+    now: Timestamp,
+) -> Vec<&'a Arc<Object>> {
     let company = company(view, set);
-    let mut ranked: Vec<(Rank<'a>, &'a Of<Pod>)> = pods.iter().map(|pod| (rank(pod, &company, now), *pod)).collect();
+    let mut ranked: Vec<(Rank<'a>, &'a Arc<Object>)> =
+        pods.iter().map(|pod| (rank(pod, &company, now), *pod)).collect();
     ranked.sort_by(|(left, _), (right, _)| left.cmp(right).then(Ordering::Equal));
     ranked.into_iter().map(|(_, pod)| pod).collect()
 }
 
-fn rank<'a>(pod: &'a Of<Pod>, company: &BTreeMap<String, usize>, now: Timestamp) -> Rank<'a> {
-    let node = pods::node(pod);
-    let cost = pod.meta().annotations.get(DELETION_COST).and_then(|cost| cost.parse().ok()).unwrap_or(0);
+fn rank<'a>(pod: &'a Object, company: &BTreeMap<String, usize>, now: Timestamp) -> Rank<'a> {
+    let (node, facts) = (pod.node.as_deref(), pod.facts());
+    let cost = pod.meta.annotations.get(DELETION_COST).and_then(|cost| cost.parse().ok()).unwrap_or(0);
     Rank {
         assigned: node.is_some(),
-        phase: match pods::phase(pod) {
-            "Pending" => 0,
-            "Unknown" => 1,
+        phase: match facts.phase {
+            Phase::Pending => 0,
+            Phase::Unknown => 1,
             _ => 2,
         },
-        ready: pods::is_ready(pod),
+        ready: facts.is_ready,
         cost,
         company: Reverse(node.and_then(|node| company.get(node).copied()).unwrap_or(0)),
-        ready_magnitude: magnitude(pods::ready_since(pod), now),
-        restarts: Reverse(pods::restarts(pod)),
-        age_magnitude: magnitude(pod.meta().creation_timestamp, now),
-        uid: pod.uid(),
+        ready_magnitude: magnitude(facts.ready_since, now),
+        restarts: Reverse(facts.restarts),
+        age_magnitude: magnitude(pod.meta.creation_timestamp, now),
+        uid: &pod.meta.uid,
     }
 }
 
@@ -63,8 +68,9 @@ fn company<S: Typed>(view: &View, set: &Of<S>) -> BTreeMap<String, usize> {
         uids = view.dependents_of::<S>(&owner.uid).map(|sibling| sibling.uid().to_owned()).collect();
     }
     let mut company = BTreeMap::new();
-    for pod in uids.iter().flat_map(|uid| view.dependents_of::<Pod>(uid)) {
-        if let (Some(node), false, false) = (pods::node(&pod), pod.meta().is_leaving(), pods::has_ended(&pod)) {
+    let pods = uids.iter().flat_map(|uid| view.dependents(uid)).filter(|object| object.key.resource == PODS);
+    for pod in pods {
+        if let (Some(node), false, false) = (pod.node.as_deref(), pod.meta.is_leaving(), pod.facts().has_ended()) {
             *company.entry(node.to_owned()).or_insert(0) += 1;
         }
     }

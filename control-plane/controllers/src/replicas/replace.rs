@@ -5,7 +5,9 @@
 //! then deletes the marked one, as a rolling update with surge would. `copepod drain --surge` marks the pods of a node;
 //! the mark is an annotation, so any client can set it, and taking it away before the end keeps the pod.
 
-use copepod_api::{Meta, Of, k8s_openapi::api::core::v1::Pod, meta::REPLACE};
+use std::sync::Arc;
+
+use copepod_api::{Meta, Object, meta::REPLACE};
 
 use crate::pods;
 
@@ -15,8 +17,8 @@ pub fn is_wanted(meta: &Meta) -> bool {
 }
 
 /// The marked pods that may go: all but as many as others are missing. Those that serve nobody go first.
-pub fn replaced<'a>(marked: &[&'a Of<Pod>], others_available: usize, wanted: usize) -> Vec<&'a Of<Pod>> {
+pub fn replaced<'a>(marked: &[&'a Arc<Object>], others_available: usize, wanted: usize) -> Vec<&'a Arc<Object>> {
     let missing = wanted.saturating_sub(others_available);
-    let (serving, idle): (Vec<&Of<Pod>>, Vec<&Of<Pod>>) = marked.iter().partition(|pod| pods::is_ready(pod));
+    let (serving, idle): (Vec<_>, Vec<_>) = marked.iter().partition(|pod| pods::is_ready(pod));
     idle.into_iter().chain(serving.into_iter().skip(missing)).collect()
 }

@@ -2,7 +2,6 @@
 
 pub mod inter_pod;
 mod node_affinity;
-mod node_name;
 mod ports;
 mod resources;
 pub mod spread;
@@ -14,7 +13,7 @@ use crate::{place::Scene, refusal::Check};
 pub type Filter = fn(&Scene<'_>, usize) -> Check;
 
 /// These see only the node itself, and hold or fail for a whole class.
-pub const FIXED: &[Filter] = &[node_name::check, unschedulable::check, node_affinity::check, taints::check];
+pub const FIXED: &[Filter] = &[unschedulable::check, node_affinity::check, taints::check];
 
 /// These depend on the pods that are on nodes already.
 pub const CHANGING: &[Filter] = &[resources::check, ports::check, inter_pod::check, spread::check];

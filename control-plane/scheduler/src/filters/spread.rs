@@ -39,7 +39,7 @@ impl Counts {
         }
         if !constraints.is_empty() {
             for (row, placed) in table.pods() {
-                if placed.shape.namespace != shape.namespace || placed.pod.meta().is_leaving() {
+                if placed.shape.namespace != shape.namespace || placed.pod.meta.is_leaving() {
                     continue;
                 }
                 for constraint in &mut constraints {

@@ -1,0 +1,34 @@
+//! Shapes that are in use, so that equal pods share one.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use copepod_api::{Object, k8s_openapi::api::core::v1::Pod};
+
+use crate::{shape::Shape, wish::Wish};
+
+/// How many are remembered. Clusters have some hundred workloads; where each pod is another, they come and go.
+const SHAPES_MAX: usize = 4096;
+
+#[derive(Default)]
+pub struct Shapes {
+    known: BTreeMap<String, Shape>,
+}
+
+impl Shapes {
+    pub fn of(&mut self, wish: &Wish<'_>, pod: &Arc<Object>) -> Option<Shape> {
+        self.of_key(&wish.key(pod), pod)
+    }
+
+    /// The shape of a pod with this key; `None` if it is no pod that can be read.
+    pub fn of_key(&mut self, key: &str, pod: &Arc<Object>) -> Option<Shape> {
+        if let Some(shape) = self.known.get(key) {
+            return Some(shape.clone());
+        }
+        let shape = Shape::of(&pod.decoded::<Pod>().ok()?);
+        if self.known.len() >= SHAPES_MAX {
+            self.known.clear();
+        }
+        self.known.insert(key.to_owned(), shape.clone());
+        Some(shape)
+    }
+}
