@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use copepod_api::{
-    Action, Key, Patch, Request, User,
+    Action, Key, Patch, Request, Typed, User,
     k8s_openapi::api::{
-        core::v1::{Namespace, Secret, Service},
+        core::v1::{Endpoints, Namespace, Secret, Service},
         discovery::v1::EndpointSlice,
         scheduling::v1::PriorityClass,
     },
-    resource::{ENDPOINT_SLICES, NAMESPACES, SECRETS, SERVICES},
+    resource::{NAMESPACES, SECRETS, SERVICES},
 };
 use copepod_identity::AccountKeys;
 use copepod_registry::SYSTEM_PRIORITIES;
@@ -111,25 +111,50 @@ fn account_keys(view: &View, user: &User) -> Option<Request> {
 }
 
 /// A server that does not vote yet is not offered: one that fails now would take the cluster with it.
-fn endpoints(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>, port: u16) -> Option<Request> {
-    let endpoints: Vec<Value> = servers
+fn endpoints(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>, port: u16) -> Vec<Request> {
+    let all: Vec<Value> = servers
         .iter()
         .map(|((address, _), votes)| json!({"addresses": [address.to_string()], "conditions": {"ready": votes}}))
         .collect();
+    let ports = json!([{"name": "https", "port": port, "protocol": "TCP"}]);
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
         "metadata": {"namespace": "default", "name": "kubernetes",
                      "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "addressType": "IPv4",
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-        "endpoints": endpoints,
+        "addressType": "IPv4", "ports": ports, "endpoints": all,
     });
-    let action = match view.object(&Key::new(ENDPOINT_SLICES, "default", "kubernetes")) {
-        None => Action::Create { object: slice },
-        Some(stands) if stands.value()["endpoints"] != slice["endpoints"] => {
-            Action::Patch { patch: Patch::Merge(json!({"endpoints": slice["endpoints"], "ports": slice["ports"]})) }
+    let voting: Vec<Value> = servers
+        .iter()
+        .filter(|(_, votes)| **votes)
+        .map(|((address, _), _)| json!({"ip": address.to_string()}))
+        .collect();
+    let subsets = if voting.is_empty() { json!([]) } else { json!([{"addresses": voting, "ports": ports}]) };
+    // There is a slice already: nobody needs to make one of these.
+    let older = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"namespace": "default", "name": "kubernetes",
+                     "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": subsets,
+    });
+    let kept = [
+        kept::<EndpointSlice>(view, user, slice, &["endpoints", "ports"]),
+        kept::<Endpoints>(view, user, older, &["subsets"]),
+    ];
+    kept.into_iter().flatten().collect()
+}
+
+/// What makes an object be there with these fields as they are in `wanted`.
+fn kept<T: Typed>(view: &View, user: &User, wanted: Value, fields: &[&str]) -> Option<Request> {
+    let action = match view.object(&Key::new(T::resource(), "default", "kubernetes")) {
+        None => Action::Create { object: wanted },
+        Some(stands) => {
+            let stands: Value = serde_json::from_slice(stands.bytes()).unwrap_or_default();
+            if fields.iter().all(|field| stands[*field] == wanted[*field]) {
+                return None;
+            }
+            let own = fields.iter().map(|field| ((*field).to_owned(), wanted[*field].clone()));
+            Action::Patch { patch: Patch::Merge(Value::Object(own.collect())) }
         }
-        Some(_) => return None,
     };
-    Some(Request::of::<EndpointSlice>(user, "default", "kubernetes", "", action))
+    Some(Request::of::<T>(user, "default", "kubernetes", "", action))
 }

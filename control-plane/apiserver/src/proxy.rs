@@ -11,7 +11,7 @@ use std::sync::Arc;
 use axum::{body::Body, extract::Request, response::Response};
 use copepod_api::{Status, StatusResult, User};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, StatusCode, Uri,
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
     header::{
         CONNECTION, HOST, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
@@ -52,7 +52,8 @@ pub fn is_proxy(asked: &Asked) -> bool {
 pub async fn answer(front: &Front, request: Request, user: &User, asked: &Asked) -> StatusResult<Response> {
     let (prefix, rest) = split(request.uri().path());
     let (prefix, rest) = (prefix.to_owned(), rest.to_owned());
-    if rest.is_empty() && !request.headers().contains_key(UPGRADE) {
+    let reads = [Method::GET, Method::HEAD].contains(request.method());
+    if rest.is_empty() && reads && !request.headers().contains_key(UPGRADE) {
         return Ok(moved(&format!("{prefix}/"), request.uri()));
     }
     // The nodes hold their sessions to the leader.

@@ -16,7 +16,7 @@ use copepod_api::{
     },
     resource,
 };
-use copepod_store::{Event, View};
+use copepod_store::{Event, EventKind, View};
 use serde_json::{Value, json};
 
 use crate::{Controller, hash, owned, pods, write};
@@ -51,7 +51,9 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
         let moved = zone(&event.object) != event.previous.as_deref().and_then(zone);
         return if moved { all(view) } else { Vec::new() };
     }
-    if *resource != resource::PODS || event.previous.as_deref().map(facts) == Some(facts(&event.object)) {
+    let is_gone = event.kind == EventKind::Deleted;
+    let tells_nothing = || event.previous.as_deref().map(facts) == Some(facts(&event.object));
+    if *resource != resource::PODS || (!is_gone && tells_nothing()) {
         return Vec::new();
     }
     let selected = |service: &Of<Service>| {
@@ -347,8 +349,10 @@ fn free_name(view: &View, service: &Of<Service>, taken: &mut Vec<String>) -> Str
 
 #[cfg(test)]
 mod tests {
-    use crate::world::World;
+    use copepod_api::{Expect, Op, Txn};
     use insta::assert_snapshot;
+
+    use crate::world::World;
 
     fn plan(fixture: &str) -> String {
         let world = World::read(fixture);
@@ -369,6 +373,14 @@ mod tests {
             plan("service web 80 | pod a - app=web ready ip=10.0.0.1 on=n1 | pod b - app=web ready ip=10.0.0.2 leaving \
                   | pod c - app=web ip=10.0.0.3 | pod d - app=web | pod e - app=web failed ip=10.0.0.5"),
             @"create endpointslice web-5t2kr [10.0.0.1 ready serving][10.0.0.2 serving terminating][10.0.0.3] :80");
+    }
+
+    #[test]
+    fn a_pod_that_is_gone_wakes_its_services_whatever_was_known_of_it() {
+        let world = World::read("service web 80 | pod a - app=web ready ip=10.0.0.1");
+        let gone = Op::Delete { key: world.key("pods default/a"), expect: Expect::Present };
+        let (view, events) = world.view.apply(&Txn { ops: vec![gone] }, world.now).unwrap();
+        assert_eq!((super::CONTROLLER.wakes)(&view, &events[0]), [world.key("services default/web")]);
     }
 
     #[test]
