@@ -69,6 +69,19 @@ fn of_pod(pod: &Value) -> Amounts {
 /// one that runs before them needs more; and the overhead of its runtime class (KEP-753, KEP-688).
 pub fn pod_amounts(pod: &Value, which: &str) -> Amounts {
     let spec = &pod["spec"];
+    let mut together = container_amounts(spec, which);
+    // What a pod states for itself as a whole (KEP-2837).
+    together.extend(amounts(&spec["resources"][which]));
+    for (name, more) in amounts(&spec["overhead"]) {
+        if which == "requests" || together.contains_key(&name) {
+            *together.entry(name).or_default() += more;
+        }
+    }
+    together
+}
+
+/// The same for its containers alone.
+pub fn container_amounts(spec: &Value, which: &str) -> Amounts {
     let mut together = Amounts::new();
     for container in list(&spec["containers"]) {
         add(&mut together, &amounts(&container["resources"][which]));
@@ -85,13 +98,6 @@ pub fn pod_amounts(pod: &Value, which: &str) -> Amounts {
     }
     add(&mut together, &sidecars);
     at_least(&mut together, &before);
-    // What a pod states for itself as a whole (KEP-2837).
-    together.extend(amounts(&spec["resources"][which]));
-    for (name, more) in amounts(&spec["overhead"]) {
-        if which == "requests" || together.contains_key(&name) {
-            *together.entry(name).or_default() += more;
-        }
-    }
     together
 }
 

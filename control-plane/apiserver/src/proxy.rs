@@ -4,18 +4,24 @@
 //! what is between this server and its client; where the answer names a place of the same program, the name is put
 //! below the proxy's path.
 
+mod links;
 pub mod target;
 
-use std::sync::Arc;
+use std::{io::Read, sync::Arc};
 
 use axum::{body::Body, extract::Request, response::Response};
+use bytes::Bytes;
 use copepod_api::{Status, StatusResult, User};
+use flate2::read::GzDecoder;
+use futures::StreamExt;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri,
     header::{
-        CONNECTION, HOST, LOCATION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+        CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, LOCATION, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
     },
 };
+use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use target::Target;
@@ -43,6 +49,9 @@ const OF_CONNECTION: [HeaderName; 7] = [
     TRAILER,
     TRANSFER_ENCODING,
 ];
+
+/// Pages are read whole to put their links right. Larger ones are no pages that somebody reads.
+const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// Whether a part of an object is a way to what it stands for.
 pub fn is_proxy(asked: &Asked) -> bool {
@@ -91,6 +100,9 @@ pub async fn answer(front: &Front, request: Request, user: &User, asked: &Asked)
         response.headers_mut().insert(LOCATION, below);
     }
     answer::warn(&mut response, warnings.iter().map(String::as_str));
+    if is_page(response.headers()) {
+        response = with_links(response, &prefix, &target.host).await?;
+    }
     Ok(response)
 }
 
@@ -190,6 +202,40 @@ pub fn forget(headers: &mut HeaderMap, is_upgrade: bool) {
         true => drop(headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"))),
         false => drop(headers.remove(UPGRADE)),
     }
+}
+
+fn is_page(headers: &HeaderMap) -> bool {
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let is_plain = headers.get(CONTENT_ENCODING).is_none_or(|encoding| encoding == "gzip");
+    is_plain && kind.split(';').next().unwrap_or_default().trim() == "text/html"
+}
+
+/// A page with its links below the proxy's path. One that is too large is passed on as it is.
+async fn with_links(response: Response, prefix: &str, host: &str) -> StatusResult<Response> {
+    let (mut parts, mut body) = response.into_parts();
+    let mut page = Vec::new();
+    while page.len() <= PAGE_BYTES_MAX {
+        let Some(frame) = body.frame().await else { break };
+        let frame = frame.map_err(|error| Status::unavailable(format!("the answer broke off: {error}")))?;
+        page.extend_from_slice(&frame.into_data().unwrap_or_default());
+    }
+    if page.len() > PAGE_BYTES_MAX {
+        let begun = futures::stream::iter([Ok(Bytes::from(page))]);
+        return Ok(Response::from_parts(parts, Body::from_stream(begun.chain(body.into_data_stream()))));
+    }
+    if parts.headers.contains_key(CONTENT_ENCODING) {
+        let mut plain = Vec::new();
+        let read = GzDecoder::new(&*page).take(PAGE_BYTES_MAX as u64 + 1).read_to_end(&mut plain);
+        if read.is_err() || plain.len() > PAGE_BYTES_MAX {
+            return Ok(Response::from_parts(parts, Body::from(page)));
+        }
+        parts.headers.remove(CONTENT_ENCODING);
+        page = plain;
+    }
+    let place = |link: &str| below(prefix, host, link).and_then(|link| link.to_str().ok().map(str::to_owned));
+    let page = links::rewritten(&page, place);
+    parts.headers.insert(CONTENT_LENGTH, page.len().into());
+    Ok(Response::from_parts(parts, Body::from(page)))
 }
 
 /// Where a redirect leads for the client: below the proxy's path, unless it leads elsewhere.

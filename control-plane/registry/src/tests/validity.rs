@@ -229,3 +229,79 @@ fn others() {
     let secret = Fixture::new().create("secrets", named(json!({"stringData": {"a": "b"}}))).unwrap();
     assert_eq!((&secret["data"]["a"], secret.get("stringData")), (&json!("Yg=="), None));
 }
+
+#[test]
+fn what_pods_ask_for_as_a_whole() {
+    let said = |whole: Value, own: Value| {
+        errors("pods", with(pod("p"), &[("/spec/resources", whole), ("/spec/containers/0/resources", own)]))
+    };
+    assert_eq!(said(json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}), json!({"requests": {"cpu": "1"}})), "");
+    for (whole, own, expected) in [
+        (
+            json!({"requests": {"cpu": "1"}}),
+            json!({"requests": {"cpu": "1500m"}}),
+            "spec.resources.requests[cpu]: Invalid value: \"1\": must be greater than or equal to aggregate container \
+             requests of 1500m",
+        ),
+        (
+            json!({"limits": {"memory": "1Gi"}}),
+            json!({"limits": {"memory": "2Gi"}}),
+            "spec.resources.containers[0][memory].limits: Invalid value: \"2Gi\": must be less than or equal to pod \
+             limits of 1Gi",
+        ),
+        (
+            json!({"limits": {"example.com/gpu": "1"}}),
+            json!({}),
+            "spec.resources.limits[example.com/gpu]: Unsupported value: \"example.com/gpu\": supported values: \"cpu\", \
+             \"hugepages-\", \"memory\"",
+        ),
+        (
+            json!({"requests": {"cpu": "3"}, "limits": {"cpu": "2"}}),
+            json!({}),
+            "spec.resources.requests: Invalid value: \"3\": must be less than or equal to cpu limit of 2",
+        ),
+    ] {
+        let told = said(whole, own);
+        assert!(told.contains(expected), "{told}");
+    }
+}
+
+#[test]
+fn how_containers_take_a_change_of_their_resources() {
+    let said = |restart: &str, list: &str, policy: Value| {
+        let mut container = pod("p")["spec"]["containers"][0].clone();
+        container["name"] = json!("resized");
+        container["resizePolicy"] = policy;
+        let mut object = with(pod("p"), &[("/spec/restartPolicy", json!(restart))]);
+        match object["spec"][list].as_array_mut() {
+            Some(containers) => containers.push(container),
+            None => object["spec"][list] = json!([container]),
+        }
+        errors("pods", object)
+    };
+    let policy = |resource: &str, restart: &str| json!({"resourceName": resource, "restartPolicy": restart});
+    let restarts = || json!([policy("cpu", "RestartContainer")]);
+    assert_eq!(said("Always", "containers", restarts()), "");
+    for (told, expected) in [
+        (
+            said("Never", "containers", restarts()),
+            "spec.containers[1].resizePolicy: Invalid value: \"RestartContainer\": must be 'NotRequired' when pod \
+             `restartPolicy` is 'Never'",
+        ),
+        (
+            said("Always", "initContainers", restarts()),
+            "spec.initContainers[0].resizePolicy[0].restartPolicy: Invalid value: \"RestartContainer\": must not be set \
+             to 'RestartContainer' for non-sidecar initContainers",
+        ),
+        (
+            said("Always", "containers", json!([policy("cpu", "NotRequired"), policy("cpu", "NotRequired")])),
+            "spec.containers[1].resizePolicy[1]: Duplicate value: \"cpu\"",
+        ),
+        (
+            said("Always", "containers", json!([policy("disk", "Sometimes")])),
+            "spec.containers[1].resizePolicy: Unsupported value: \"disk\": supported values: \"cpu\", \"memory\"",
+        ),
+    ] {
+        assert!(told.contains(expected), "{told}");
+    }
+}

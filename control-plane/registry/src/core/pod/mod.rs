@@ -6,6 +6,7 @@ mod ephemeral;
 mod eviction;
 mod qos;
 mod resize;
+mod resources;
 mod table;
 mod update;
 mod validate;

@@ -10,13 +10,14 @@ use copepod_api::{
 };
 use k8s_openapi::{
     api::core::v1::{
-        Container, ContainerPort, EnvVar, Lifecycle, Pod, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-        SecurityContext, Toleration, Volume, VolumeMount,
+        Container, ContainerPort, EnvVar, Lifecycle, Pod, PodSpec, PodTemplateSpec, Probe, SecurityContext, Toleration,
+        Volume, VolumeMount,
     },
-    apimachinery::pkg::{api::resource, util::intstr::IntOrString},
+    apimachinery::pkg::util::intstr::IntOrString,
 };
 use serde_json::json;
 
+use super::resources;
 use crate::objectmeta;
 
 /// A bound on lists in a spec that upstream bounds only by the size of the object. Checks below compare lists with each
@@ -93,7 +94,7 @@ pub fn validate_any_template(template: &PodTemplateSpec, path: &Path<'_>, polici
     }
 }
 
-fn one_of(value: Option<&str>, path: Path<'_>, supported: &[&str], errors: &mut Errors) {
+pub fn one_of(value: Option<&str>, path: Path<'_>, supported: &[&str], errors: &mut Errors) {
     match value {
         None | Some("") => errors.required(path, ""),
         Some(known) if supported.contains(&known) => {}
@@ -107,7 +108,7 @@ fn at_least(value: Option<i64>, least: i64, path: Path<'_>, errors: &mut Errors)
     }
 }
 
-fn checked(result: Result<(), String>, value: &str, path: Path<'_>, errors: &mut Errors) {
+pub fn checked(result: Result<(), String>, value: &str, path: Path<'_>, errors: &mut Errors) {
     if let Err(why) = result {
         errors.invalid(path, value, &why);
     }
@@ -125,15 +126,18 @@ fn validate_spec(spec: &PodSpec, path: &Path<'_>, is_template: bool, errors: &mu
         errors.invalid(path.at("containers"), count, &format!("a pod may have at most {CONTAINERS_MAX} containers"));
         return;
     }
+    resources::of_pod(spec, path, errors);
     let mut names_seen = BTreeSet::new();
     let mut host_ports = BTreeSet::new();
     let host_network = spec.host_network == Some(true);
+    let never_restarts = spec.restart_policy.as_deref() == Some("Never");
     let lists = [("containers", &spec.containers[..]), ("initContainers", init), ("ephemeralContainers", &ephemeral)];
     for (list, containers) in lists {
         for (index, container) in containers.iter().enumerate() {
             let path = path.at(list);
             let path = path.index(index);
-            validate_container(container, &path, list == "initContainers", &volumes, host_network, errors);
+            let is_init = list == "initContainers";
+            validate_container(container, &path, is_init, &volumes, host_network, never_restarts, errors);
             if !container.name.is_empty() && !names_seen.insert(&container.name) {
                 errors.duplicate(path.at("name"), &container.name);
             }
@@ -379,6 +383,7 @@ fn validate_container(
     is_init: bool,
     volumes: &BTreeSet<&str>,
     host_network: bool,
+    never_restarts: bool,
     errors: &mut Errors,
 ) {
     if container.name.is_empty() {
@@ -416,9 +421,7 @@ fn validate_container(
         }
     }
     validate_mounts(container.volume_mounts.as_deref().unwrap_or_default(), volumes, &path.at("volumeMounts"), errors);
-    if let Some(resources) = &container.resources {
-        validate_resources(resources, &path.at("resources"), errors);
-    }
+    resources::of_container(container, is_init, never_restarts, path, errors);
     let is_sidecar = is_init && container.restart_policy.as_deref() == Some("Always");
     for (field, probe) in [
         ("livenessProbe", &container.liveness_probe),
@@ -552,45 +555,6 @@ fn validate_mounts(mounts: &[VolumeMount], volumes: &BTreeSet<&str>, path: &Path
             validate_inner_path(sub, path.at("subPath"), errors);
         }
     }
-}
-
-type Amounts = BTreeMap<String, resource::Quantity>;
-
-fn validate_resources(resources: &ResourceRequirements, path: &Path<'_>, errors: &mut Errors) {
-    let empty = Amounts::new();
-    let limits = validate_amounts(resources.limits.as_ref().unwrap_or(&empty), &path.at("limits"), errors);
-    let requests = validate_amounts(resources.requests.as_ref().unwrap_or(&empty), &path.at("requests"), errors);
-    for (name, wanted) in &requests {
-        if let Some(limit) = limits.get(name).filter(|limit| *wanted > **limit) {
-            let why = format!("must be less than or equal to {name} limit of {limit}");
-            errors.invalid(path.at("requests"), wanted.to_string(), &why);
-        }
-    }
-}
-
-fn validate_amounts<'a>(amounts: &'a Amounts, path: &Path<'_>, errors: &mut Errors) -> BTreeMap<&'a str, Quantity> {
-    let mut parsed = BTreeMap::new();
-    for (name, amount) in amounts {
-        checked(names::qualified_name(name), name, path.key(name), errors);
-        if !name.contains('/') && !is_compute(name) {
-            let why = "must be a standard resource for containers";
-            errors.invalid(path.key(name), name, why);
-        }
-        match Quantity::parse(&amount.0) {
-            Ok(quantity) if quantity.is_negative() => {
-                errors.invalid(path.key(name), &amount.0, "must be greater than or equal to 0");
-            }
-            Ok(quantity) => {
-                parsed.insert(&**name, quantity);
-            }
-            Err(why) => errors.invalid(path.key(name), &amount.0, &why),
-        }
-    }
-    parsed
-}
-
-fn is_compute(name: &str) -> bool {
-    matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with("hugepages-")
 }
 
 fn validate_probe(probe: &Probe, field: &str, path: &Path<'_>, errors: &mut Errors) {
