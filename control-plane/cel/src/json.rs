@@ -21,7 +21,7 @@ impl From<&Json> for Value {
                 _ => Value::Double(number.as_f64().unwrap_or(f64::NAN)),
             },
             Json::String(text) => Value::from(text.as_str()),
-            Json::Array(items) => Value::List(Arc::new(items.iter().map(Value::from).collect())),
+            Json::Array(items) => items.iter().map(Value::from).collect::<Vec<_>>().into(),
             Json::Object(fields) => {
                 Value::Map(Arc::new(fields.iter().map(|(name, value)| (Key::text(name), value.into())).collect()))
             }

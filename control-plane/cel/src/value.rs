@@ -6,8 +6,8 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use copepod_api::quantity::Quantity;
 use jiff::{SignedDuration, Timestamp};
 
-use crate::Fault;
 use crate::functions::{net::Cidr, time, url::Url, versions::Version};
+use crate::{Fault, List};
 
 #[derive(Clone, Debug)]
 pub enum Value {
@@ -18,7 +18,7 @@ pub enum Value {
     Double(f64),
     String(Arc<str>),
     Bytes(Arc<[u8]>),
-    List(Arc<Vec<Value>>),
+    List(Arc<List>),
     Map(Arc<BTreeMap<Key, Value>>),
     Duration(SignedDuration),
     Timestamp(Timestamp),
@@ -91,7 +91,7 @@ impl From<i64> for Value {
 
 impl From<Vec<Value>> for Value {
     fn from(items: Vec<Value>) -> Value {
-        Value::List(Arc::new(items))
+        Value::List(Arc::new(items.into()))
     }
 }
 
@@ -179,9 +179,7 @@ impl Value {
             (Value::String(one), Value::String(other)) => one == other,
             (Value::Bytes(one), Value::Bytes(other)) => one == other,
             (Value::Type(one), Value::Type(other)) => one == other,
-            (Value::List(one), Value::List(other)) => {
-                one.len() == other.len() && one.iter().zip(other.iter()).all(|(one, other)| one.is_equal(other))
-            }
+            (Value::List(one), Value::List(other)) => one.is_equal(other),
             (Value::Map(one), Value::Map(other)) => {
                 one.len() == other.len()
                     && one.iter().all(|(key, value)| other.get(key).is_some_and(|other| value.is_equal(other)))

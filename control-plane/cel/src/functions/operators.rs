@@ -101,10 +101,9 @@ fn add(one: &Value, other: &Value, budget: &mut Budget) -> Called {
         (Value::Bytes(one), Value::Bytes(other)) => {
             budget.walk(one.len() + other.len()).map(|()| Value::Bytes([&**one, &**other].concat().into()))
         }
-        (Value::List(one), Value::List(other)) => budget.spend((one.len() + other.len()) as u64).map(|()| {
-            let items: Vec<Value> = one.iter().chain(other.iter()).cloned().collect();
-            items.into()
-        }),
+        (Value::List(one), Value::List(other)) => {
+            budget.spend((one.len() + other.len()) as u64).map(|()| Value::List(Arc::new(one.with(other))))
+        }
         (Value::Duration(one), Value::Duration(other)) => {
             one.checked_add(*other).map(Value::Duration).ok_or_else(overflow)
         }
@@ -177,7 +176,7 @@ fn missing(of: &Value, at: &Value) -> Fault {
 fn extreme(name: &str, args: &[Value]) -> Called {
     let all = match args {
         [Value::List(items)] => Arc::clone(items),
-        args => Arc::new(args.to_vec()),
+        args => Arc::new(args.to_vec().into()),
     };
     let wanted = if name == "math.greatest" { Ordering::Greater } else { Ordering::Less };
     let mut all = all.iter();

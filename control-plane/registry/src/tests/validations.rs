@@ -194,3 +194,28 @@ fn an_object_that_costs_too_much_is_refused() {
     assert!(refused.contains("call cost exceeds limit for rule"), "{refused}");
     create(&mut fixture, json!({"large": vec![20; 100]})).unwrap();
 }
+
+#[test]
+fn the_order_of_sets_and_of_lists_with_keys_means_nothing_to_rules() {
+    let properties = json!({
+        "tags": {"type": "array", "x-kubernetes-list-type": "set", "maxItems": 9, "items": {"type": "string", "maxLength": 9}},
+        "parts": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"], "maxItems": 9,
+            "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string", "maxLength": 9}}}},
+        "steps": {"type": "array", "maxItems": 9, "items": {"type": "string", "maxLength": 9}},
+    });
+    let rules = json!([
+        {"rule": "self.tags == oldSelf.tags"},
+        {"rule": "self.parts == oldSelf.parts"},
+        {"rule": "self.tags + oldSelf.tags == self.tags"},
+        {"rule": "self.steps == oldSelf.steps"},
+    ]);
+    let mut fixture = with(object(properties, rules)).unwrap();
+    let named = |names: &[&str]| names.iter().map(|name| json!({"name": name})).collect::<Vec<_>>();
+    let spec = json!({"tags": ["a", "b"], "parts": named(&["a", "b"]), "steps": ["a", "b"]});
+    create(&mut fixture, spec).unwrap();
+    merge(&mut fixture, "", json!({"spec": {"tags": ["b", "a"], "parts": named(&["b", "a"])}})).unwrap();
+    let refused = merge(&mut fixture, "", json!({"spec": {"steps": ["b", "a"]}})).unwrap_err();
+    assert!(refused.contains("failed rule: self.steps == oldSelf.steps"), "{refused}");
+    let refused = merge(&mut fixture, "", json!({"spec": {"tags": ["b", "c"]}})).unwrap_err();
+    assert!(refused.contains("failed rule: self.tags == oldSelf.tags"), "{refused}");
+}

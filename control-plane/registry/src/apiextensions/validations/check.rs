@@ -64,7 +64,7 @@ fn place(schema: &Part<'_>, tree: &Tree, count: u64, loose: Option<&str>, all: &
             let value = at(schema.value, "additionalProperties");
             place(&Part { value, path: &path }, values, count.saturating_mul(*max), loose, all, errors);
         }
-        Shape::List(items, max, keys) => {
+        Shape::List(items, max, keys, _) => {
             let path = schema.path_of("items");
             let loose = loose.or(if keys.is_empty() { Some(schema.path) } else { None });
             let value = at(schema.value, "items");

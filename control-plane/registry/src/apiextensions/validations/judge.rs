@@ -47,7 +47,7 @@ impl Judge<'_> {
                     self.place(values, &format!("{path}[{name}]"), value, old.and_then(|old| old.get(name)));
                 }
             }
-            (Shape::List(items, _, keys), Value::Array(all)) => {
+            (Shape::List(items, _, keys, _), Value::Array(all)) => {
                 for (index, item) in all.iter().enumerate() {
                     let old = old.and_then(|old| same_entry(old, item, keys));
                     self.place(items, &format!("{path}[{index}]"), item, old);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use copepod_cel::{Declarations, Program, Type, Value as CelValue};
+use copepod_cel::{Declarations, List, Order, Program, Type, Value as CelValue};
 use serde_json::Value;
 
 use super::names::escaped;
@@ -30,7 +30,7 @@ pub enum Shape {
     /// Values by names that are not known, and how many there may be.
     Map(Box<Tree>, u64),
     /// Elements, how many there may be, and the fields that tell them apart, where there are such.
-    List(Box<Tree>, u64, Vec<String>),
+    List(Box<Tree>, u64, Vec<String>, Order),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Tree {
             Shape::Text(Format::Duration) => Type::Duration,
             Shape::Text(Format::Timestamp) => Type::Timestamp,
             Shape::Map(values, max) => Type::Map(Arc::new(Type::String), Arc::new(values.type_()), *max),
-            Shape::List(items, max, _) => Type::List(Arc::new(items.type_()), *max),
+            Shape::List(items, max, ..) => Type::List(Arc::new(items.type_()), *max),
             Shape::Object(fields) => {
                 let names = fields.iter().flat_map(|(name, field)| {
                     let escaped = escaped(name).filter(|escaped| escaped != name);
@@ -114,8 +114,9 @@ impl Tree {
         match (&self.shape, json) {
             (Shape::Double, Value::Number(number)) => CelValue::Double(number.as_f64().unwrap_or(f64::NAN)),
             (Shape::Text(format), Value::String(text)) => format.value(text),
-            (Shape::List(items, ..), Value::Array(all)) => {
-                all.iter().map(|item| items.value(item)).collect::<Vec<_>>().into()
+            (Shape::List(items, .., order), Value::Array(all)) => {
+                let items = all.iter().map(|item| items.value(item)).collect();
+                CelValue::List(Arc::new(List::new(items, order.clone())))
             }
             (Shape::Map(values, _), Value::Object(all)) => {
                 CelValue::map(all.iter().map(|(name, value)| (name.as_str(), values.value(value))))
@@ -159,7 +160,13 @@ fn shape(schema: &Value, depth: usize) -> Shape {
         }),
         "array" => {
             let keys = list_at(schema, "x-kubernetes-list-map-keys").iter().filter_map(Value::as_str);
-            Shape::List(below(at(schema, "items")), bound("maxItems", "items", 1), keys.map(str::to_owned).collect())
+            let keys: Vec<String> = keys.map(str::to_owned).collect();
+            let order = match text_at(schema, "x-kubernetes-list-type") {
+                "set" => Order::Set,
+                "map" => Order::Keyed(keys.as_slice().into()),
+                _ => Order::Given,
+            };
+            Shape::List(below(at(schema, "items")), bound("maxItems", "items", 1), keys, order)
         }
         "object" if at(schema, "additionalProperties").is_object() => {
             Shape::Map(below(at(schema, "additionalProperties")), bound("maxProperties", "additionalProperties", 4))
