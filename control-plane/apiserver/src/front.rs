@@ -10,7 +10,7 @@ use axum::{
 };
 use copepod_access::Wish;
 use copepod_api::{Status, StatusResult, User, resource::SERVICE_ACCOUNTS};
-use copepod_registry::Catalog;
+use copepod_registry::{Catalog, Converter};
 use copepod_store::{Door, View};
 use futures::FutureExt;
 use http::{HeaderValue, Method, header::CACHE_CONTROL};
@@ -24,7 +24,7 @@ use crate::{
     body::{self, Bodies},
     compress, discovery,
     fairness::{Class, Fairness},
-    health, list, logs,
+    forward, health, list, logs,
     metrics::{Labels, Metrics},
     openapi,
     path::{Asked, Place},
@@ -253,6 +253,16 @@ async fn about_objects(
     if asked.row.kind.resource() == SERVICE_ACCOUNTS && &*asked.subresource == "token" {
         return tokens::issue(front, request, &user, &asked).await;
     }
+    let reads = ["get", "list", "watch"].contains(&verb);
+    let asks_a_pod = asked.row.converter().is_some_and(Converter::is_in_cluster);
+    let request = match reads && asks_a_pod {
+        false => request,
+        // The nodes hold their sessions to the leader.
+        true => match forward::switch(&*front.door, front.config.forwarder.as_ref(), &user, request).await? {
+            forward::Switched::Here(request) => request,
+            forward::Switched::Done(response) => return Ok(response),
+        },
+    };
     let has_message = copepod_protobuf::known(&asked.row.kind.api_version(), &asked.row.kind.name).is_some();
     let wanted = Wanted::of(request.headers(), request.uri(), Offer { has_message, has_shapes: true })?;
     match verb {

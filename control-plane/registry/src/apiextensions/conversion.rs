@@ -40,6 +40,11 @@ impl Converter {
         }))
     }
 
+    /// It stands behind a service, and is reached through the node of one of its pods.
+    pub fn is_in_cluster(&self) -> bool {
+        at(&self.client, "service").is_object()
+    }
+
     /// The question for these objects in another version.
     pub fn question(&self, objects: Vec<Value>, version: &str) -> Conversion {
         let objects = objects.into_iter().map(without_revision).collect();
