@@ -7,7 +7,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use copepod_api::{Status, resource::SERVICES};
-use copepod_identity::{AnyCertificate, Issued};
+use copepod_identity::{AnyCertificate, Issued, Trust};
 use copepod_store::View;
 use http::{
     StatusCode, Uri,
@@ -17,6 +17,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::{
     ClientConfig, RootCertStore,
+    client::danger::ServerCertVerifier,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
@@ -99,9 +100,9 @@ impl Address {
         &self,
         view: &View,
         tunnels: &dyn Tunnels,
-        roots: RootCertStore,
+        trust: Arc<Trust>,
     ) -> Result<TlsStream<Box<dyn Connection + Unpin>>, String> {
-        self.connect_with(view, tunnels, Arc::new(client(Some(roots), None)?)).await
+        self.connect_with(view, tunnels, Arc::new(client(Some(trust), None)?)).await
     }
 
     /// A connection by other rules of trust.
@@ -139,11 +140,11 @@ impl Address {
         &self,
         view: &View,
         tunnels: &dyn Tunnels,
-        roots: RootCertStore,
+        trust: Arc<Trust>,
         body: &Value,
         timeout: Duration,
     ) -> Result<Value, String> {
-        let answer = tokio::time::timeout(timeout, self.exchange(view, tunnels, roots, body)).await;
+        let answer = tokio::time::timeout(timeout, self.exchange(view, tunnels, trust, body)).await;
         answer
             .unwrap_or_else(|_| Err("context deadline exceeded".to_owned()))
             .map_err(|why| format!("Post \"{self}\": {why}"))
@@ -153,10 +154,10 @@ impl Address {
         &self,
         view: &View,
         tunnels: &dyn Tunnels,
-        roots: RootCertStore,
+        trust: Arc<Trust>,
         body: &Value,
     ) -> Result<Value, String> {
-        let stream = self.connect(view, tunnels, roots).await?;
+        let stream = self.connect(view, tunnels, trust).await?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
         // It ends with the exchange: whoever waits for the answer drops it.
@@ -191,14 +192,15 @@ impl Drop for AbortOnDrop {
 }
 
 /// How to speak TLS as a client: whom to trust (`None`: everybody), and as whom.
-pub fn client(roots: Option<RootCertStore>, own: Option<&Issued>) -> Result<ClientConfig, String> {
+pub fn client(trust: Option<Arc<Trust>>, own: Option<&Issued>) -> Result<ClientConfig, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| error.to_string())?;
-    let builder = match roots {
-        Some(roots) => builder.with_root_certificates(roots),
-        None => builder.dangerous().with_custom_certificate_verifier(AnyCertificate::verifier()),
+    let verifier: Arc<dyn ServerCertVerifier> = match trust {
+        Some(trust) => trust,
+        None => AnyCertificate::verifier(),
     };
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
     let Some(own) = own else { return Ok(builder.with_no_client_auth()) };
     let certificate = CertificateDer::from_pem_slice(own.certificate_pem.as_bytes());
     let key = PrivateKeyDer::from_pem_slice(own.key_pem.as_bytes());
@@ -209,22 +211,20 @@ pub fn client(roots: Option<RootCertStore>, own: Option<&Issued>) -> Result<Clie
 }
 
 /// Whom to trust: the certificates of a `caBundle` (PEM, in base64), or those that this machine trusts.
-pub fn roots(bundle: Option<&str>) -> Result<RootCertStore, String> {
+pub fn trusted(bundle: Option<&str>) -> Result<Arc<Trust>, String> {
     use base64::{Engine, engine::general_purpose::STANDARD};
-    let mut roots = RootCertStore::empty();
     let Some(bundle) = bundle.filter(|bundle| !bundle.is_empty()) else {
+        let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        return Ok(roots);
+        return Trust::in_roots(roots).map_err(|error| format!("this machine trusts nobody: {error}"));
     };
     let pem = STANDARD.decode(bundle).map_err(|error| format!("caBundle is not base64: {error}"))?;
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        let certificate = certificate.map_err(|error| format!("caBundle is not PEM: {error}"))?;
-        roots.add(certificate).map_err(|error| format!("caBundle holds no certificate of an authority: {error}"))?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.map_err(|error| format!("caBundle is not PEM: {error}"))?;
+    if certificates.is_empty() {
+        return Err("caBundle holds no certificate".to_owned());
     }
-    match roots.is_empty() {
-        true => Err("caBundle holds no certificate".to_owned()),
-        false => Ok(roots),
-    }
+    Trust::of(certificates).map_err(|error| format!("caBundle holds no certificate of an authority: {error}"))
 }
 
 #[cfg(test)]
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn a_bundle_holds_certificates_or_is_refused() {
-        assert!(roots(Some("%")).unwrap_err().contains("base64"));
-        assert!(roots(Some("aGVsbG8=")).unwrap_err().contains("no certificate"));
+        assert!(trusted(Some("%")).unwrap_err().contains("base64"));
+        assert!(trusted(Some("aGVsbG8=")).unwrap_err().contains("no certificate"));
     }
 }

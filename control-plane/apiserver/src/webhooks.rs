@@ -71,14 +71,14 @@ impl Webhooks {
         let place = tokio::time::timeout(CONVERSION_TIMEOUT, self.places.acquire()).await;
         let _place = place.map_err(|_| "too many webhooks are being asked".to_owned())?;
         let address = Address::of(&conversion.client)?;
-        let roots = programs::roots(conversion.client["caBundle"].as_str())?;
+        let trust = programs::trusted(conversion.client["caBundle"].as_str())?;
         let uid = copepod_identity::random_uuid();
         let review = json!({
             "apiVersion": format!("apiextensions.k8s.io/{}", conversion.review_version),
             "kind": "ConversionReview",
             "request": {"uid": uid, "desiredAPIVersion": conversion.version, "objects": conversion.objects},
         });
-        let mut answer = address.post(view, &*self.tunnels, roots, &review, CONVERSION_TIMEOUT).await?;
+        let mut answer = address.post(view, &*self.tunnels, trust, &review, CONVERSION_TIMEOUT).await?;
         let mut response = checked(&mut answer, &review, &uid)?;
         if response["result"]["status"] != "Success" {
             let why = response["result"]["message"].as_str().filter(|why| !why.is_empty());
@@ -97,10 +97,10 @@ impl Webhooks {
         let _place = place.map_err(|_| failed("too many webhooks are being asked".to_owned()))?;
         let mut address = Address::of(&question.client).map_err(failed)?;
         address.path = format!("{}?timeout={}s", address.path, question.timeout_seconds);
-        let roots = programs::roots(question.client["caBundle"].as_str()).map_err(failed)?;
+        let trust = programs::trusted(question.client["caBundle"].as_str()).map_err(failed)?;
         let uid = copepod_identity::random_uuid();
         let review = review(question, &uid);
-        let answer = address.post(view, &*self.tunnels, roots, &review, timeout).await.map_err(failed)?;
+        let answer = address.post(view, &*self.tunnels, trust, &review, timeout).await.map_err(failed)?;
         verdict(question, &review, &uid, answer).map_err(|why| format!("received invalid webhook response: {why}"))
     }
 }

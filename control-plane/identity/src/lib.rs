@@ -10,6 +10,7 @@ mod kubeconfig;
 mod rotation;
 mod tls;
 mod tokens;
+mod trust;
 mod unverified;
 mod wanted;
 
@@ -19,6 +20,7 @@ pub use kubeconfig::kubeconfig;
 pub use rotation::{Rotation, Standing};
 pub use tls::{client_config, pinned_client_config, server_config, user_of_certificate};
 pub use tokens::{Minted, Role, Token, TokenError, Tokens};
+pub use trust::Trust;
 pub use unverified::AnyCertificate;
 pub use wanted::{Usages, Wanted};
 

@@ -88,11 +88,11 @@ async fn connect(
 }
 
 fn tls(front_proxy: Option<&Issued>, remote: &Remote) -> Result<Arc<ClientConfig>, String> {
-    let roots = match remote.trusts_all {
+    let trust = match remote.trusts_all {
         true => None,
-        false => Some(programs::roots(remote.bundle.as_deref())?),
+        false => Some(programs::trusted(remote.bundle.as_deref())?),
     };
-    programs::client(roots, front_proxy).map(Arc::new)
+    programs::client(trust, front_proxy).map(Arc::new)
 }
 
 impl Remote {
