@@ -1,9 +1,9 @@
-//! What a cluster is born with: its namespaces, its roles, its keys for tokens, and the service under which pods reach the API.
+//! What a cluster is born with: its namespaces, its roles, its keys for tokens and its front proxy, and the service under which pods reach the API.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
 use copepod_api::{
-    Action, Key, Patch, Request, Typed, User,
+    Action, Key, Patch, Request, Timestamp, Typed, User,
     k8s_openapi::api::{
         core::v1::{Endpoints, Namespace, Secret, Service},
         discovery::v1::EndpointSlice,
@@ -11,7 +11,7 @@ use copepod_api::{
     },
     resource::{NAMESPACES, SECRETS, SERVICES},
 };
-use copepod_identity::AccountKeys;
+use copepod_identity::{AccountKeys, FrontProxy};
 use copepod_registry::SYSTEM_PRIORITIES;
 use copepod_replica::Replica;
 use copepod_store::{Door, View};
@@ -38,7 +38,7 @@ pub async fn run(door: Arc<dyn Door>, replica: Replica) {
             .filter_map(|member| Some((split(&member.address)?, !member.learner)))
             .collect();
         // In one transaction: nobody sees a cluster that is half born.
-        let requests = missing(&door.view(), &user, &servers);
+        let requests = missing(&door.view(), &user, &servers, Timestamp::now());
         let settled = requests.is_empty()
             || match door.submit(requests).await {
                 Ok(_) => true,
@@ -60,7 +60,7 @@ fn split(address: &str) -> Option<(IpAddr, u16)> {
     Some((host.trim_matches(['[', ']']).parse().ok()?, port.parse().ok()?))
 }
 
-fn missing(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>) -> Vec<Request> {
+fn missing(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>, now: Timestamp) -> Vec<Request> {
     let mut requests = Vec::new();
     for name in NAMESPACES_AT_BIRTH {
         if view.object(&Key::new(NAMESPACES, "", name)).is_none() {
@@ -83,6 +83,7 @@ fn missing(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>) ->
     requests.extend(flows::missing(view, user));
     requests.extend(priority_classes(view, user));
     requests.extend(account_keys(view, user));
+    requests.extend(front_proxy(view, user, now));
     requests.extend(endpoints(view, user, servers, port));
     requests
 }
@@ -108,6 +109,18 @@ fn account_keys(view: &View, user: &User) -> Option<Request> {
         AccountKeys::create().inspect_err(|error| tracing::error!(%error, "no key for tokens can be made")).ok()?;
     let action = Action::Create { object: secret };
     Some(Request::of::<Secret>(user, AccountKeys::NAMESPACE, AccountKeys::SECRET, "", action))
+}
+
+/// The authority by which programs that serve groups know this cluster's servers.
+fn front_proxy(view: &View, user: &User, now: Timestamp) -> Option<Request> {
+    if view.object(&Key::new(SECRETS, FrontProxy::NAMESPACE, FrontProxy::SECRET)).is_some() {
+        return None;
+    }
+    let secret = FrontProxy::create(now)
+        .inspect_err(|error| tracing::error!(%error, "no authority for the front proxy can be made"))
+        .ok()?;
+    let action = Action::Create { object: secret };
+    Some(Request::of::<Secret>(user, FrontProxy::NAMESPACE, FrontProxy::SECRET, "", action))
 }
 
 /// A server that does not vote yet is not offered: one that fails now would take the cluster with it.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use copepod_apiserver::Tunnels;
-use copepod_identity::{Authority, Issued};
+use copepod_identity::Authority;
 use copepod_nodes::Hub;
 use copepod_replica::Replica;
 use copepod_store::Door;
@@ -21,12 +21,10 @@ pub struct Means {
     pub hub: Arc<Hub>,
     pub tunnels: Arc<dyn Tunnels>,
     pub authority: Arc<Authority>,
-    /// As whom programs are asked that serve groups of their own.
-    pub front_proxy: Issued,
 }
 
 pub async fn while_leading(means: Means) {
-    let Means { replica, door, hub, tunnels, authority, front_proxy } = means;
+    let Means { replica, door, hub, tunnels, authority } = means;
     let controllers = copepod_controllers::ALL.iter().map(|controller| Box::new(controller) as Box<dyn driver::Job>);
     let jobs: Vec<Box<dyn driver::Job>> =
         controllers.chain(keyed::jobs(&authority)).chain([Box::new(Local) as _]).collect();
@@ -39,7 +37,7 @@ pub async fn while_leading(means: Means) {
             () = bootstrap::run(door.clone(), replica.clone()) => (),
             () = driver::run(door.clone(), &jobs) => (),
             () = scheduling::run(door.clone()) => (),
-            () = registrations::run(door.clone(), tunnels.clone(), Some(front_proxy.clone())) => (),
+            () = registrations::run(door.clone(), tunnels.clone()) => (),
             () = copepod_nodes::watch_silence(door.clone(), hub.clone()) => (),
         }
         // Agents are sent on to whoever leads.

@@ -87,19 +87,11 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
     let tls = copepod_identity::server_config(&certificate, &issued).map_err(identity)?;
     let own = Some((issued.certificate_pem.as_str(), issued.key_pem.as_str()));
     let forwarder = Forwarder::new(copepod_identity::client_config(&certificate, own).map_err(identity)?);
-    let front_proxy = authority.issue_front_proxy(Timestamp::now()).map_err(identity)?;
-    let front = copepod_apiserver::Config { forwarder: Some(forwarder), front_proxy: Some(front_proxy.clone()) };
+    let front = copepod_apiserver::Config { forwarder: Some(forwarder) };
     let rest = copepod_apiserver::router(door.clone(), tunnels.clone(), front);
     let router = grpc.into_axum_router().reset_fallback().merge(rest);
 
-    let loops = tokio::spawn(leading::while_leading(Means {
-        replica: replica.clone(),
-        door,
-        hub,
-        tunnels,
-        authority,
-        front_proxy,
-    }));
+    let loops = tokio::spawn(leading::while_leading(Means { replica: replica.clone(), door, hub, tunnels, authority }));
     tracing::info!(name = config.name, address = config.advertise, "the server is up");
     copepod_apiserver::serve(listener, Arc::new(ArcSwap::from_pointee(tls)), router, stop).await;
 

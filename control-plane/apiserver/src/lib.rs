@@ -51,7 +51,7 @@ use std::sync::Arc;
 
 use copepod_store::Door;
 
-pub use aggregation::{API_SERVICES, probe};
+pub use aggregation::{API_SERVICES, front_proxy, probe};
 pub use fairness::defaults::all as flow_defaults;
 pub use forward::Forwarder;
 pub use logs::{LogQuery, LogStream, Tunnels};
@@ -65,8 +65,6 @@ pub use webhooks::Webhooks;
 pub struct Config {
     /// Carries writes to the leader; without it (a single server, a test) a server that does not lead refuses them.
     pub forwarder: Option<Forwarder>,
-    /// The certificate by which programs that serve groups of their own know this server.
-    pub front_proxy: Option<copepod_identity::Issued>,
 }
 
 /// All of the API. It has no fallback of its own, so that routers of other services can be merged into it.

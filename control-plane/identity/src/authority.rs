@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, pem::PemObject};
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 
-use crate::{FRONT_PROXY, SERVER_NAME, SERVERS_GROUP};
+use crate::{SERVER_NAME, SERVERS_GROUP};
 
 /// The authority outlives every certificate it issues; replacing it means joining all machines again.
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(20 * 365 * 24 * 3600);
@@ -106,15 +106,6 @@ impl Authority {
         self.issue(params, now, SERVER_VALIDITY)
     }
 
-    /// For a server that speaks for users to programs that serve groups of their own. It is no user's certificate: roles
-    /// give nothing to whoever bears it.
-    pub fn issue_front_proxy(&self, now: Timestamp) -> Result<Issued, IdentityError> {
-        let mut params = CertificateParams::default();
-        params.distinguished_name = subject(FRONT_PROXY, None);
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.issue(params, now, SERVER_VALIDITY)
-    }
-
     pub fn issue_client(
         &self,
         user: &str,
@@ -152,7 +143,7 @@ impl Authority {
         Ok(request.signed_by(&self.issuer)?.pem())
     }
 
-    fn issue(
+    pub(crate) fn issue(
         &self,
         mut params: CertificateParams,
         now: Timestamp,
@@ -180,7 +171,7 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn subject(name: &str, group: Option<&str>) -> DistinguishedName {
+pub(crate) fn subject(name: &str, group: Option<&str>) -> DistinguishedName {
     let mut subject = DistinguishedName::new();
     if let Some(group) = group {
         subject.push(DnType::OrganizationName, group);

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod authority;
+mod front_proxy;
 mod kubeconfig;
 mod rotation;
 mod tls;
@@ -16,6 +17,7 @@ mod wanted;
 
 pub use accounts::{AccountKeys, LEGACY_ISSUER, legacy_claims, random_uuid};
 pub use authority::{Authority, IdentityError, Issued};
+pub use front_proxy::FrontProxy;
 pub use kubeconfig::kubeconfig;
 pub use rotation::{Rotation, Standing};
 pub use tls::{client_config, pinned_client_config, server_config, user_of_certificate};
@@ -60,7 +62,16 @@ mod tests {
         authority: &Authority,
         issued: &Issued,
     ) -> Result<Option<String>, String> {
-        let server = server_config(authority.certificate_pem(), issued).unwrap();
+        handshake_trusting(authority.certificate_pem(), name, client, issued)
+    }
+
+    fn handshake_trusting(
+        trusted: &str,
+        name: &'static str,
+        client: ClientConfig,
+        issued: &Issued,
+    ) -> Result<Option<String>, String> {
+        let server = server_config(trusted, issued).unwrap();
         let mut server = ServerConnection::new(Arc::new(server)).unwrap();
         let mut client = ClientConnection::new(Arc::new(client), name.try_into().unwrap()).unwrap();
         while client.is_handshaking() || server.is_handshaking() {
@@ -97,6 +108,23 @@ mod tests {
             let refusal = handshake_with("192.0.2.8", client(), &authority, &server).unwrap_err();
             assert!(refusal.contains("not valid for name"), "{refusal}");
         }
+    }
+
+    #[test]
+    fn a_client_is_not_taken_for_the_front_proxy_nor_the_proxy_for_a_client() {
+        let authority = Authority::create(now()).unwrap();
+        let server = authority.issue_server("s1", "192.0.2.7", now()).unwrap();
+        let proxy = FrontProxy::read(&FrontProxy::create(now()).unwrap()).unwrap();
+        let namesake = authority.issue_client(FRONT_PROXY, MASTERS_GROUP, now(), HOUR).unwrap();
+        let as_proxy = proxy.issue(now()).unwrap();
+        let shaken = |trusted: &str, shown: &Issued| {
+            let own = Some((shown.certificate_pem.as_str(), shown.key_pem.as_str()));
+            let client = client_config(authority.certificate_pem(), own).unwrap();
+            handshake_trusting(trusted, SERVER_NAME, client, &server).is_ok()
+        };
+        assert!(shaken(proxy.bundle(), &as_proxy) && shaken(authority.certificate_pem(), &namesake));
+        assert!(!shaken(proxy.bundle(), &namesake), "a program knows the proxy by its authority");
+        assert!(!shaken(authority.certificate_pem(), &as_proxy), "our own servers know no proxy");
     }
 
     #[test]

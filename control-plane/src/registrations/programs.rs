@@ -4,7 +4,6 @@ use std::{sync::Arc, time::Duration};
 
 use copepod_api::{Key, Timestamp, User};
 use copepod_apiserver::{API_SERVICES, Tunnels, probe};
-use copepod_identity::Issued;
 use copepod_store::Door;
 use futures::future::join_all;
 use serde_json::Value;
@@ -15,7 +14,7 @@ use super::status;
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Says of every program whether it is available, until dropped.
-pub async fn run(door: Arc<dyn Door>, tunnels: Arc<dyn Tunnels>, front_proxy: Option<Issued>) {
+pub async fn run(door: Arc<dyn Door>, tunnels: Arc<dyn Tunnels>) {
     let user = User::system("system:kube-aggregator");
     let mut cursor = door.watch(Some(API_SERVICES), door.view().revision());
     loop {
@@ -23,9 +22,9 @@ pub async fn run(door: Arc<dyn Door>, tunnels: Arc<dyn Tunnels>, front_proxy: Op
         let remotes = probe::remotes(&view);
         let has_some = !remotes.is_empty();
         let looks = remotes.into_iter().map(|(group, version)| {
-            let (view, tunnels, front_proxy) = (view.clone(), tunnels.clone(), front_proxy.clone());
+            let (view, tunnels) = (view.clone(), tunnels.clone());
             async move {
-                let finding = probe::look(&view, &*tunnels, front_proxy.as_ref(), &group, &version).await?;
+                let finding = probe::look(&view, &*tunnels, &group, &version).await?;
                 let name = format!("{version}.{group}");
                 let before = view.object(&Key::new(API_SERVICES, "", name.as_str()))?;
                 let before: Value = serde_json::from_slice(before.bytes()).ok()?;

@@ -13,12 +13,13 @@ mod wish;
 use std::sync::Arc;
 
 use axum::{body::Body, extract::Request, response::Response};
-use copepod_api::{Status, StatusResult, User};
-use copepod_identity::Issued;
+use copepod_api::{Key, Status, StatusResult, Timestamp, User, resource::SECRETS};
+use copepod_identity::FrontProxy;
 use copepod_store::View;
 use http::StatusCode;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
+use serde_json::Value;
 use tokio_rustls::client::TlsStream;
 
 pub use registrations::{API_SERVICES, Registrations, Remote};
@@ -55,7 +56,7 @@ pub async fn answer(front: &Front, request: Request, user: &User, remote: &Remot
     let place = front.places.take()?;
     let view = read::view(&*front.door, None).await?;
     let failed = |why: String| Status::unavailable(format!("error trying to reach service: {why}"));
-    let connection = connect(&view, &*front.tunnels, front.config.front_proxy.as_ref(), remote);
+    let connection = connect(&view, &*front.tunnels, remote);
     let connection = TokioIo::new(connection.await.map_err(failed)?);
     let handshake = hyper::client::conn::http1::handshake(connection).await;
     let (mut sender, connection) = handshake.map_err(|error| failed(error.to_string()))?;
@@ -80,19 +81,30 @@ pub async fn answer(front: &Front, request: Request, user: &User, remote: &Remot
 async fn connect(
     view: &View,
     tunnels: &dyn Tunnels,
-    front_proxy: Option<&Issued>,
     remote: &Remote,
 ) -> Result<TlsStream<Box<dyn Connection + Unpin>>, String> {
-    let tls = tls(front_proxy, remote)?;
+    let tls = tls(view, remote)?;
     Address::of_service(&remote.namespace, &remote.service, remote.port).connect_with(view, tunnels, tls).await
 }
 
-fn tls(front_proxy: Option<&Issued>, remote: &Remote) -> Result<Arc<ClientConfig>, String> {
+/// The authority by which programs know this cluster's servers.
+pub fn front_proxy(view: &View) -> Result<FrontProxy, String> {
+    let secret = view.object(&Key::new(SECRETS, FrontProxy::NAMESPACE, FrontProxy::SECRET)).ok_or_else(|| {
+        "the cluster has no authority for its front proxy yet; it is made when a server begins to lead".to_owned()
+    })?;
+    let secret: Value = serde_json::from_slice(secret.bytes()).map_err(|error| error.to_string())?;
+    FrontProxy::read(&secret).map_err(|error| error.to_string())
+}
+
+/// Its certificate is issued for this connection: next to the handshake that costs little, and nothing has to be renewed
+/// or to be told of another authority.
+fn tls(view: &View, remote: &Remote) -> Result<Arc<ClientConfig>, String> {
+    let own = front_proxy(view)?.issue(Timestamp::now()).map_err(|error| error.to_string())?;
     let trust = match remote.trusts_all {
         true => None,
         false => Some(programs::trusted(remote.bundle.as_deref())?),
     };
-    programs::client(trust, front_proxy).map(Arc::new)
+    programs::client(trust, Some(&own)).map(Arc::new)
 }
 
 impl Remote {

@@ -7,7 +7,6 @@ use copepod_api::{
     Key, Status, User,
     resource::{ENDPOINT_SLICES, SERVICES},
 };
-use copepod_identity::Issued;
 use copepod_store::View;
 use http::{
     StatusCode,
@@ -46,13 +45,7 @@ pub fn remotes(view: &View) -> Vec<(String, String)> {
 
 /// Looks at everything between here and the program, and then asks it what it serves. `None` where no program serves
 /// this group and version.
-pub async fn look(
-    view: &View,
-    tunnels: &dyn Tunnels,
-    front_proxy: Option<&Issued>,
-    group: &str,
-    version: &str,
-) -> Option<Finding> {
+pub async fn look(view: &View, tunnels: &dyn Tunnels, group: &str, version: &str) -> Option<Finding> {
     let registrations = Registrations::of(view);
     let remote = registrations.remote(group, version)?;
     let not = |reason, message| Some(Finding { is_available: false, reason, message });
@@ -79,7 +72,7 @@ pub async fn look(
         Some(true) => {}
     }
     let path = format!("/apis/{group}/{version}");
-    match get(view, tunnels, front_proxy, remote, &path, "application/json").await {
+    match get(view, tunnels, remote, &path, "application/json").await {
         Ok(_) => Some(Finding { is_available: true, reason: "Passed", message: "all checks passed".to_owned() }),
         Err(why) => {
             let url = format!("https://{}:{}{path}", remote.host(), remote.port);
@@ -108,13 +101,12 @@ fn has_endpoints(view: &View, remote: &Remote, port: &str) -> Option<bool> {
 pub async fn get(
     view: &View,
     tunnels: &dyn Tunnels,
-    front_proxy: Option<&Issued>,
     remote: &Remote,
     path: &str,
     accept: &str,
 ) -> Result<Bytes, String> {
     let exchange = async {
-        let stream = connect(view, tunnels, front_proxy, remote).await?;
+        let stream = connect(view, tunnels, remote).await?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| error.to_string())?;
         let _connection = AbortOnDrop(tokio::spawn(async move { drop(connection.await) }));

@@ -39,9 +39,8 @@ impl Told {
         {
             return (Some(value.clone()), true);
         }
-        let front_proxy = front.config.front_proxy.as_ref();
         let answered = match remote.is_available {
-            true => probe::get(view, &*front.tunnels, front_proxy, remote, path, "application/json").await,
+            true => probe::get(view, &*front.tunnels, remote, path, "application/json").await,
             false => Err("it is not available".to_owned()),
         };
         let read = |bytes: Bytes| serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string());

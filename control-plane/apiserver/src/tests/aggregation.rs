@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use copepod_api::Timestamp;
-use copepod_identity::{Authority, user_of_certificate};
+use copepod_identity::{Authority, FrontProxy, user_of_certificate};
 use http_body_util::Full;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -25,12 +25,15 @@ use crate::{
 const SERVICES: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 const DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-/// A program that answers with what it was asked and by whom; gives its port and its authority.
-async fn program(cluster: &Authority) -> (u16, String) {
+/// A program that answers with what it was asked and by whom, and knows the front proxy by an authority that it makes;
+/// gives its port and its own authority.
+async fn program(http: &Http) -> (u16, String) {
     let authority = Authority::create(Timestamp::now()).unwrap();
     let issued = authority.issue_server("ext", "ext.default.svc", Timestamp::now()).unwrap();
-    // It knows the front proxy by the authority of the cluster.
-    let tls = copepod_identity::server_config(cluster.certificate_pem(), &issued).unwrap();
+    let secret = FrontProxy::create(Timestamp::now()).unwrap();
+    assert_eq!(http.post("/api/v1/namespaces/kube-system/secrets", &secret).await.code, 201);
+    let proxy = FrontProxy::read(&secret).unwrap();
+    let tls = copepod_identity::server_config(proxy.bundle(), &issued).unwrap();
     let acceptor = TlsAcceptor::from(Arc::new(tls));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -111,8 +114,7 @@ fn registration(bundle: Option<&str>) -> Value {
 
 async fn look(server: &Server) -> (bool, &'static str, String) {
     let view = copepod_store::Door::view(&MemoryDoor(server.memory.clone()));
-    let proxy = server.authority().issue_front_proxy(Timestamp::now()).unwrap();
-    let finding = probe::look(&view, &Echo, Some(&proxy), "ext.example.com", "v1").await.unwrap();
+    let finding = probe::look(&view, &Echo, "ext.example.com", "v1").await.unwrap();
     (finding.is_available, finding.reason, finding.message)
 }
 
@@ -126,7 +128,7 @@ async fn say_available(http: &Http) {
 #[tokio::test]
 async fn requests_of_a_group_go_to_its_program_on_behalf_of_the_user() {
     let (server, http) = cluster().await;
-    let (port, bundle) = program(&server.authority()).await;
+    let (port, bundle) = program(&http).await;
     service(&http, port).await;
     assert_eq!(http.post(SERVICES, &registration(Some(&bundle))).await.code, 201);
     let path = "/apis/ext.example.com/v1/namespaces/default/flunders?limit=5";
@@ -145,8 +147,8 @@ async fn requests_of_a_group_go_to_its_program_on_behalf_of_the_user() {
 
 #[tokio::test]
 async fn what_a_program_serves_is_discovered_with_the_rest() {
-    let (server, http) = cluster().await;
-    let (port, bundle) = program(&server.authority()).await;
+    let (_server, http) = cluster().await;
+    let (port, bundle) = program(&http).await;
     service(&http, port).await;
     http.post(SERVICES, &registration(Some(&bundle))).await;
     say_available(&http).await;
@@ -166,7 +168,7 @@ async fn why_a_program_is_not_available_is_said_step_by_step() {
     http.post(SERVICES, &registration(None)).await;
     let words = "service/ext in \"default\" is not present".to_owned();
     assert_eq!(look(&server).await, (false, "ServiceNotFound", words));
-    let (port, _) = program(&server.authority()).await;
+    let (port, _) = program(&http).await;
     let base = "/api/v1/namespaces/default/services";
     http.post(base, &json!({"metadata": {"name": "ext"}, "spec": {"ports": [{"port": 80}]}})).await;
     assert_eq!(look(&server).await.1, "ServicePortError");
@@ -189,8 +191,8 @@ async fn why_a_program_is_not_available_is_said_step_by_step() {
 
 #[tokio::test]
 async fn the_documents_of_a_program_stand_beside_those_of_the_server() {
-    let (server, http) = cluster().await;
-    let (port, bundle) = program(&server.authority()).await;
+    let (_server, http) = cluster().await;
+    let (port, bundle) = program(&http).await;
     service(&http, port).await;
     http.post(SERVICES, &registration(Some(&bundle))).await;
     let index = http.get("/openapi/v3").await.json();

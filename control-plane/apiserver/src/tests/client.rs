@@ -58,18 +58,13 @@ impl Server {
         let tls = Arc::new(ArcSwap::from_pointee(server_config(authority.certificate_pem(), &issued).unwrap()));
         let own = Some((&*issued.certificate_pem, &*issued.key_pem));
         let forwarder = Forwarder::new(client_config(authority.certificate_pem(), own).unwrap());
-        let front_proxy = authority.issue_front_proxy(Timestamp::now()).unwrap();
-        let config = Config { forwarder: Some(forwarder), front_proxy: Some(front_proxy) };
+        let config = Config { forwarder: Some(forwarder) };
         let router = crate::router(Arc::new(MemoryDoor(memory.clone())), Arc::new(Echo), config);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let serving = tokio::spawn(crate::serve::serve_crowd(listener, tls, router, stop.clone(), Crowd::new(CROWD)));
         Server { memory, address, authority, stop: stop.drop_guard(), serving }
-    }
-
-    pub fn authority(&self) -> Arc<Authority> {
-        self.authority.clone()
     }
 
     /// Stops it; returns when its last connection is closed.
