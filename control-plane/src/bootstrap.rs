@@ -1,4 +1,5 @@
-//! What a cluster is born with: its namespaces, its roles, its keys for tokens and its front proxy, and the service under which pods reach the API.
+//! What a cluster is born with: its namespaces, its roles, its keys for tokens, the authority of its front proxy, and the
+//! service under which pods reach the API.
 
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 
