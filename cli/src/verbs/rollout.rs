@@ -212,8 +212,9 @@ impl Deployment<'_> {
         if let Some(labels) = template["metadata"]["labels"].as_object_mut() {
             labels.remove("pod-template-hash");
         }
+        // Nobody may have rolled out something else meanwhile. Its status and its size may change as they like.
         let patch = json!([
-            {"op": "test", "path": "/metadata/resourceVersion", "value": deployment["metadata"]["resourceVersion"]},
+            {"op": "test", "path": "/spec/template", "value": deployment["spec"]["template"]},
             {"op": "replace", "path": "/spec/template", "value": template},
         ]);
         let body = patch.to_string().into();
