@@ -36,38 +36,55 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
         let health = |object: &Object| object.typed::<Node>().ok().map(health);
         let before = event.previous.as_deref().and_then(health);
         // Whether the many are silent decides about each: a change of one is a change for all.
-        return if before == health(&event.object) { vec![key.clone()] } else { all_with(view, key) };
+        let is_same = before == health(&event.object);
+        return if is_same { vec![key.clone()] } else { vec![key.clone(), everybody()] };
     }
     if key.resource == resource::PODS
         && let Some(node) = event.object.node.as_deref().and_then(|node| view.get::<Node>("", node))
-        && (health(&node) == Health::Silent || taints::evicting(&node).next().is_some())
+        && loses_pods(&node)
     {
         return vec![node.key().clone()];
     }
     Vec::new()
 }
 
-fn all_with(view: &View, key: &Key) -> Vec<Key> {
-    let mut keys = all(view);
-    keys.push(key.clone());
-    keys.sort();
-    keys.dedup();
-    keys
+/// Stands for all nodes that lose their pods: a thousand changes at once are one look at them, not a thousand.
+fn everybody() -> Key {
+    Key::new(resource::NODES, "", "")
 }
 
 fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let now = time::whole_seconds(now);
+    let outage = Outage::of(view);
+    if *key != everybody() {
+        return view.get::<Node>("", key.name()).map_or_else(Plan::nothing, |node| one(view, &node, &outage, now));
+    }
     let mut plan = Plan::nothing();
-    let Some(node) = view.get::<Node>("", key.name()) else {
-        return plan;
-    };
+    for node in view.list::<Node>(None).filter(|node| loses_pods(node)) {
+        let own = one(view, &node, &outage, now);
+        plan.look_again_at(own.look_again);
+        plan.requests.extend(own.requests);
+        plan.reasons.extend(own.reasons);
+        if plan.requests.len() >= BURST {
+            plan.look_again_at(now);
+            break;
+        }
+    }
+    plan
+}
+
+fn loses_pods(node: &Node) -> bool {
+    health(node) == Health::Silent || taints::evicting(node).next().is_some()
+}
+
+fn one(view: &View, node: &Of<Node>, outage: &Outage, now: Timestamp) -> Plan {
+    let (mut plan, key) = (Plan::nothing(), node.key());
     let user = User::system("system:controller:node-lifecycle-controller");
-    if let Some(taints) = taints::change(&node, now) {
+    if let Some(taints) = taints::change(node, now) {
         plan.push(write::patch(&user, node.object(), json!({"spec": {"taints": taints}})));
         // Evictions follow from the taints once they are written: the time they were added counts.
         return plan;
     }
-    let outage = Outage::of(view);
     for pod in view.pods_on(key.name()) {
         if plan.requests.len() >= BURST {
             plan.look_again_at(now);
@@ -77,11 +94,11 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
         if pods::has_ended(pod.object()) {
             continue;
         }
-        if health(&node) == Health::Silent && pods::is_ready(pod.object()) {
+        if health(node) == Health::Silent && pods::is_ready(pod.object()) {
             plan.push(mark_lost(&user, &pod, key.name(), now));
         }
         if !pod.meta().is_leaving() {
-            eviction::consider(&mut plan, view, &user, &node, &pod, &outage, now);
+            eviction::consider(&mut plan, view, &user, node, &pod, outage, now);
         }
     }
     plan
@@ -151,8 +168,10 @@ fn mark_lost(user: &User, pod: &Of<Pod>, node: &str, now: Timestamp) -> Request 
 
 #[cfg(test)]
 mod tests {
-    use crate::world::World;
+    use copepod_api::{Action, Body, Expect, Op, Txn};
     use insta::assert_snapshot;
+
+    use crate::world::World;
 
     fn plan(fixture: &str) -> String {
         let world = World::read(fixture);
@@ -200,6 +219,26 @@ mod tests {
         let plan = world.plan(&super::CONTROLLER, "nodes n1");
         world.apply(&plan);
         assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "nodes n1")), @"because 2 of 2 nodes are silent, so pods of n1 are left alone");
+    }
+
+    #[test]
+    fn when_one_is_back_the_others_lose_their_pods_after_all() {
+        let mut world = World::read("node n1 silent | node n2 silent | node n3 silent | pod a - on=n1 | pod b - on=n2");
+        for node in ["nodes n1", "nodes n2", "nodes n3"] {
+            let plan = world.plan(&super::CONTROLLER, node);
+            world.apply(&plan);
+        }
+        let everybody = |world: &World| (super::CONTROLLER.reconcile)(&world.view, &super::everybody(), world.now);
+        assert!(everybody(&world).requests.is_empty());
+        let mut back = world.value(&world.key("nodes n3"));
+        back["status"]["conditions"][0]["status"] = "True".into();
+        let back = Op::Put { key: world.key("nodes n3"), body: Body::encode(&back), expect: Expect::Present };
+        let (view, events) = world.view.apply(&Txn { ops: vec![back] }, world.now).unwrap();
+        assert_eq!((super::CONTROLLER.wakes)(&view, &events[0]), [world.key("nodes n3"), super::everybody()]);
+        world.view = view;
+        let gone = everybody(&world).requests;
+        let gone: Vec<_> = gone.iter().filter(|request| matches!(request.action, Action::Delete { .. })).collect();
+        assert_eq!(gone.iter().map(|request| &*request.target.name).collect::<Vec<_>>(), ["a", "b"]);
     }
 
     #[test]
