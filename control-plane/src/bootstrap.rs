@@ -8,12 +8,13 @@ use copepod_api::{
     k8s_openapi::api::{
         core::v1::{Endpoints, Namespace, Secret, Service},
         discovery::v1::EndpointSlice,
+        networking::v1::ServiceCIDR,
         scheduling::v1::PriorityClass,
     },
     resource::{NAMESPACES, SECRETS, SERVICES},
 };
 use copepod_identity::{AccountKeys, FrontProxy};
-use copepod_registry::SYSTEM_PRIORITIES;
+use copepod_registry::{SERVICE_RANGE_TEXT, SYSTEM_PRIORITIES};
 use copepod_replica::Replica;
 use copepod_store::{Door, View};
 use serde_json::{Value, json};
@@ -80,6 +81,7 @@ fn missing(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>, no
         });
         requests.push(Request::of::<Service>(user, "default", "kubernetes", "", Action::Create { object: service }));
     }
+    requests.extend(service_range(view, user, now));
     requests.extend(roles::missing(view, user));
     requests.extend(flows::missing(view, user));
     requests.extend(priority_classes(view, user));
@@ -87,6 +89,29 @@ fn missing(view: &View, user: &User, servers: &BTreeMap<(IpAddr, u16), bool>, no
     requests.extend(front_proxy(view, user, now));
     requests.extend(endpoints(view, user, servers, port));
     requests
+}
+
+/// The range that services' addresses come from, for those who look it up.
+///
+/// Its name and condition are KEP-1880's. Further ranges are kept as objects, but no address is taken from them yet.
+fn service_range(view: &View, user: &User, now: Timestamp) -> Vec<Request> {
+    const NAME: &str = "kubernetes";
+    if view.get::<ServiceCIDR>("", NAME).is_some() {
+        return Vec::new();
+    }
+    let range = json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR", "metadata": {"name": NAME},
+        "spec": {"cidrs": [SERVICE_RANGE_TEXT]},
+    });
+    let ready = json!({"status": {"conditions": [{
+        "type": "Ready", "status": "True", "reason": "", "lastTransitionTime": now,
+        "message": "Services get their addresses from it.",
+    }]}});
+    let patch = Action::Patch { patch: Patch::Merge(ready) };
+    vec![
+        Request::of::<ServiceCIDR>(user, "", NAME, "", Action::Create { object: range }),
+        Request::of::<ServiceCIDR>(user, "", NAME, "status", patch),
+    ]
 }
 
 /// The classes of what a cluster cannot do without.

@@ -1,7 +1,8 @@
 //! Logs of containers, as the runtime writes them: one line a record, `time stream F text`.
 //!
 //! A run's log is `<attempt>.log`; when it grows too long the runtime moves it to `<attempt>.log.<time>` and begins anew.
-//! Reading joins these again. A line longer than the runtime's buffer is written in parts (`P`), the last marked `F`.
+//! Reading joins these again. A line longer than the runtime's buffer is written in parts (`P`), the last marked `F`; so is
+//! what was said without an end of line when the stream ended, but for the mark.
 
 use std::{
     collections::VecDeque,

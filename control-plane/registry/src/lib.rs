@@ -49,6 +49,7 @@ use std::sync::{Arc, LazyLock};
 use copepod_api::{Reply, Resource, Timestamp, Txn};
 use copepod_store::{Event, View};
 
+pub use crate::core::SERVICE_RANGE_TEXT;
 pub use apiextensions::{Conversion, Converter};
 pub use asking::{Answer, Connection, Open, Question, Testimony, Undecided, Verdict, connect};
 pub use catalog::Catalog;

@@ -169,7 +169,7 @@ fn state(
 ) -> ContainerState {
     let run = match &seen.run {
         Some(run) => run,
-        None => return waiting_first(pod, container, init, seen, observed, now),
+        None => return waiting_first(pod, container, seen, observed, now),
     };
     match &run.state {
         RunState::Running { since } => {
@@ -210,26 +210,13 @@ fn state(
     }
 }
 
-fn waiting_first(
-    pod: &Pod,
-    container: &Container,
-    init: bool,
-    seen: &Seen,
-    observed: &Observed,
-    now: Timestamp,
-) -> ContainerState {
+fn waiting_first(pod: &Pod, container: &Container, seen: &Seen, observed: &Observed, now: Timestamp) -> ContainerState {
     if let Some(state) = trouble_state(container, seen, now) {
         return state;
     }
-    let initialized = init || is_initialized(pod, observed);
-    // With init containers before it, a container is not being created yet.
-    let reason = if init && spec::init_containers(pod).first().is_none_or(|first| first.name != container.name) {
-        "PodInitializing"
-    } else if initialized {
-        "ContainerCreating"
-    } else {
-        "PodInitializing"
-    };
+    // As kubelets say it, and as clients await it: a pod that has init containers is being initialized until each
+    // of its containers has begun, these themselves among them.
+    let reason = if spec::init_containers(pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
     let message = match (&observed.volumes, &observed.sandbox) {
         (Step::Failed(trouble), _) => Some(trouble.message.clone()),
         (_, Sandbox::Failed { trouble, .. }) => Some(trouble.message.clone()),

@@ -391,7 +391,7 @@ fn init_containers_run_in_order() {
         "Pending i=Running(0) j=Waiting:PodInitializing(0) a=Waiting:PodInitializing(0)
          1.0s start i 1
          2.0s start j 0
-         Pending i=Completed:0<1(1) j=Completed:0(0) a=Waiting:ContainerCreating(0)
+         Pending i=Completed:0<1(1) j=Completed:0(0) a=Waiting:PodInitializing(0)
          3.0s start a 0
          Running Ready i=Completed:0<1(1) j=Completed:0(0) a=Running(0)",
     );

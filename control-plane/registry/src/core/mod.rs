@@ -19,6 +19,7 @@ mod serviceaccount;
 
 use crate::Row;
 
+pub use allocate::SERVICE_RANGE_TEXT;
 pub(crate) use persistentvolumeclaim::spec as claim_spec;
 
 pub(crate) fn rows() -> Vec<Row> {

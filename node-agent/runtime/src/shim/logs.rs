@@ -1,7 +1,7 @@
 //! Container output in the form that log collectors read (the CRI log format): a time, a stream, a tag, the text.
 //!
 //! `2026-01-02T03:04:05.000000006Z stdout F the line`; a line too long for one entry is cut into entries tagged `P`, of
-//! which the last is tagged `F`.
+//! which the last is tagged `F`. What ends without an end of line is tagged `P` too.
 
 use std::{
     fs::{File, OpenOptions, rename},
@@ -91,13 +91,13 @@ impl Stream {
         if entries.is_empty() { Ok(()) } else { log.write(&entries) }
     }
 
-    /// The stream has ended, perhaps in the middle of a line.
+    /// The stream has ended, perhaps in the middle of a line: then nobody who reads it shall see a line's end.
     pub fn end(&mut self, now: Timestamp, log: &mut Log) -> io::Result<()> {
         if self.held.is_empty() {
             return Ok(());
         }
         let mut entries = Vec::new();
-        entry(&mut entries, now, self.name, "F", &std::mem::take(&mut self.held));
+        entry(&mut entries, now, self.name, "P", &std::mem::take(&mut self.held));
         log.write(&entries)
     }
 
@@ -137,7 +137,8 @@ mod tests {
     fn lines_come_whole_however_they_were_read() {
         let expected = ["1970-01-01T00:00:01.000000005Z stdout F one", "1970-01-01T00:00:01.000000005Z stdout F two"];
         assert_eq!(written(&["on", "e\ntw", "o\n"]), expected);
-        assert_eq!(written(&["one\ntwo"]), expected);
+        let unfinished = ["1970-01-01T00:00:01.000000005Z stdout F one", "1970-01-01T00:00:01.000000005Z stdout P two"];
+        assert_eq!(written(&["one\ntwo"]), unfinished);
     }
 
     #[test]
