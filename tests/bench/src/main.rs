@@ -1,0 +1,64 @@
+//! What the rooms take, measured one by one in this process.
+//!
+//! `copepod bench` measures whole clusters over the public API; here is what lies behind its figures. Each room has a file
+//! with a function that measures it and gives figures; `ROOMS` lists them. Nothing is asserted: what must not
+//! grow is counted in tests.
+
+mod figures;
+mod store;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+
+use crate::figures::{Baseline, Figure};
+
+/// A room, and what measures it.
+struct Room {
+    name: &'static str,
+    measure: fn(&mut dyn FnMut(Figure)),
+}
+
+const ROOMS: &[Room] = &[Room { name: "store", measure: store::measure }];
+
+/// Measures the rooms of the house and prints what they take
+#[derive(Parser)]
+struct Arguments {
+    /// Rooms to measure; all of them if none is named
+    #[arg(value_parser = ROOMS.iter().map(|room| room.name).collect::<Vec<_>>())]
+    rooms: Vec<String>,
+    /// Print a line of JSON a figure instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Figures of an earlier run (lines of JSON), to print ratios to
+    #[arg(long)]
+    baseline: Option<PathBuf>,
+    /// Read figures (lines of JSON) from standard input and print them, instead of measuring
+    #[arg(long, conflicts_with = "rooms")]
+    show: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let baseline = match arguments.baseline.as_deref().map(Baseline::read).transpose() {
+        Ok(baseline) => baseline.unwrap_or_default(),
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut tell = |figure: Figure| match arguments.json {
+        true => println!("{}", figure.json()),
+        false => println!("{}", figure.line(&baseline)),
+    };
+    if arguments.show {
+        std::io::stdin().lines().map_while(Result::ok).filter_map(|line| Figure::parse(&line)).for_each(tell);
+        return ExitCode::SUCCESS;
+    }
+    for room in ROOMS {
+        if arguments.rooms.is_empty() || arguments.rooms.iter().any(|name| name == room.name) {
+            (room.measure)(&mut tell);
+        }
+    }
+    ExitCode::SUCCESS
+}
