@@ -122,6 +122,13 @@ pub struct Object {
     pod: Option<Box<PodFacts>>,
     bytes: Bytes,
     gap: u32,
+    /// Most objects are never looked into, so what was decoded of one takes a word until then.
+    made: OnceLock<Box<Made>>,
+}
+
+/// What was made of an object when somebody asked.
+#[derive(Default)]
+struct Made {
     value: OnceLock<Value>,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
     derived: OnceLock<Arc<dyn Any + Send + Sync>>,
@@ -143,18 +150,7 @@ impl Object {
             let head: MetaOnly = serde_json::from_slice(&body.bytes).map_err(|e| DecodeError::new(&key, e))?;
             (head.metadata, None, None)
         };
-        Ok(Object {
-            bytes: body.at(revision),
-            gap: body.gap,
-            key,
-            revision,
-            meta,
-            node,
-            pod,
-            value: OnceLock::new(),
-            typed: OnceLock::new(),
-            derived: OnceLock::new(),
-        })
+        Ok(Object { bytes: body.at(revision), gap: body.gap, key, revision, meta, node, pod, made: OnceLock::new() })
     }
 
     /// The canonical JSON, resourceVersion included.
@@ -182,20 +178,24 @@ impl Object {
         serde_json::from_slice(&self.bytes).map_err(|error| DecodeError::new(&self.key, error))
     }
 
+    fn made(&self) -> &Made {
+        self.made.get_or_init(Box::default)
+    }
+
     /// The object as JSON. Decoded on the first call.
     pub fn value(&self) -> &Value {
-        self.value.get_or_init(|| serde_json::from_slice(&self.bytes).unwrap_or(Value::Null))
+        self.made().value.get_or_init(|| serde_json::from_slice(&self.bytes).unwrap_or(Value::Null))
     }
 
     /// The object as the Rust type of its kind. Decoded on the first call; one type an object.
     pub fn typed<T: Typed>(&self) -> Result<&T, DecodeError> {
-        if self.typed.get().is_none() {
+        let made = &self.made().typed;
+        if made.get().is_none() {
             let decoded: T = serde_json::from_slice(&self.bytes).map_err(|e| DecodeError::new(&self.key, e))?;
             // Somebody else may have been faster; then both decoded the same bytes.
-            let _ = self.typed.set(Arc::new(decoded));
+            let _ = made.set(Arc::new(decoded));
         }
-        self.typed
-            .get()
+        made.get()
             .and_then(|any| any.downcast_ref::<T>())
             .ok_or_else(|| DecodeError::other_type(&self.key, std::any::type_name::<T>()))
     }
@@ -203,7 +203,7 @@ impl Object {
     /// What follows from this object alone and is dear to make: the rows of a definition. Made on the first call; one
     /// type an object.
     pub fn derived<T: Send + Sync + 'static>(&self, make: impl FnOnce(&Object) -> T) -> Option<Arc<T>> {
-        let derived = self.derived.get_or_init(|| Arc::new(make(self)));
+        let derived = self.made().derived.get_or_init(|| Arc::new(make(self)));
         derived.clone().downcast::<T>().ok()
     }
 
@@ -222,9 +222,7 @@ impl Object {
             pod: self.pod.clone(),
             bytes: self.body().at(revision),
             gap: self.gap,
-            value: OnceLock::new(),
-            typed: OnceLock::new(),
-            derived: OnceLock::new(),
+            made: OnceLock::new(),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 
-use crate::names;
+use crate::{names, texts};
 
 type Labels = BTreeMap<String, String>;
 
@@ -90,7 +90,7 @@ impl LabelSelector {
         self.requirements.is_empty()
     }
 
-    pub fn matches(&self, labels: &Labels) -> bool {
+    pub fn matches(&self, labels: &impl texts::Labels) -> bool {
         self.requirements.iter().all(|requirement| requirement.holds(labels))
     }
 
@@ -116,8 +116,8 @@ impl Requirement {
         Ok(Requirement { key: key.to_owned(), test })
     }
 
-    fn holds(&self, labels: &Labels) -> bool {
-        let value = labels.get(&self.key);
+    fn holds(&self, labels: &impl texts::Labels) -> bool {
+        let value = labels.value(&self.key);
         let number = || value.and_then(|value| value.parse::<i64>().ok());
         match &self.test {
             Test::In(values) => value.is_some_and(|value| values.contains(value)),

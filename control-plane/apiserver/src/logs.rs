@@ -173,7 +173,7 @@ pub fn container(pod: &Object, asked: Option<&str>) -> StatusResult<String> {
     let (mains, inits) = (names("/spec/containers"), names("/spec/initContainers"));
     let ephemerals = names("/spec/ephemeralContainers");
     let name = pod.key.name();
-    let default = pod.meta.annotations.get(DEFAULT_CONTAINER).map(String::as_str);
+    let default = pod.meta.annotations.get(DEFAULT_CONTAINER);
     let is_known = |asked: &str| [&mains, &inits, &ephemerals].iter().any(|names| names.contains(&asked));
     match (asked, mains.as_slice()) {
         (Some(asked), _) if is_known(asked) => Ok(asked.to_owned()),

@@ -37,7 +37,7 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
 fn reconcile(view: &View, key: &Key, _: Timestamp) -> Plan {
     let mut plan = Plan::nothing();
     let Some(definition) = view.object(key).filter(|definition| definition.meta.is_leaving()) else { return plan };
-    let held = &definition.meta.finalizers;
+    let held = definition.meta.finalizers();
     if !held.iter().any(|name| name == CLEANUP) {
         return plan;
     }

@@ -116,7 +116,7 @@ fn patch(
         patch["subsets"] = json!(subsets);
     }
     let meta = known.meta();
-    for (name, value) in labels.iter().filter(|(name, value)| meta.labels.get(*name) != Some(value)) {
+    for (name, value) in labels.iter().filter(|(name, value)| meta.labels.get(name) != Some(value.as_str())) {
         patch["metadata"]["labels"][name] = json!(value);
     }
     for name in meta.labels.keys().filter(|name| !labels.contains_key(*name)) {
@@ -129,7 +129,7 @@ fn patch(
 }
 
 fn labels(service: &Of<Service>, spec: &ServiceSpec) -> BTreeMap<String, String> {
-    let mut labels = service.meta().labels.clone();
+    let mut labels = service.meta().labels.to_map();
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
     if spec.cluster_ip.as_deref() == Some("None") {
         labels.insert(HEADLESS.to_owned(), String::new());
@@ -241,7 +241,7 @@ mod tests {
         assert_eq!(subset["ports"], json!([{"port": 80, "protocol": "TCP"}]));
         assert_eq!(subset["addresses"][1]["nodeName"], "n1");
         assert_eq!(subset["addresses"][1]["targetRef"]["name"], "b");
-        assert_eq!(endpoints.meta().labels["endpoints.kubernetes.io/managed-by"], "endpoint-controller");
+        assert_eq!(&endpoints.meta().labels["endpoints.kubernetes.io/managed-by"], "endpoint-controller");
     }
 
     #[test]
@@ -263,7 +263,7 @@ mod tests {
         let endpoints = told(&world).unwrap();
         let count = endpoints.subsets.iter().flatten().flat_map(|subset| subset.addresses.iter().flatten()).count();
         assert_eq!(count, 1000);
-        assert_eq!(endpoints.meta().annotations["endpoints.kubernetes.io/over-capacity"], "truncated");
+        assert_eq!(&endpoints.meta().annotations["endpoints.kubernetes.io/over-capacity"], "truncated");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use copepod_api::{
         discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
     },
     resource,
+    texts::Labels,
 };
 use copepod_store::{Event, EventKind, View};
 use serde_json::{Value, json};
@@ -47,7 +48,7 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
         return service_of(&event.object).into_iter().collect();
     }
     if *resource == resource::NODES {
-        let zone = |node: &Object| node.meta.labels.get(ZONE).cloned();
+        let zone = |node: &Object| node.meta.labels.get(ZONE).map(str::to_owned);
         let moved = zone(&event.object) != event.previous.as_deref().and_then(zone);
         return if moved { all(view) } else { Vec::new() };
     }
@@ -66,7 +67,7 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
 /// The service that a slice says it is of.
 pub fn service_of(slice: &Object) -> Option<Key> {
     let name = slice.meta.labels.get(SERVICE_NAME)?;
-    Some(Key::new(resource::SERVICES, slice.key.namespace(), name.as_str()))
+    Some(Key::new(resource::SERVICES, slice.key.namespace(), name))
 }
 
 /// The slices that this controller made for a service, and that stay.
@@ -88,9 +89,9 @@ pub fn selector(spec: &ServiceSpec) -> Option<&BTreeMap<String, String>> {
     spec.selector.as_ref().filter(|selector| !selector.is_empty() && spec.type_.as_deref() != Some("ExternalName"))
 }
 
-fn selects(service: &Service, labels: &BTreeMap<String, String>) -> bool {
+fn selects(service: &Service, labels: &impl Labels) -> bool {
     let selector = service.spec.as_ref().and_then(selector);
-    selector.is_some_and(|selector| selector.iter().all(|(key, value)| labels.get(key) == Some(value)))
+    selector.is_some_and(|selector| selector.iter().all(|(key, value)| labels.value(key) == Some(value.as_str())))
 }
 
 fn reconcile(view: &View, key: &Key, _now: Timestamp) -> Plan {
@@ -204,7 +205,7 @@ fn endpoint(view: &View, service: &Of<Service>, spec: &ServiceSpec, pod: &Object
             terminating: Some(terminating),
         }),
         hostname: facts.hostname.as_deref().filter(|_| is_named).map(str::to_owned),
-        zone: node.and_then(|node| node.meta().labels.get(ZONE).cloned()),
+        zone: node.and_then(|node| node.meta().labels.get(ZONE).map(str::to_owned)),
         node_name,
         target_ref: Some(ObjectReference {
             kind: Some("Pod".to_owned()),
@@ -324,7 +325,7 @@ fn write_drafts(
 }
 
 fn labels(service: &Of<Service>, spec: &ServiceSpec) -> BTreeMap<String, String> {
-    let mut labels = service.meta().labels.clone();
+    let mut labels = service.meta().labels.to_map();
     labels.insert(SERVICE_NAME.to_owned(), service.key().name().to_owned());
     labels.insert(MANAGED_BY.to_owned(), MANAGER.to_owned());
     if spec.cluster_ip.as_deref() == Some("None") {

@@ -40,7 +40,7 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
         own if *own == resource::ENDPOINT_SLICES => {
             let labels = &event.object.meta.labels;
             let is_own = labels.get(MANAGED_BY).is_some_and(|manager| manager == MANAGER);
-            labels.get(SERVICE_NAME).filter(|_| is_own).map(String::as_str)
+            labels.get(SERVICE_NAME).filter(|_| is_own)
         }
         _ => None,
     };
@@ -110,8 +110,7 @@ fn wanted(view: &View, key: &Key) -> BTreeMap<String, Value> {
             }
             let parts = [endpoints.uid().as_bytes(), &place.to_be_bytes(), family.as_bytes()];
             let name = format!("{}-{}", key.name(), hash::letters(hash::fnv1a(&parts), 5));
-            let mut labels: BTreeMap<&str, &str> =
-                meta.labels.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+            let mut labels: BTreeMap<&str, &str> = meta.labels.iter().collect();
             labels.extend([(SERVICE_NAME, key.name()), (MANAGED_BY, MANAGER)]);
             let slice = json!({
                 "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",

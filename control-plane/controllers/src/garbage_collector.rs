@@ -28,17 +28,17 @@ fn all(view: &View) -> Vec<Key> {
 }
 
 fn is_concerned(object: &Object) -> bool {
-    !object.meta.owner_references.is_empty() || is_waiting(object) || is_orphaning(object)
+    !object.meta.owner_references().is_empty() || is_waiting(object) || is_orphaning(object)
 }
 
 /// It goes when its dependents are gone.
 fn is_waiting(object: &Object) -> bool {
-    object.meta.is_leaving() && object.meta.finalizers.iter().any(|finalizer| finalizer == FOREGROUND)
+    object.meta.is_leaving() && object.meta.finalizers().iter().any(|finalizer| finalizer == FOREGROUND)
 }
 
 /// It goes when its dependents have forgotten it.
 fn is_orphaning(object: &Object) -> bool {
-    object.meta.is_leaving() && object.meta.finalizers.iter().any(|finalizer| finalizer == ORPHAN)
+    object.meta.is_leaving() && object.meta.finalizers().iter().any(|finalizer| finalizer == ORPHAN)
 }
 
 fn wakes(view: &View, event: &Event) -> Vec<Key> {
@@ -51,8 +51,8 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
         EventKind::Added | EventKind::Modified => {
             // What matters here changes rarely, and pods report often.
             let same = event.previous.as_ref().is_some_and(|previous| {
-                previous.meta.owner_references == object.meta.owner_references
-                    && previous.meta.finalizers == object.meta.finalizers
+                previous.meta.owner_references() == object.meta.owner_references()
+                    && previous.meta.finalizers() == object.meta.finalizers()
                     && previous.meta.is_leaving() == object.meta.is_leaving()
             });
             if same {
@@ -68,7 +68,7 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
     }
     // An owner may wait for just this dependent.
     for owners in [Some(object), event.previous.as_ref()].into_iter().flatten() {
-        let owners = owners.meta.owner_references.iter().filter_map(|owner| find(view, object, owner));
+        let owners = owners.meta.owner_references().iter().filter_map(|owner| find(view, object, owner));
         keys.extend(owners.filter(|owner| is_waiting(owner)).map(|owner| owner.key.clone()));
     }
     keys.sort();
@@ -86,7 +86,7 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
         orphan_dependents(&mut plan, view, &user, object);
     } else if is_waiting(object) {
         await_dependents(&mut plan, view, &user, object);
-    } else if !object.meta.owner_references.is_empty() && !object.meta.is_leaving() {
+    } else if !object.meta.owner_references().is_empty() && !object.meta.is_leaving() {
         follow_owners(&mut plan, view, &user, object);
     }
     if plan.requests.len() >= BURST {
@@ -108,7 +108,7 @@ fn orphan_dependents(plan: &mut Plan, view: &View, user: &User, object: &Object)
 fn await_dependents(plan: &mut Plan, view: &View, user: &User, object: &Object) {
     let blocks = |dependent: &&&std::sync::Arc<Object>| {
         let own = |owner: &&Owner| owner.uid == object.meta.uid;
-        dependent.meta.owner_references.iter().find(own).is_some_and(|owner| owner.block_owner_deletion == Some(true))
+        dependent.meta.owner_references().iter().find(own).is_some_and(|owner| owner.block_owner_deletion == Some(true))
     };
     let dependents: Vec<_> = view.dependents(&object.meta.uid).collect();
     let blocking = dependents.iter().filter(blocks).filter(|it| !awaits(view, it, &object.meta.uid)).count();
@@ -139,7 +139,7 @@ fn follow_owners(plan: &mut Plan, view: &View, user: &User, object: &Object) {
     let mut lost: Vec<&str> = Vec::new();
     let mut is_awaited = false;
     let mut lives = false;
-    for owner in &object.meta.owner_references {
+    for owner in object.meta.owner_references() {
         match find(view, object, owner) {
             None => lost.push(&owner.uid),
             Some(found) if is_waiting(found) => {
@@ -158,7 +158,7 @@ fn follow_owners(plan: &mut Plan, view: &View, user: &User, object: &Object) {
     }
     // Whoever waits for this object waits for what hangs on it too.
     let has_dependents = view.dependents(&object.meta.uid).next().is_some();
-    let asked = |finalizer: &str| object.meta.finalizers.iter().any(|own| own == finalizer);
+    let asked = |finalizer: &str| object.meta.finalizers().iter().any(|own| own == finalizer);
     let propagation = if is_awaited && has_dependents || asked(FOREGROUND) {
         Propagation::Foreground
     } else if asked(ORPHAN) {
@@ -199,7 +199,7 @@ fn forget(user: &User, object: &Object, uids: &[&str]) -> copepod_api::Request {
 }
 
 fn drop_finalizer(user: &User, object: &Object, finalizer: &str) -> copepod_api::Request {
-    let finalizers: Vec<&String> = object.meta.finalizers.iter().filter(|own| *own != finalizer).collect();
+    let finalizers: Vec<&String> = object.meta.finalizers().iter().filter(|own| *own != finalizer).collect();
     write::patch(user, object, json!({"metadata": {"finalizers": finalizers}}))
 }
 

@@ -64,7 +64,7 @@ fn is_held(finalizers: &[String]) -> bool {
 
 /// Held for a job that is gone: nobody will count it any more. Such a pod is looked at by its own key.
 fn is_stray(view: &View, pod: &Object) -> bool {
-    let Some(job) = job_of(pod).filter(|_| is_held(&pod.meta.finalizers)) else { return false };
+    let Some(job) = job_of(pod).filter(|_| is_held(pod.meta.finalizers())) else { return false };
     let owner = pod.meta.controller().map(|owner| &owner.uid);
     view.object(&job).is_none_or(|job| Some(&job.meta.uid) != owner)
 }
@@ -118,7 +118,7 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let claims = Claims::of::<Pod, Job>(view, &job, &selector);
     let status = job.status.clone().unwrap_or_default();
     if job.meta().is_leaving() || is_over(&status) {
-        let held = claims.own.iter().filter(|pod| is_held(&pod.meta.finalizers));
+        let held = claims.own.iter().filter(|pod| is_held(pod.meta.finalizers()));
         plan.requests.extend(held.take(BURST).map(|pod| let_go(&user, pod)));
         if !job.meta().is_leaving() {
             forget_in_time(&mut plan, &user, &job, spec, &status, now);
@@ -138,7 +138,7 @@ fn is_over(status: &JobStatus) -> bool {
 }
 
 fn let_go(user: &User, pod: &Object) -> Request {
-    let rest: Vec<&String> = pod.meta.finalizers.iter().filter(|finalizer| *finalizer != TRACKING).collect();
+    let rest: Vec<&String> = pod.meta.finalizers().iter().filter(|finalizer| *finalizer != TRACKING).collect();
     write::patch(user, pod, json!({"metadata": {"finalizers": rest}}))
 }
 
@@ -269,7 +269,7 @@ fn wanted(spec: &JobSpec, tally: &Tally<'_>) -> usize {
 
 /// Pods that the controller sends away without need count neither as failed nor as anything else.
 fn release(plan: &mut Plan, work: &Work<'_>, pods: &[&Of<Pod>]) {
-    let held = pods.iter().take(BURST).filter(|pod| is_held(&pod.meta().finalizers));
+    let held = pods.iter().take(BURST).filter(|pod| is_held(pod.meta().finalizers()));
     plan.requests.extend(held.map(|pod| let_go(work.user, pod.object())));
 }
 

@@ -59,7 +59,7 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
         let is_due = !has_pods || *resource == resource::PODS;
         for object in view.objects(resource, Some(key.name())) {
             *remaining.entry(resource.to_string()).or_insert(0) += 1;
-            for finalizer in object.meta.finalizers.iter().filter(|_| object.meta.is_leaving()) {
+            for finalizer in object.meta.finalizers().iter().filter(|_| object.meta.is_leaving()) {
                 *finalizers.entry(finalizer.clone()).or_insert(0) += 1;
             }
             if is_due && !object.meta.is_leaving() && plan.requests.len() < BURST {

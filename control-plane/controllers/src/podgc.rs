@@ -98,7 +98,7 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
 
 /// Finalizers hold a pod that is asked to go already: asking again changes nothing.
 fn is_held(pod: &Object) -> bool {
-    pod.meta.is_leaving() && pod.meta.deletion_grace_period_seconds == Some(0) && !pod.meta.finalizers.is_empty()
+    pod.meta.is_leaving() && pod.meta.deletion_grace_period_seconds() == Some(0) && !pod.meta.finalizers().is_empty()
 }
 
 fn of_node(plan: &mut Plan, view: &View, name: &str, now: Timestamp) -> Vec<Of<Pod>> {

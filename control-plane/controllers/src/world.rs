@@ -336,7 +336,7 @@ impl World {
                         json!(changed["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
                 }
                 let finalizers = changed["metadata"]["finalizers"].as_array().is_some_and(|list| !list.is_empty());
-                let kept_for_finalizers = !live.as_ref().is_none_or(|live| live.meta.finalizers.is_empty());
+                let kept_for_finalizers = !live.as_ref().is_none_or(|live| live.meta.finalizers().is_empty());
                 if !changed["metadata"]["deletionTimestamp"].is_null() && kept_for_finalizers && !finalizers {
                     self.commit(Op::Delete { key, expect: Expect::Present });
                 } else {

@@ -85,17 +85,16 @@ impl Table {
             Some(row) => *row,
             None => self.new_row(name),
         };
+        let labels = node.meta().labels.to_map();
         let changed = self.taints[row] != taints
             || self.cordoned[row] != cordoned
             || self.capacity[row] != capacity
-            || self.labels[row] != node.meta().labels;
+            || self.labels[row] != labels;
         self.taints[row] = taints;
         self.cordoned[row] = cordoned;
         self.capacity[row] = capacity;
         self.images[row] = images;
-        if self.labels[row] != node.meta().labels {
-            self.labels[row] = node.meta().labels.clone();
-        }
+        self.labels[row] = labels;
         changed
     }
 

@@ -59,7 +59,7 @@ fn reconcile(authority: &Authority, view: &View, key: &Key, _: Timestamp) -> Pla
     let secret: Value = serde_json::from_slice(object.bytes()).unwrap_or_default();
     let Some(name) = object.meta.annotations.get(ACCOUNT_NAME).filter(|_| secret["type"] == TYPE) else { return plan };
     let user = User::system("system:serviceaccount:kube-system:tokens-controller");
-    let account = Key::new(SERVICE_ACCOUNTS, key.namespace(), name.as_str());
+    let account = Key::new(SERVICE_ACCOUNTS, key.namespace(), name);
     let known_uid = object.meta.annotations.get(ACCOUNT_UID).filter(|uid| !uid.is_empty());
     let stands = view.object(&account).filter(|stands| known_uid.is_none_or(|uid| *uid == stands.meta.uid));
     let Some(stands) = stands else {

@@ -105,7 +105,7 @@ impl Inner {
     }
 
     fn index(&mut self, object: &Arc<Object>) {
-        for owner in &object.meta.owner_references {
+        for owner in object.meta.owner_references() {
             self.by_owner.entry(owner.uid.as_str().into()).or_default().insert(object.key.clone());
         }
         if let (true, Some(node)) = (object.key.resource == resource::PODS, &object.node) {
@@ -114,7 +114,7 @@ impl Inner {
     }
 
     fn unindex(&mut self, object: &Arc<Object>) {
-        for owner in &object.meta.owner_references {
+        for owner in object.meta.owner_references() {
             let uid: Arc<str> = owner.uid.as_str().into();
             if let Some(dependents) = self.by_owner.get_mut(&uid) {
                 dependents.remove(&object.key);

@@ -1,8 +1,11 @@
 //! The log of recent events.
 //!
 //! A watch is a place in the log, not a queue. With a queue per watcher, one slow reader costs memory or gets cut off. So
-//! the log of events is kept once, per resource, and a watcher is a number: the revision it has seen. Reading is a range
-//! over the log; falling behind costs nothing until the log is compacted, and then the answer is 410 and a fresh list.
+//! the log of events is kept once and a watcher is a number: the revision it has seen. Reading is a range over the log;
+//! falling behind costs nothing until the log is compacted, and then the answer is 410 and a fresh list.
+//!
+//! All events stand in one line, in order. Most watches ask for one resource, and its events are few among those of busy
+//! ones, so for each resource there is a list of the places of its events.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -19,9 +22,12 @@ pub const HISTORY_EVENTS_MAX: usize = 200_000;
 
 #[derive(Default)]
 pub struct History {
-    logs: BTreeMap<Resource, VecDeque<Event>>,
-    /// The resources of all events in order, to drop the oldest first.
-    order: VecDeque<(Resource, usize)>,
+    events: VecDeque<Event>,
+    /// How many events were dropped before the first: a place is a number that stays when others are dropped.
+    n_dropped: usize,
+    /// The places of each resource's events.
+    places: BTreeMap<Resource, VecDeque<usize>>,
+    /// Of the objects that only this log holds: those that were replaced or deleted since.
     bytes: usize,
     /// Everything up to here is gone.
     compacted: Revision,
@@ -42,53 +48,128 @@ impl History {
     }
 
     pub fn push(&mut self, event: Event) {
-        let bytes = event.object.bytes().len();
-        self.bytes += bytes;
-        self.order.push_back((event.object.key.resource.clone(), bytes));
-        self.logs.entry(event.object.key.resource.clone()).or_default().push_back(event);
-        while self.bytes > HISTORY_BYTES_MAX || self.order.len() > HISTORY_EVENTS_MAX {
+        self.bytes += superseded(&event);
+        let place = self.n_dropped + self.events.len();
+        let resource = &event.object.key.resource;
+        match self.places.get_mut(resource) {
+            Some(places) => places.push_back(place),
+            None => drop(self.places.insert(resource.clone(), VecDeque::from([place]))),
+        }
+        self.events.push_back(event);
+        while self.bytes > HISTORY_BYTES_MAX || self.events.len() > HISTORY_EVENTS_MAX {
             self.drop_oldest();
         }
     }
 
     fn drop_oldest(&mut self) {
-        let Some((resource, bytes)) = self.order.pop_front() else {
-            return;
-        };
-        self.bytes -= bytes;
-        if let Some(event) = self.logs.get_mut(&resource).and_then(VecDeque::pop_front) {
-            self.compacted = event.revision;
+        let Some(event) = self.events.pop_front() else { return };
+        self.n_dropped += 1;
+        self.bytes -= superseded(&event);
+        if let Some(places) = self.places.get_mut(&event.object.key.resource) {
+            places.pop_front();
         }
+        self.compacted = event.revision;
     }
 
     /// Up to `limit` events of a resource after `revision`.
     pub fn after(&self, resource: &Resource, revision: Revision, limit: usize) -> Result<Vec<Event>, Compacted> {
-        if revision < self.compacted {
-            return Err(Compacted { asked: revision, oldest: self.compacted });
-        }
-        let Some(log) = self.logs.get(resource) else {
+        self.check(revision)?;
+        let Some(places) = self.places.get(resource) else {
             return Ok(Vec::new());
         };
-        let start = log.partition_point(|event| event.revision <= revision);
-        Ok(log.range(start..).take(limit).cloned().collect())
+        let start = self.n_dropped + self.start(revision);
+        let first = places.partition_point(|place| *place < start);
+        let events = places.range(first..).take(limit).filter_map(|place| self.events.get(place - self.n_dropped));
+        Ok(events.cloned().collect())
     }
 
     /// Up to `limit` events of all resources after `revision`, in order.
     pub fn after_any(&self, revision: Revision, limit: usize) -> Result<Vec<Event>, Compacted> {
-        if revision < self.compacted {
-            return Err(Compacted { asked: revision, oldest: self.compacted });
-        }
-        let mut events: Vec<Event> = Vec::new();
-        for log in self.logs.values() {
-            let start = log.partition_point(|event| event.revision <= revision);
-            events.extend(log.range(start..).take(limit).cloned());
-        }
-        events.sort_by_key(|event| event.revision);
-        events.truncate(limit);
-        Ok(events)
+        self.check(revision)?;
+        Ok(self.events.range(self.start(revision)..).take(limit).cloned().collect())
     }
 
     pub fn oldest(&self) -> Revision {
         self.compacted
+    }
+
+    fn check(&self, revision: Revision) -> Result<(), Compacted> {
+        if revision < self.compacted {
+            return Err(Compacted { asked: revision, oldest: self.compacted });
+        }
+        Ok(())
+    }
+
+    /// Where the events after `revision` begin.
+    fn start(&self, revision: Revision) -> usize {
+        self.events.partition_point(|event| event.revision <= revision)
+    }
+}
+
+/// What an event alone keeps in memory: the object that it replaced. The one it brought is in the view, until a later
+/// event accounts for it.
+fn superseded(event: &Event) -> usize {
+    let deleted = if event.kind == crate::EventKind::Deleted { event.object.bytes().len() } else { 0 };
+    deleted + event.previous.as_ref().map_or(0, |previous| previous.bytes().len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use copepod_api::{
+        Body, Expect, Key, Op, Timestamp, Txn,
+        resource::{CONFIG_MAPS, PODS},
+    };
+    use serde_json::json;
+
+    use crate::View;
+
+    /// Writes to `a` of each resource in turn, and keeps the events.
+    fn written(resources: &[Resource], payload: &str) -> History {
+        let (mut view, mut history) = (View::default(), History::default());
+        for resource in resources {
+            let body = Body::encode(&json!({"metadata": {"name": "a"}, "data": payload}));
+            let op = Op::Put { key: Key::new(resource.clone(), "", "a"), body, expect: Expect::Any };
+            let (next, events) = view.apply(&Txn { ops: vec![op] }, Timestamp::UNIX_EPOCH).unwrap();
+            view = next;
+            events.into_iter().for_each(|event| history.push(event));
+        }
+        history
+    }
+
+    fn revisions(events: Result<Vec<Event>, Compacted>) -> Vec<u64> {
+        events.unwrap().iter().map(|event| event.revision.0).collect()
+    }
+
+    #[test]
+    fn a_watch_sees_its_resource_and_a_watch_of_everything_sees_all_in_order() {
+        let history = written(&[PODS, CONFIG_MAPS, PODS, PODS, CONFIG_MAPS], "");
+        assert_eq!(revisions(history.after(&PODS, Revision(1), 9)), [3, 4]);
+        assert_eq!(revisions(history.after(&CONFIG_MAPS, Revision(0), 1)), [2]);
+        assert_eq!(revisions(history.after_any(Revision(1), 3)), [2, 3, 4]);
+        assert!(revisions(history.after_any(Revision(5), 3)).is_empty());
+    }
+
+    #[test]
+    fn what_is_dropped_is_told() {
+        // Ten of them are too many.
+        let payload = "x".repeat(HISTORY_BYTES_MAX / 8);
+        let history = written(&vec![[PODS, PODS, CONFIG_MAPS]; 5].concat(), &payload);
+        let oldest = history.oldest();
+        assert!(oldest > Revision(3) && oldest < Revision(12));
+        assert_eq!(history.after(&PODS, Revision(3), 9).unwrap_err(), Compacted { asked: Revision(3), oldest });
+        let all = revisions(history.after_any(oldest, 99));
+        assert_eq!(all, (oldest.0 + 1..=15).collect::<Vec<_>>());
+        let mut two = revisions(history.after(&PODS, oldest, 99));
+        two.extend(revisions(history.after(&CONFIG_MAPS, oldest, 99)));
+        two.sort_unstable();
+        assert_eq!(two, all);
+    }
+
+    #[test]
+    fn what_the_view_holds_anyway_is_not_counted() {
+        let payload = "x".repeat(HISTORY_BYTES_MAX / 2);
+        let kinds: Vec<Resource> = (0..5).map(|number| Resource::new("", format!("kind{number}"))).collect();
+        assert_eq!(written(&kinds, &payload).oldest(), Revision::ZERO);
     }
 }

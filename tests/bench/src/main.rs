@@ -5,6 +5,10 @@
 //! grow is counted in tests.
 
 mod figures;
+mod heap;
+mod objects;
+mod replica;
+mod snapshots;
 mod store;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -19,7 +23,11 @@ struct Room {
     measure: fn(&mut dyn FnMut(Figure)),
 }
 
-const ROOMS: &[Room] = &[Room { name: "store", measure: store::measure }];
+const ROOMS: &[Room] = &[
+    Room { name: "store", measure: store::measure },
+    Room { name: "replica", measure: replica::measure },
+    Room { name: "snapshots", measure: snapshots::measure },
+];
 
 /// Measures the rooms of the house and prints what they take
 #[derive(Parser)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use copepod_api::k8s_openapi::api::core::v1::PodTemplateSpec;
+use copepod_api::{Texts, k8s_openapi::api::core::v1::PodTemplateSpec};
 use serde_json::Value;
 
 use crate::hash;
@@ -30,9 +30,9 @@ pub fn number(annotations: &Annotations) -> i64 {
 }
 
 /// Gives a set its number, and the deployment's annotations (a change-cause among them).
-pub fn annotate(set: &mut Annotations, deployment: &Annotations, revision: i64) {
-    for (key, value) in deployment.iter().filter(|(key, _)| !NOT_COPIED.contains(&key.as_str())) {
-        set.insert(key.clone(), value.clone());
+pub fn annotate(set: &mut Annotations, deployment: &Texts, revision: i64) {
+    for (key, value) in deployment.iter().filter(|(key, _)| !NOT_COPIED.contains(key)) {
+        set.insert(key.to_owned(), value.to_owned());
     }
     let old = set.get(REVISION).cloned();
     let old_number = old.as_deref().and_then(|old| old.parse().ok()).unwrap_or(0);

@@ -48,7 +48,7 @@ impl Set {
         Set {
             name: live.key().name().to_owned(),
             replicas: spec.and_then(|spec| spec.replicas).unwrap_or(1),
-            annotations: live.meta().annotations.clone(),
+            annotations: live.meta().annotations.to_map(),
             min_ready_seconds: spec.and_then(|spec| spec.min_ready_seconds).unwrap_or(0),
             live: Some(live.clone()),
             draft: Value::Null,
@@ -396,7 +396,7 @@ impl<'a> Rollout<'a> {
             }
         }
         let known = self.deployment.meta().annotations.get(revision::REVISION);
-        if let Some(revision) = self.revision.as_ref().filter(|revision| Some(*revision) != known) {
+        if let Some(revision) = self.revision.as_ref().filter(|revision| Some(revision.as_str()) != known) {
             let annotation = json!({"metadata": {"annotations": {revision::REVISION: revision}}});
             plan.push(write::patch(user, self.deployment.object(), annotation));
         }

@@ -64,7 +64,7 @@ impl<'a> Tally<'a> {
             let is_leaving = pod.meta().is_leaving();
             let phase = pod.object().facts().phase;
             let has_failed = phase == Phase::Failed || (is_leaving && phase != Phase::Succeeded && !waits);
-            let is_new = pod.meta().finalizers.iter().any(|finalizer| finalizer == TRACKING);
+            let is_new = pod.meta().finalizers().iter().any(|finalizer| finalizer == TRACKING);
             match phase {
                 Phase::Succeeded => {
                     ends.push((ended_at(pod), true));
@@ -170,6 +170,6 @@ fn total_restarts(pod: &Pod) -> i32 {
 fn ended_at(pod: &Of<Pod>) -> Timestamp {
     let statuses = pod.status.iter().filter_map(|status| status.container_statuses.as_ref()).flatten();
     let ends = statuses.filter_map(|container| time::of(&container.state.as_ref()?.terminated.as_ref()?.finished_at));
-    let known = ends.max().or(pod.meta().deletion_timestamp).or(pod.meta().creation_timestamp);
+    let known = ends.max().or(pod.meta().deletion_timestamp()).or(pod.meta().creation_timestamp);
     known.unwrap_or(Timestamp::UNIX_EPOCH)
 }

@@ -1,5 +1,7 @@
 //! Jobs.
 
+use std::collections::BTreeMap;
+
 use copepod_api::{
     Object, Scope, StatusResult, Timestamp,
     field::{Errors, Path},
@@ -116,7 +118,8 @@ fn admit(_: &mut World<'_>, job: &mut Value) -> StatusResult<()> {
 fn selected(job: &Value, errors: &mut Errors) {
     let selector = meta::LabelSelector::deserialize(at(job, "spec.selector")).unwrap_or_default();
     let labels = rules::map_at(job, "spec.template.metadata.labels");
-    let labels = labels.map(|(key, value)| (key.to_owned(), value.as_str().unwrap_or_default().to_owned())).collect();
+    let labels: BTreeMap<String, String> =
+        labels.map(|(key, value)| (key.to_owned(), value.as_str().unwrap_or_default().to_owned())).collect();
     match LabelSelector::from_typed(&selector) {
         Err(why) => errors.invalid("spec.selector", &selector, &why),
         Ok(parsed) if selector == meta::LabelSelector::default() || !parsed.matches(&labels) => {

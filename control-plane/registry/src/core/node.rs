@@ -156,7 +156,7 @@ fn roles(object: &Object) -> String {
         .iter()
         .filter_map(|(key, value)| match key.strip_prefix(ROLE) {
             Some(role) if !role.is_empty() => Some(role),
-            _ if key == "kubernetes.io/role" && !value.is_empty() => Some(&**value),
+            _ if key == "kubernetes.io/role" && !value.is_empty() => Some(value),
             _ => None,
         })
         .collect();

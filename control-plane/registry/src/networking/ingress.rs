@@ -134,7 +134,7 @@ fn backend(backend: &Part<'_>, errors: &mut Errors) {
 fn cells(object: &Object, now: Timestamp) -> Vec<Value> {
     let ingress = object.value();
     let class = match text_at(ingress, "spec.ingressClassName") {
-        "" => object.meta.annotations.get(CLASS).map_or("<none>", String::as_str),
+        "" => object.meta.annotations.get(CLASS).unwrap_or("<none>"),
         class => class,
     };
     let hosts: Vec<&str> = list_at(ingress, "spec.rules")

@@ -60,14 +60,14 @@ pub(crate) fn delete_object(
     if !held && grace == 0 {
         return world.remove(live);
     }
-    let since = match (live.meta.deletion_timestamp, live.meta.deletion_grace_period_seconds) {
+    let since = match (live.meta.deletion_timestamp(), live.meta.deletion_grace_period_seconds()) {
         // The time of the first wish: a later wish can shorten the grace and never lengthen it.
         (Some(end), before) => {
             end.checked_sub(SignedDuration::from_secs(before.unwrap_or(0).max(0))).unwrap_or(world.now)
         }
         (None, _) => world.now,
     };
-    let grace = match live.meta.deletion_grace_period_seconds {
+    let grace = match live.meta.deletion_grace_period_seconds() {
         Some(before) if leaving => grace.min(before),
         _ => grace,
     };

@@ -60,7 +60,7 @@ pub fn storage() -> Row {
                 let class = object.value();
                 let is_default = [IS_DEFAULT, WAS_DEFAULT]
                     .iter()
-                    .any(|mark| object.meta.annotations.get(*mark).is_some_and(|value| value == "true"));
+                    .any(|mark| object.meta.annotations.get(mark).is_some_and(|value| value == "true"));
                 let name = object.key.name();
                 vec![
                     if is_default { json!(format!("{name} (default)")) } else { json!(name) },

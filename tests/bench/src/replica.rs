@@ -1,0 +1,236 @@
+//! The replicated log, in process and on a real disk: writes a second, and what one write waits for.
+//!
+//! Writes go the way of the server's door: each is computed ahead on the state after those before it, and many are under
+//! way while one is synchronised.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::File,
+    io::Write,
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use copepod_api::{Revision, Timestamp, Txn};
+use copepod_replica::{Config, Member, ProposeError, Replica, Transport};
+use copepod_store::View;
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+use crate::{
+    figures::{Figure, quantile},
+    heap,
+    objects::{apply, put, stored_bytes},
+};
+
+/// Transactions under way at once: as many as the server's door lets through.
+const IN_FLIGHT: usize = 2048;
+
+const WRITES: usize = 200_000;
+const OBJECTS: usize = 10_000;
+const ALONE: usize = 2_000;
+
+pub fn measure(tell: &mut dyn FnMut(Figure)) {
+    for payload_bytes in [128, 1024] {
+        for (n_servers, goal) in [(1, 50_000.0), (3, 20_000.0)] {
+            let cluster = Cluster::of(n_servers);
+            let mut writer = Writer::to(cluster.leader());
+            let transactions: Vec<Txn> = (0..OBJECTS).map(|number| put(number, payload_bytes)).collect();
+            transactions.iter().for_each(|txn| writer.write(txn.clone()));
+            writer.settle();
+            let began = Instant::now();
+            transactions.iter().cycle().take(WRITES).for_each(|txn| writer.write(txn.clone()));
+            writer.settle();
+            let what = format!("replica: writes of {payload_bytes} B and more, servers: {n_servers}");
+            tell(Figure::rate(what, WRITES, began.elapsed()).at_least(goal));
+        }
+    }
+    for n_servers in [1, 3] {
+        alone(n_servers, tell);
+    }
+    memory(tell);
+}
+
+/// One write at a time, beside what the disk takes for as many bytes.
+fn alone(n_servers: u64, tell: &mut dyn FnMut(Figure)) {
+    let cluster = Cluster::of(n_servers);
+    let mut writer = Writer::to(cluster.leader());
+    let mut beside = File::create(cluster.path.path().join("beside")).expect("the directory is ours");
+    let (mut commits, mut syncs) = (Vec::new(), Vec::new());
+    for number in 0..ALONE {
+        let txn = put(number, 512);
+        let began = Instant::now();
+        writer.write(txn);
+        writer.settle();
+        commits.push(began.elapsed());
+        let began = Instant::now();
+        beside.write_all(&[b'x'; 1200]).and_then(|()| beside.sync_data()).expect("the disk has room");
+        syncs.push(began.elapsed());
+    }
+    for (name, part) in [("p50", 0.5), ("p99", 0.99)] {
+        let (commit, sync) = (quantile(&mut commits, part), quantile(&mut syncs, part));
+        let what = format!("replica: one write at a time, {name}, servers: {n_servers}");
+        tell(Figure::new(&what, commit.as_secs_f64() * 1e3, "ms"));
+        let figure = Figure::new(format!("{what}, to one fdatasync"), commit.as_secs_f64() / sync.as_secs_f64(), "×");
+        tell(if n_servers == 1 { figure.at_most(1.5) } else { figure });
+    }
+}
+
+/// Everything a server holds for its objects: state, history of events, log, and what is under way.
+fn memory(tell: &mut dyn FnMut(Figure)) {
+    for payload_bytes in [512, 4096] {
+        let n_objects = (256 << 20) / payload_bytes;
+        heap::begin();
+        let cluster = Cluster::of(1);
+        let mut writer = Writer::to(cluster.leader());
+        (0..n_objects).for_each(|number| writer.write(put(number, payload_bytes)));
+        writer.settle();
+        let what = format!("replica: memory for objects of {payload_bytes} B and more");
+        let mut show = |when: &str, writer: &Writer| {
+            let stored = stored_bytes(&writer.view) as f64;
+            tell(Figure::new(format!("{what}, {when}"), heap::held() as f64 / stored, "× bytes").at_most(1.6));
+            tell(Figure::new(format!("{what}, {when}, at its peak"), heap::peak() as f64 / stored, "× bytes"));
+            tell(Figure::new(format!("{what}, {when}, resident"), heap::resident() as f64 / stored, "× bytes"));
+        };
+        show("written once", &writer);
+        (0..n_objects / 2).for_each(|number| writer.write(put(number * 2, payload_bytes)));
+        writer.settle();
+        show("half of them again", &writer);
+        // Counting goes on until the cluster is gone, so that the next begins at nothing.
+        drop((cluster, writer));
+        heap::end();
+    }
+}
+
+/// Proposes as the server's door does.
+pub struct Writer {
+    replica: Replica,
+    term: u64,
+    pub view: View,
+    under_way: VecDeque<(Instant, oneshot::Receiver<Result<Revision, ProposeError>>)>,
+    pub in_flight: usize,
+    /// How long each write took, where somebody wants to know.
+    pub took: Option<Vec<Duration>>,
+}
+
+impl Writer {
+    pub fn to(replica: Replica) -> Writer {
+        let (term, view) = (replica.role().borrow().term, replica.view());
+        Writer { replica, term, view, under_way: VecDeque::new(), in_flight: IN_FLIGHT, took: None }
+    }
+
+    pub fn write(&mut self, txn: Txn) {
+        let began = Instant::now();
+        let next = apply(&self.view, &txn);
+        let ahead = next.0.clone();
+        let answer = self.replica.propose(self.term, txn, Timestamp::UNIX_EPOCH, &self.view, next);
+        self.view = ahead;
+        self.under_way.push_back((began, answer));
+        if self.under_way.len() >= self.in_flight {
+            self.wait_for_one();
+        }
+    }
+
+    pub fn settle(&mut self) {
+        while !self.under_way.is_empty() {
+            self.wait_for_one();
+        }
+    }
+
+    fn wait_for_one(&mut self) {
+        let Some((began, answer)) = self.under_way.pop_front() else { return };
+        answer.blocking_recv().expect("the replica runs").expect("the write is acknowledged");
+        if let Some(took) = &mut self.took {
+            took.push(began.elapsed());
+        }
+    }
+}
+
+/// Servers in this process, each with a directory of its own.
+pub struct Cluster {
+    wires: Arc<Wires>,
+    pub path: TempDir,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// Carries encoded messages from one to another.
+#[derive(Default)]
+struct Wires(Mutex<BTreeMap<u64, Replica>>);
+
+impl Wires {
+    fn to(&self, member: &Member) -> Option<Replica> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&member.id).cloned()
+    }
+}
+
+struct Wire(Arc<Wires>);
+
+impl Transport for Wire {
+    fn send(&self, to: &Member, messages: Vec<Bytes>) {
+        if let Some(replica) = self.0.to(to) {
+            replica.receive(messages);
+        }
+    }
+
+    fn send_snapshot(&self, to: &Member, message: Bytes, data: Bytes, done: Box<dyn FnOnce(bool) + Send>) {
+        done(self.0.to(to).is_some_and(|replica| replica.receive_snapshot(message, data).is_ok()));
+    }
+}
+
+impl Cluster {
+    pub fn of(n_servers: u64) -> Cluster {
+        let path = TempDir::new().expect("there is a directory for temporary files");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let cluster = Cluster { wires: Arc::default(), path, runtime };
+        cluster.start(1, Vec::new());
+        let leader = cluster.leader();
+        for id in 2..=n_servers {
+            let added = cluster.runtime.block_on(leader.add_member(&format!("s{id}"), &format!("s{id}:1")));
+            added.expect("the leader adds members");
+            cluster.start(id, leader.members());
+            until(|| leader.members().iter().any(|member| member.id == id && !member.learner));
+        }
+        cluster
+    }
+
+    fn start(&self, id: u64, contacts: Vec<Member>) {
+        let config = Config {
+            id,
+            data_dir: self.directory(id),
+            name: format!("s{id}"),
+            address: format!("s{id}:1"),
+            bootstrap: id == 1,
+            contacts,
+        };
+        let replica = Replica::open(config, Arc::new(Wire(self.wires.clone()))).expect("the directory is empty");
+        self.wires.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, replica);
+    }
+
+    pub fn directory(&self, id: u64) -> std::path::PathBuf {
+        Path::join(self.path.path(), format!("s{id}"))
+    }
+
+    pub fn leader(&self) -> Replica {
+        let leads = |replica: &&Replica| replica.role().borrow().leading;
+        let find = || self.wires.0.lock().unwrap_or_else(PoisonError::into_inner).values().find(leads).cloned();
+        until(|| find().is_some());
+        find().expect("it led a moment ago")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        let replicas = std::mem::take(&mut *self.wires.0.lock().unwrap_or_else(PoisonError::into_inner));
+        for replica in replicas.into_values() {
+            self.runtime.block_on(replica.shutdown());
+        }
+    }
+}
+
+fn until(is_met: impl Fn() -> bool) {
+    while !is_met() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
