@@ -160,12 +160,15 @@ impl Object {
 
     /// The encoding without its revision: equal bodies are equal objects.
     pub fn body(&self) -> Body {
-        let gap = self.gap as usize;
-        let digits = self.bytes[gap..].iter().take_while(|byte| byte.is_ascii_digit()).count();
-        let mut out = Vec::with_capacity(self.bytes.len() - digits);
-        out.extend_from_slice(&self.bytes[..gap]);
-        out.extend_from_slice(&self.bytes[gap + digits..]);
-        Body { bytes: out.into(), gap: self.gap }
+        let (gap, before, after) = self.body_parts();
+        Body { bytes: [before, after].concat().into(), gap }
+    }
+
+    /// The encoding without its revision, for whoever writes it elsewhere: where the gap is, and what stands around it.
+    pub fn body_parts(&self) -> (u32, &[u8], &[u8]) {
+        let (before, rest) = self.bytes.split_at(self.gap as usize);
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        (self.gap, before, &rest[digits..])
     }
 
     /// What is known of a pod without decoding it; of any other object, nothing.

@@ -1,15 +1,16 @@
 //! Raft between servers, over gRPC on the one port.
 //!
 //! A stream a peer carries messages in order; Raft tolerates loss, so a peer that cannot be reached costs a bounded queue
-//! and nothing else. Snapshots travel in chunks beside it.
+//! and nothing else. Snapshots travel in chunks beside it, from the sender's file into the receiver's.
 
 use std::{
     collections::BTreeMap,
+    io::{self, Read},
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use copepod_proto::peers::{
     PeerJoinReply, PeerJoinRequest, RaftClosed, RaftMessage, SnapshotChunk, SnapshotReply, peers_client::PeersClient,
     peers_server::Peers,
@@ -27,8 +28,11 @@ const PEER_QUEUE: usize = 1024;
 /// Small enough for gRPC's default limit, large enough to fill a link.
 const CHUNK_BYTES: usize = 1024 * 1024;
 
+/// Chunks read and not sent yet, or arrived and not written yet: enough that disk and network work side by side.
+const CHUNKS_AHEAD: usize = 4;
+
 /// The largest snapshot accepted from a peer; a store beyond it is not what this design is for.
-const SNAPSHOT_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
+const SNAPSHOT_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 /// Raft messages may carry a batch of entries; above the default of 4 MiB.
 const MESSAGE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -76,7 +80,13 @@ impl Transport for PeerTransport {
         }
     }
 
-    fn send_snapshot(&self, to: &Member, message: Bytes, data: Bytes, done: Box<dyn FnOnce(bool) + Send>) {
+    fn send_snapshot(
+        &self,
+        to: &Member,
+        message: Bytes,
+        data: Box<dyn Read + Send>,
+        done: Box<dyn FnOnce(bool) + Send>,
+    ) {
         let (links, to) = (self.links.clone(), to.clone());
         self.runtime.spawn(async move {
             let outcome = snapshot_to(&links, &to, message, data).await;
@@ -119,21 +129,32 @@ async fn stream_to(links: Links, to: Member, mut messages: mpsc::Receiver<Vec<By
     }
 }
 
-async fn snapshot_to(links: &Links, to: &Member, message: Bytes, data: Bytes) -> Result<(), Status> {
-    let checksum = crc32c(&data);
-    let n_chunks = data.len().div_ceil(CHUNK_BYTES).max(1);
-    let chunks = (0..n_chunks).map(move |place| {
-        let from = place * CHUNK_BYTES;
-        let last = place + 1 == n_chunks;
-        SnapshotChunk {
-            message: if place == 0 { message.clone() } else { Bytes::new() },
-            data: data.slice(from..(from + CHUNK_BYTES).min(data.len())),
+async fn snapshot_to(links: &Links, to: &Member, message: Bytes, data: Box<dyn Read + Send>) -> Result<(), Status> {
+    // Read as it is sent: a state may be larger than what memory has left.
+    let (outbox, outbound) = mpsc::channel(CHUNKS_AHEAD);
+    let reading = tokio::task::spawn_blocking(move || read_chunks(message, data, &outbox));
+    client(links.channel(&to.address)).snapshot(ReceiverStream::new(outbound)).await?;
+    reading.await.map_err(|error| Status::internal(error.to_string()))
+}
+
+fn read_chunks(mut message: Bytes, mut data: Box<dyn Read + Send>, outbox: &mpsc::Sender<SnapshotChunk>) {
+    let mut checksum = 0;
+    loop {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+        // A file that cannot be read ends the stream before its last chunk, and so nothing arrives.
+        let Ok(n_read) = data.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk) else { return };
+        checksum = copepod_replica::crc32c_append(checksum, &chunk);
+        let last = n_read < CHUNK_BYTES;
+        let chunk = SnapshotChunk {
+            message: std::mem::take(&mut message),
+            data: chunk.into(),
             checksum: if last { checksum } else { 0 },
             last,
+        };
+        if outbox.blocking_send(chunk).is_err() || last {
+            return;
         }
-    });
-    client(links.channel(&to.address)).snapshot(tokio_stream::iter(chunks)).await?;
-    Ok(())
+    }
 }
 
 fn client(channel: Channel) -> PeersClient<Channel> {
@@ -173,26 +194,70 @@ impl Peers for PeerFront {
     async fn snapshot(&self, request: Request<Streaming<SnapshotChunk>>) -> Result<Response<SnapshotReply>, Status> {
         only_servers(&request)?;
         let mut chunks = request.into_inner();
-        let mut message = Bytes::new();
-        let mut data = BytesMut::new();
-        while let Some(chunk) = chunks.message().await? {
-            if message.is_empty() {
-                message = chunk.message;
-            }
-            if data.len() + chunk.data.len() > SNAPSHOT_BYTES_MAX {
-                return Err(Status::resource_exhausted("the snapshot is larger than this server accepts"));
-            }
-            data.extend_from_slice(&chunk.data);
-            if chunk.last {
-                if crc32c(&data) != chunk.checksum {
-                    return Err(Status::data_loss("the snapshot's checksum does not match"));
-                }
-                let accepted = self.replica.receive_snapshot(message, data.freeze());
-                accepted.map_err(|error| Status::failed_precondition(error.to_string()))?;
-                return Ok(Response::new(SnapshotReply {}));
+        let first = chunks.message().await?.ok_or_else(|| Status::data_loss("a snapshot without chunks"))?;
+        let message = first.message.clone();
+        let (inbox, arriving) = mpsc::channel(CHUNKS_AHEAD);
+        let replica = self.replica.clone();
+        // Decoded and written to disk as it arrives, on a thread that may wait for both.
+        let taking = tokio::task::spawn_blocking(move || {
+            let mut data = Arriving { chunks: arriving, rest: Bytes::new(), has_ended: false };
+            replica.receive_snapshot(message, &mut data).map_err(|error| Status::failed_precondition(error.to_string()))
+        });
+        let fed = feed(first, &mut chunks, inbox).await;
+        let taken = taking.await.map_err(|error| Status::internal(error.to_string()))?;
+        fed?;
+        taken?;
+        Ok(Response::new(SnapshotReply {}))
+    }
+}
+
+/// Hands the chunks on; an error leaves the reader without an end, so that nothing is taken over.
+async fn feed(
+    first: SnapshotChunk,
+    chunks: &mut Streaming<SnapshotChunk>,
+    inbox: mpsc::Sender<Option<Bytes>>,
+) -> Result<(), Status> {
+    let (mut n_bytes, mut checksum) = (0, 0);
+    let mut next = Some(first);
+    while let Some(chunk) = next {
+        n_bytes += chunk.data.len() as u64;
+        if n_bytes > SNAPSHOT_BYTES_MAX {
+            return Err(Status::resource_exhausted("the snapshot is larger than this server accepts"));
+        }
+        checksum = copepod_replica::crc32c_append(checksum, &chunk.data);
+        if chunk.last && checksum != chunk.checksum {
+            return Err(Status::data_loss("the snapshot's checksum does not match"));
+        }
+        // Who does not want it any more says why itself.
+        let is_wanted = inbox.send(Some(chunk.data)).await.is_ok();
+        if chunk.last || !is_wanted {
+            let _ = inbox.send(None).await;
+            return Ok(());
+        }
+        next = chunks.message().await?;
+    }
+    Err(Status::data_loss("the snapshot ended before its last chunk"))
+}
+
+/// Chunks that arrive, as a reader. `None` is the end; that nobody sends any more is not.
+struct Arriving {
+    chunks: mpsc::Receiver<Option<Bytes>>,
+    rest: Bytes,
+    has_ended: bool,
+}
+
+impl Read for Arriving {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() && !self.has_ended && !into.is_empty() {
+            match self.chunks.blocking_recv() {
+                Some(Some(chunk)) => self.rest = chunk,
+                Some(None) => self.has_ended = true,
+                None => return Err(io::ErrorKind::ConnectionAborted.into()),
             }
         }
-        Err(Status::data_loss("the snapshot ended before its last chunk"))
+        let length = self.rest.len().min(into.len());
+        into[..length].copy_from_slice(&self.rest.split_to(length));
+        Ok(length)
     }
 }
 
@@ -202,8 +267,4 @@ fn only_servers<T>(request: &Request<T>) -> Result<(), Status> {
         return Ok(());
     }
     Err(Status::permission_denied("only servers of this cluster speak Raft"))
-}
-
-fn crc32c(data: &[u8]) -> u32 {
-    copepod_replica::crc32c(data)
 }

@@ -3,8 +3,14 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
+    io::Read,
     rc::Rc,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -21,11 +27,11 @@ use tokio::sync::{oneshot, watch};
 use crate::{
     Member, OpenError, ProposeError, Role, Transport, codec,
     cursor::Published,
-    disk::Disk,
+    disk::{Archive, Disk, Draft},
     log::{Log, LogError},
     membership::{Membership, change},
     replica::{ChangeError, Config},
-    snapshot::{Encoded, State, is_file},
+    snapshot::{Ready, State, is_file},
     storage::{Shared, Storage},
 };
 
@@ -37,12 +43,22 @@ const ELECTION_TICKS: usize = 8;
 /// Inputs taken before Raft is asked what to do, so that a flood of proposals becomes one write, not one each.
 const INPUTS_A_ROUND: usize = 1024;
 
-/// A snapshot is made after so many bytes or entries of log; both bound what a restart has to read and apply.
-const SNAPSHOT_AFTER_BYTES: usize = 8 * 1024 * 1024;
-const SNAPSHOT_AFTER_ENTRIES: u64 = 10_000;
+/// A snapshot is made when the log has become half as long as the last one: then all snapshots together cost twice as much
+/// as the log, whatever the size of the state. Not below the first bound, where they would cost more than they save; and
+/// above the second the log goes no further, for a restart reads and applies it: that much takes two seconds.
+const SNAPSHOT_AFTER_BYTES_MIN: usize = 8 * 1024 * 1024;
+const SNAPSHOT_AFTER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Entries kept behind a snapshot, for followers that are a little behind.
-const ENTRIES_KEPT: u64 = 1_000;
+/// How much of the log is kept behind a snapshot, for followers that are a little behind: a quarter of what it was. To send
+/// them the rest of it is less than to send the snapshot.
+const LOG_KEPT: usize = 4;
+
+/// Proposals handed to Raft at once, by their bytes: about what one message carries to a follower.
+const PROPOSALS_BYTES_MAX: usize = 1024 * 1024;
+
+/// Committed entries that are applied and shown at once: enough that readers are not woken all the time, and few enough
+/// that they are not kept waiting either.
+const COMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// A learner votes when it is so close to the end of the log.
 const LEARNER_LAG_MAX: u64 = 100;
@@ -66,9 +82,11 @@ pub enum Input {
         answer: oneshot::Sender<View>,
     },
     Messages(Vec<Bytes>),
+    /// A snapshot from the leader: what it says, and the file that holds it already.
     Snapshot {
         message: Bytes,
         state: Box<State>,
+        draft: Box<dyn Draft>,
     },
     AddMember {
         name: String,
@@ -80,10 +98,9 @@ pub enum Input {
         answer: MemberAnswer,
     },
     Transfer,
-    /// A snapshot has been encoded in the background.
-    Encoded {
-        state: Box<State>,
-        data: Bytes,
+    /// A snapshot has been written in the background, in so many bytes; or it could not be.
+    Written {
+        written: std::io::Result<(Ready, u64)>,
     },
     SnapshotSent {
         to: u64,
@@ -103,6 +120,7 @@ pub struct Shown {
     pub role: watch::Receiver<Role>,
     pub members: watch::Receiver<Arc<Vec<Member>>>,
     pub cluster_id: watch::Receiver<String>,
+    pub archive: Arc<dyn Archive>,
 }
 
 pub struct Core<D: Disk> {
@@ -123,16 +141,25 @@ pub struct Core<D: Disk> {
     members: watch::Sender<Arc<Vec<Member>>>,
     cluster_id: watch::Sender<String>,
 
+    /// Not handed to Raft yet, and how many bytes they are.
+    proposed: Vec<(Vec<u8>, Proposal)>,
+    proposed_bytes: usize,
     proposals: VecDeque<Proposal>,
+    /// Applied and not shown yet: events, and answers to give once they are.
+    events: Vec<Event>,
+    answers: Vec<(Answer, Result<Revision, ProposeError>)>,
     /// Up to this index of this term the log may hold proposals that were refused and are committed in the end. Until
     /// they are applied, nothing new can be decided.
     refused_to: (u64, u64),
     reads: Reads,
     member_change: Option<(u64, Member, MemberAnswer)>,
-    /// The state of a snapshot that Raft has been told of and has not accepted yet.
-    incoming: Option<State>,
-    /// A snapshot is being encoded.
-    encoding: bool,
+    /// The snapshot that Raft has been told of and has not accepted yet.
+    incoming: Option<(State, Box<dyn Draft>)>,
+    archive: Arc<dyn Archive>,
+    /// A snapshot is being written.
+    writing: Option<Writing>,
+    /// The size of the newest snapshot.
+    snapshot_bytes: u64,
     ticked: Instant,
 }
 
@@ -164,11 +191,13 @@ impl<D: Disk> Core<D> {
         inputs: mpsc::Sender<Input>,
         queue: mpsc::Receiver<Input>,
     ) -> Result<(Core<D>, Shown), OpenError> {
-        let state = match newest_snapshot(&disk)? {
-            Some(state) => Some(state),
+        let archive = disk.archive();
+        let newest = match newest_snapshot(&disk)? {
+            Some(newest) => Some(newest),
             None if config.bootstrap => Some(found(&config, &mut disk)?),
             None => None,
         };
+        let (state, snapshot_bytes) = newest.map_or((None, 0), |(state, n_bytes)| (Some(state), n_bytes));
         let before = state.as_ref().map_or((0, 0), |state| (state.index, state.term));
         let mut log = Log::open(disk, before)?;
         if log.hard_state.commit < before.0 {
@@ -179,7 +208,8 @@ impl<D: Disk> Core<D> {
         // What is committed is here, or will be sent again.
         log.hard_state.commit = log.hard_state.commit.min(log.last_index());
         let conf_state = state.as_ref().map(State::conf_state).unwrap_or_default();
-        let shared = Rc::new(RefCell::new(Shared { log, conf_state, encoded: None, wanted: None }));
+        let shared =
+            Rc::new(RefCell::new(Shared { log, conf_state, ready: state.as_ref().map(State::ready), wanted: None }));
         let raft_config = raft::Config {
             id: config.id,
             election_tick: ELECTION_TICKS,
@@ -190,6 +220,7 @@ impl<D: Disk> Core<D> {
             check_quorum: true,
             pre_vote: true,
             max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
             ..raft::Config::default()
         };
         let logger = slog::Logger::root(slog::Discard, slog::o!());
@@ -215,12 +246,18 @@ impl<D: Disk> Core<D> {
             members: watch::Sender::new(members),
             cluster_id: watch::Sender::new(cluster.clone()),
             cluster,
+            proposed: Vec::new(),
+            proposed_bytes: 0,
             proposals: VecDeque::new(),
+            events: Vec::new(),
+            answers: Vec::new(),
             refused_to: (0, 0),
             reads: Reads::default(),
             member_change: None,
             incoming: None,
-            encoding: false,
+            archive: archive.clone(),
+            writing: None,
+            snapshot_bytes,
             ticked: Instant::now(),
         };
         let shown = Shown {
@@ -228,6 +265,7 @@ impl<D: Disk> Core<D> {
             role: core.role.subscribe(),
             members: core.members.subscribe(),
             cluster_id: core.cluster_id.subscribe(),
+            archive,
         };
         Ok((core, shown))
     }
@@ -275,9 +313,17 @@ impl<D: Disk> Core<D> {
     }
 
     fn take(&mut self, input: Input) {
+        if !matches!(input, Input::Propose { .. }) {
+            // In the order in which they came.
+            self.propose();
+        }
         match input {
             Input::Propose { term, data, base, next, answer } => {
-                self.propose(data, Proposal { index: 0, term, base, next, answer });
+                self.proposed_bytes += data.len();
+                self.proposed.push((data, Proposal { index: 0, term, base, next, answer }));
+                if self.proposed_bytes >= PROPOSALS_BYTES_MAX {
+                    self.propose();
+                }
             }
             Input::Read { answer } => self.reads.waiting.push(answer),
             Input::Messages(messages) => {
@@ -289,15 +335,15 @@ impl<D: Disk> Core<D> {
                     }
                 }
             }
-            Input::Snapshot { message, state } => {
+            Input::Snapshot { message, state, draft } => {
                 let Ok(message) = Message::decode(message) else { return };
-                self.incoming = Some(*state);
+                self.incoming = Some((*state, draft));
                 self.step(message);
             }
             Input::AddMember { name, address, answer } => self.add_member(name, address, answer),
             Input::RemoveMember { id, answer } => self.remove_member(id, answer),
             Input::Transfer => self.transfer(),
-            Input::Encoded { state, data } => self.encoded(*state, data),
+            Input::Written { written } => self.written(written),
             Input::SnapshotSent { to, arrived } => {
                 let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
                 self.raw.report_snapshot(to, status);
@@ -313,19 +359,33 @@ impl<D: Disk> Core<D> {
         }
     }
 
-    fn propose(&mut self, data: Vec<u8>, proposal: Proposal) {
-        let refuse = |proposal: Proposal, error| drop(proposal.answer.send(Err(error)));
-        if self.raw.raft.state != StateRole::Leader || self.raw.raft.term != proposal.term {
-            return refuse(proposal, ProposeError::NotLeader);
-        }
-        match self.raw.propose(Vec::new(), data) {
-            Ok(()) => {
-                let index = self.raw.raft.raft_log.last_index();
-                self.proposals.push_back(Proposal { index, ..proposal });
+    /// Hands what was proposed to Raft: together, so that one message a follower carries all of it.
+    fn propose(&mut self) {
+        let (term, leads) = (self.raw.raft.term, self.raw.raft.state == StateRole::Leader);
+        let (mut entries, mut proposals) = (Vec::new(), Vec::new());
+        self.proposed_bytes = 0;
+        for (data, proposal) in self.proposed.drain(..) {
+            if leads && proposal.term == term {
+                entries.push(Entry { data, ..Entry::default() });
+                proposals.push(proposal);
+            } else {
+                let _ = proposal.answer.send(Err(ProposeError::NotLeader));
             }
+        }
+        if entries.is_empty() {
+            return;
+        }
+        let first = self.raw.raft.raft_log.last_index() + 1;
+        let mut message = Message { from: self.id, entries, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        match self.raw.raft.step(message) {
+            Ok(()) => self.proposals.extend((first..).zip(proposals).map(|(index, it)| Proposal { index, ..it })),
             // Dropped while leadership is handed over, or because too much is uncommitted.
-            Err(_) if self.raw.raft.lead_transferee.is_some() => refuse(proposal, ProposeError::NotLeader),
-            Err(_) => refuse(proposal, ProposeError::Full),
+            Err(_) => {
+                let is_moving = self.raw.raft.lead_transferee.is_some();
+                let error = if is_moving { ProposeError::NotLeader } else { ProposeError::Full };
+                proposals.into_iter().for_each(|proposal| drop(proposal.answer.send(Err(error.clone()))));
+            }
         }
     }
 
@@ -346,6 +406,7 @@ impl<D: Disk> Core<D> {
 
     /// Does all that Raft wants done, until it wants nothing.
     fn settle(&mut self) -> Result<(), LogError> {
+        self.propose();
         while self.raw.has_ready() {
             let mut ready = self.raw.ready();
             self.send(ready.take_messages());
@@ -399,21 +460,23 @@ impl<D: Disk> Core<D> {
     fn send_snapshot(&mut self, message: Message) {
         let to = message.to;
         let index = message.get_snapshot().get_metadata().index;
-        let encoded = self.shared.borrow().encoded.clone().filter(|encoded| encoded.metadata.index == index);
-        let (Some(encoded), Some(member)) = (encoded, self.member(to)) else {
+        let ready = self.shared.borrow().ready.clone().filter(|ready| ready.metadata.index == index);
+        let data = ready.and_then(|ready| self.archive.open(&ready.name).ok());
+        let (Some(data), Some(member)) = (data, self.member(to)) else {
             return self.raw.report_snapshot(to, SnapshotStatus::Failure);
         };
         let inputs = self.inputs.clone();
         let done = move |arrived| {
             let _ = inputs.send(Input::SnapshotSent { to, arrived });
         };
-        self.transport.send_snapshot(member, message.encode_to_vec().into(), encoded.data, Box::new(done));
+        self.transport.send_snapshot(member, message.encode_to_vec().into(), data, Box::new(done));
     }
 
     fn member(&self, id: u64) -> Option<&Member> {
         self.membership.members.get(&id).or_else(|| self.contacts.iter().find(|member| member.id == id))
     }
 
+    /// Applies what is committed, shows all of it at once, and then answers.
     fn apply(&mut self, entries: Vec<Entry>) {
         for entry in entries {
             self.applied = (entry.index, entry.term);
@@ -427,6 +490,13 @@ impl<D: Disk> Core<D> {
                 }
             }
         }
+        if !self.events.is_empty() || !self.answers.is_empty() {
+            self.published.publish(self.view.clone(), std::mem::take(&mut self.events));
+        }
+        for (answer, outcome) in self.answers.drain(..) {
+            let _ = answer.send(outcome);
+        }
+        self.shared.borrow_mut().log.applied(self.applied.0);
     }
 
     fn apply_normal(&mut self, entry: Entry) {
@@ -438,11 +508,11 @@ impl<D: Disk> Core<D> {
             // What the proposer computed counts when it was computed from this very state. That the revisions agree is
             // not enough: where one transaction was lost and another refused they agree, and the states do not.
             if base.is(&self.view) {
-                self.publish(view, events);
-                return drop(answer.send(Ok(self.view.revision())));
+                self.adopt(view, events);
+                return self.answers.push((answer, Ok(self.view.revision())));
             }
             let outcome = self.compute(entry.data);
-            return drop(answer.send(outcome));
+            return self.answers.push((answer, outcome));
         }
         let _ = self.compute(entry.data);
     }
@@ -458,16 +528,16 @@ impl<D: Disk> Core<D> {
         };
         match self.view.apply(&txn, at) {
             Ok((view, events)) => {
-                self.publish(view, events);
+                self.adopt(view, events);
                 Ok(self.view.revision())
             }
             Err(refusal) => Err(ProposeError::Refused(refusal)),
         }
     }
 
-    fn publish(&mut self, view: View, events: Vec<Event>) {
-        self.view = view.clone();
-        self.published.publish(view, events);
+    fn adopt(&mut self, view: View, events: Vec<Event>) {
+        self.view = view;
+        self.events.extend(events);
     }
 
     fn proposal_at(&mut self, index: u64, term: u64) -> Option<Proposal> {
@@ -507,7 +577,7 @@ impl<D: Disk> Core<D> {
             let mut shared = self.shared.borrow_mut();
             shared.conf_state = state;
             // A new member takes no snapshot that does not know it.
-            shared.encoded = None;
+            shared.ready = None;
         }
         self.show_members();
         if let Some((index, member, answer)) = self.member_change.take() {
@@ -636,20 +706,23 @@ impl<D: Disk> Core<D> {
     /// Replaces everything by what the leader sent.
     fn install(&mut self, snapshot: Snapshot, hard_state: Option<HardState>) -> Result<(), LogError> {
         let metadata = snapshot.get_metadata();
-        let Some(state) = self.incoming.take().filter(|state| state.index == metadata.index) else {
+        let Some((state, draft)) = self.incoming.take().filter(|(state, _)| state.index == metadata.index) else {
             return Ok(());
         };
         let mut shared = self.shared.borrow_mut();
         let name = state.file_name();
-        let disk = shared.log.disk();
-        disk.replace(&name, &state.write()).map_err(|error| LogError::Io { path: disk.place(&name), error })?;
+        // Written and synchronised as it came.
+        draft.keep(&name).map_err(|error| LogError::Io { path: shared.log.disk().place(&name), error })?;
         let hard_state = hard_state.unwrap_or_else(|| shared.log.hard_state.clone());
         shared.log.reset((state.index, state.term), hard_state)?;
         remove_older(shared.log.disk(), &name);
         shared.conf_state = state.conf_state();
+        shared.ready = Some(state.ready());
         drop(shared);
         tracing::info!(index = state.index, revision = state.view.revision().0, "took over a snapshot from the leader");
-        self.view = state.view.clone();
+        let replaced = std::mem::replace(&mut self.view, state.view.clone());
+        // Beside the loop: to let go of a million objects takes longer than an election.
+        std::thread::spawn(move || drop(replaced));
         self.applied = (state.index, state.term);
         self.membership = state.membership;
         self.cluster = state.cluster_id.clone();
@@ -661,18 +734,11 @@ impl<D: Disk> Core<D> {
 
     /// Starts making a snapshot when the log has grown, or a follower needs one.
     fn snapshot_if_due(&mut self) {
-        if self.encoding || self.applied.0 == 0 {
+        if self.writing.is_some() || self.applied.0 == 0 {
             return;
         }
-        let (bytes, n_entries, wanted) = {
-            let mut shared = self.shared.borrow_mut();
-            let behind = self
-                .applied
-                .0
-                .saturating_sub(shared.encoded.as_ref().map_or(shared.log.before.0, |e| e.metadata.index));
-            (shared.log.bytes, behind, shared.wanted.take())
-        };
-        let is_due = bytes > SNAPSHOT_AFTER_BYTES && n_entries > ENTRIES_KEPT || n_entries > SNAPSHOT_AFTER_ENTRIES;
+        let wanted = self.shared.borrow_mut().wanted.take();
+        let is_due = self.shared.borrow().log.bytes > self.snapshot_after();
         if !is_due && wanted.is_none() {
             return;
         }
@@ -686,38 +752,54 @@ impl<D: Disk> Core<D> {
             membership: self.membership.clone(),
             cluster_id: self.cluster.clone(),
         };
-        self.encoding = true;
-        let inputs = self.inputs.clone();
-        // Beside the loop: encoding a large state takes longer than an election.
-        std::thread::spawn(move || {
-            let data = state.write();
-            let _ = inputs.send(Input::Encoded { state: Box::new(state), data });
+        let (inputs, archive) = (self.inputs.clone(), self.archive.clone());
+        let is_stopping = Arc::new(AtomicBool::new(false));
+        let stop = is_stopping.clone();
+        // Beside the loop: writing a large state takes longer than an election.
+        let thread = std::thread::Builder::new().name("snapshot".to_owned()).spawn(move || {
+            let written = write_snapshot(&state, &*archive, &stop);
+            let _ = inputs.send(Input::Written { written });
         });
+        match thread {
+            Ok(thread) => self.writing = Some(Writing { is_stopping, thread: Some(thread) }),
+            Err(error) => tracing::warn!(%error, "a snapshot cannot be written"),
+        }
     }
 
-    fn encoded(&mut self, state: State, data: Bytes) {
-        self.encoding = false;
+    /// How much log is too much.
+    fn snapshot_after(&self) -> usize {
+        let half = usize::try_from(self.snapshot_bytes / 2).unwrap_or(usize::MAX);
+        half.clamp(SNAPSHOT_AFTER_BYTES_MIN, SNAPSHOT_AFTER_BYTES_MAX)
+    }
+
+    fn written(&mut self, written: std::io::Result<(Ready, u64)>) {
+        self.writing = None;
+        let (ready, n_bytes) = match written {
+            Ok(written) => written,
+            // The log goes on without it; the next tick tries again.
+            Err(error) => return tracing::warn!(%error, "a snapshot cannot be written"),
+        };
         let mut shared = self.shared.borrow_mut();
-        if state.index < shared.log.before.0 {
+        let index = ready.metadata.index;
+        if index < shared.log.before.0 {
             return;
         }
-        let name = state.file_name();
-        if let Err(error) = shared.log.disk().replace(&name, &data) {
-            // The log goes on without it; the next tick tries again.
-            return tracing::warn!(%error, "a snapshot cannot be written");
+        remove_older(shared.log.disk(), &ready.name);
+        // A new member takes no snapshot that does not know it.
+        if ready.metadata.get_conf_state() == &shared.conf_state {
+            shared.ready = Some(ready);
         }
-        remove_older(shared.log.disk(), &name);
-        shared.encoded = Some(Encoded { metadata: Arc::new(state.metadata()), data });
-        let keep_from = state.index.saturating_sub(ENTRIES_KEPT);
-        if let Err(error) = shared.log.compact(keep_from) {
+        self.snapshot_bytes = n_bytes;
+        let kept = shared.log.index_of_last(self.snapshot_after() / LOG_KEPT);
+        if let Err(error) = shared.log.compact(index.min(kept - 1)) {
             tracing::warn!(%error, "the log cannot be compacted");
         }
     }
 
     /// A full disk is waited for: what Raft wants written stays in hand, and others elect a leader meanwhile.
-    fn write(&mut self, entries: Vec<Entry>, hard_state: Option<HardState>, sync: bool) -> Result<(), LogError> {
+    fn write(&mut self, mut entries: Vec<Entry>, hard_state: Option<HardState>, sync: bool) -> Result<(), LogError> {
         loop {
-            let written = self.shared.borrow_mut().log.append(entries.clone(), hard_state.clone(), sync);
+            let written = self.shared.borrow_mut().log.append(&mut entries, hard_state.as_ref(), sync);
             match written {
                 Err(error) if error.is_full() => {
                     tracing::error!(%error, "the disk is full; nothing is lost, and this server goes on once there is space");
@@ -734,7 +816,8 @@ impl<D: Disk> Core<D> {
         self.role.send_replace(Role::default());
         self.refused_to = (self.raw.raft.raft_log.last_index(), self.raw.raft.term);
         let refusal = ProposeError::Disk(error.to_string());
-        for proposal in self.proposals.drain(..) {
+        let proposed = self.proposed.drain(..).map(|(_, proposal)| proposal);
+        for proposal in self.proposals.drain(..).chain(proposed) {
             let _ = proposal.answer.send(Err(refusal.clone()));
         }
         // Messages are sent again by those who sent them; proposals are answered, so that nobody waits in vain.
@@ -746,17 +829,58 @@ impl<D: Disk> Core<D> {
     }
 }
 
-fn newest_snapshot(disk: &impl Disk) -> Result<Option<State>, OpenError> {
+/// The newest snapshot, and its size.
+fn newest_snapshot(disk: &impl Disk) -> Result<Option<(State, u64)>, OpenError> {
     let names = disk.list().map_err(|error| OpenError::Io { path: disk.place(""), error })?;
     let Some(name) = names.iter().rfind(|name| is_file(name)) else { return Ok(None) };
-    let bytes = disk.read(name).map_err(|error| OpenError::Io { path: disk.place(name), error })?;
-    let state = State::read(bytes.into()).map_err(|error| OpenError::Snapshot { path: disk.place(name), error })?;
-    Ok(Some(state))
+    let file = disk.archive().open(name).map_err(|error| OpenError::Io { path: disk.place(name), error })?;
+    let mut file = Counted { file, n_bytes: 0 };
+    let state = State::read(&mut file).map_err(|error| OpenError::Snapshot { path: disk.place(name), error })?;
+    Ok(Some((state, file.n_bytes)))
+}
+
+struct Counted {
+    file: Box<dyn Read + Send>,
+    n_bytes: u64,
+}
+
+impl Read for Counted {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let n_read = self.file.read(into)?;
+        self.n_bytes += n_read as u64;
+        Ok(n_read)
+    }
+}
+
+/// The thread that writes a snapshot. It ends before this does: whoever opens the directory next has it alone.
+struct Writing {
+    is_stopping: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.is_stopping.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn write_snapshot(state: &State, archive: &dyn Archive, stop: &AtomicBool) -> std::io::Result<(Ready, u64)> {
+    let mut draft = archive.draft()?;
+    let n_bytes = state.write(&mut |piece| match stop.load(Ordering::Relaxed) {
+        true => Err(std::io::ErrorKind::Interrupted.into()),
+        false => draft.write(piece),
+    })?;
+    let ready = state.ready();
+    draft.keep(&ready.name)?;
+    Ok((ready, n_bytes))
 }
 
 /// The first state of a new cluster: empty, with one voter. It stands at index 1, so that every server that joins later
 /// is sent a snapshot, and with it the members.
-fn found(config: &Config, disk: &mut impl Disk) -> Result<State, OpenError> {
+fn found(config: &Config, disk: &mut impl Disk) -> Result<(State, u64), OpenError> {
     let member = Member { id: config.id, name: config.name.clone(), address: config.address.clone(), learner: false };
     let state = State {
         view: View::default(),
@@ -767,9 +891,9 @@ fn found(config: &Config, disk: &mut impl Disk) -> Result<State, OpenError> {
         membership: Membership::of_founder(member),
         cluster_id: format!("{:016x}", rand::random::<u64>()),
     };
-    let name = state.file_name();
-    disk.replace(&name, &state.write()).map_err(|error| OpenError::Io { path: disk.place(&name), error })?;
-    Ok(state)
+    let written = write_snapshot(&state, &*disk.archive(), &AtomicBool::new(false));
+    let (_, n_bytes) = written.map_err(|error| OpenError::Io { path: disk.place(&state.file_name()), error })?;
+    Ok((state, n_bytes))
 }
 
 fn remove_older(disk: &mut impl Disk, newest: &str) {

@@ -1,17 +1,28 @@
 //! The disk, as an argument: a directory, or in tests a fake that can tear what was not synchronised.
+//!
+//! The log belongs to one thread and is appended to; snapshots are whole files, large ones, that other threads write and
+//! read in a stream. So there are two faces: `Disk`, and its `Archive`.
 
 use std::{
     collections::HashMap,
     fs, io,
-    io::{Seek, SeekFrom, Write},
-    os::unix::fs::PermissionsExt,
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
 };
 
 /// Files by name, in one directory.
 pub trait Disk: Send + 'static {
     fn list(&self) -> io::Result<Vec<String>>;
     fn read(&self, name: &str) -> io::Result<Vec<u8>>;
+    /// A part of a file; shorter only where the file ends.
+    fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>>;
     /// Appends to a file, which is made where it is absent.
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Makes what was appended durable (fdatasync).
@@ -22,12 +33,73 @@ pub trait Disk: Send + 'static {
     fn remove(&mut self, name: &str) -> io::Result<()>;
     /// Where a file is, for people.
     fn place(&self, name: &str) -> PathBuf;
+    fn archive(&self) -> Arc<dyn Archive>;
 }
+
+/// The same files, for threads that write or read a large one in a stream.
+pub trait Archive: Send + Sync + 'static {
+    /// Begins a file that nobody sees until it is kept.
+    fn draft(&self) -> io::Result<Box<dyn Draft>>;
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>>;
+}
+
+/// A file that is being written. Dropped before it is kept, it was never there.
+pub trait Draft: Send {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()>;
+    /// Makes what was written durable, so that keeping it takes no time.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Makes it a file of this name, durable, in place of what had the name.
+    fn keep(self: Box<Self>, name: &str) -> io::Result<()>;
+}
+
+/// How names of drafts end.
+const DRAFT: &str = ".new";
+
+/// A draft is made durable in steps of so many bytes. A file system that orders data before its journal lets every other
+/// fdatasync wait for what is dirty here: a gigabyte written at once would stop the log for seconds, and this much for
+/// milliseconds. Smaller steps make a snapshot slow and win nothing.
+const DRAFT_DIRTY_MAX: usize = 4 * 1024 * 1024;
 
 /// A real directory.
 pub struct Directory {
     path: PathBuf,
     open: HashMap<String, fs::File>,
+    shelf: Arc<Shelf>,
+    janitor: Option<Janitor>,
+}
+
+/// Removes files, one after the other.
+struct Janitor {
+    queue: mpsc::Sender<(PathBuf, Option<fs::File>)>,
+    thread: JoinHandle<()>,
+}
+
+impl Janitor {
+    fn hire() -> io::Result<Janitor> {
+        let (queue, files) = mpsc::channel::<(PathBuf, Option<fs::File>)>();
+        let thread = std::thread::Builder::new().name("janitor".to_owned()).spawn(move || {
+            for (path, open) in files {
+                if let Err(error) = fs::remove_file(&path)
+                    && error.kind() != io::ErrorKind::NotFound
+                {
+                    tracing::warn!(file = %path.display(), %error, "a file of the log that is not needed cannot be removed");
+                }
+                // Closing the last handle is what frees the space.
+                drop(open);
+            }
+        })?;
+        Ok(Janitor { queue, thread })
+    }
+}
+
+/// Whoever opens the directory next finds it tidy.
+impl Drop for Directory {
+    fn drop(&mut self) {
+        if let Some(Janitor { queue, thread }) = self.janitor.take() {
+            drop(queue);
+            let _ = thread.join();
+        }
+    }
 }
 
 impl Directory {
@@ -35,7 +107,16 @@ impl Directory {
         fs::create_dir_all(path)?;
         // Secrets are among what is written here.
         fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
-        Ok(Directory { path: path.to_owned(), open: HashMap::new() })
+        let shelf = Arc::new(Shelf { path: path.to_owned(), n_drafts: AtomicU64::new(0) });
+        Ok(Directory { path: path.to_owned(), open: HashMap::new(), shelf, janitor: Some(Janitor::hire()?) })
+    }
+
+    /// Removes what a crash left half written. Only for whoever holds the directory alone.
+    pub fn clean(&self) -> io::Result<()> {
+        for name in self.list()?.iter().filter(|name| name.ends_with(DRAFT)) {
+            fs::remove_file(self.path.join(name))?;
+        }
+        Ok(())
     }
 
     fn file(&mut self, name: &str) -> io::Result<&mut fs::File> {
@@ -68,6 +149,27 @@ impl Disk for Directory {
         fs::read(self.path.join(name))
     }
 
+    fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
+        let opened;
+        let file = match self.open.get(name) {
+            Some(file) => file,
+            None => {
+                opened = fs::File::open(self.path.join(name))?;
+                &opened
+            }
+        };
+        let mut bytes = vec![0; length];
+        let mut n_read = 0;
+        while n_read < length {
+            match file.read_at(&mut bytes[n_read..], offset + n_read as u64)? {
+                0 => break,
+                more => n_read += more,
+            }
+        }
+        bytes.truncate(n_read);
+        Ok(bytes)
+    }
+
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let file = self.file(name)?;
         file.seek(SeekFrom::End(0))?;
@@ -85,21 +187,90 @@ impl Disk for Directory {
     }
 
     fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let beside = self.path.join(format!("{name}.new"));
-        let mut file = fs::File::create(&beside)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(&beside, self.path.join(name))?;
-        fs::File::open(&self.path)?.sync_all()
+        let mut draft = self.shelf.draft()?;
+        draft.write(bytes)?;
+        draft.keep(name)
     }
 
+    /// Carried out beside, in order: to free a gigabyte takes a file system longer than a write may wait.
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.open.remove(name);
-        fs::remove_file(self.path.join(name))
+        let open = self.open.remove(name);
+        let path = self.path.join(name);
+        match &self.janitor {
+            Some(janitor) => janitor.queue.send((path, open)).map_err(|_| io::Error::other("nobody removes files")),
+            None => fs::remove_file(path),
+        }
     }
 
     fn place(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    fn archive(&self) -> Arc<dyn Archive> {
+        self.shelf.clone()
+    }
+}
+
+struct Shelf {
+    path: PathBuf,
+    n_drafts: AtomicU64,
+}
+
+impl Archive for Shelf {
+    fn draft(&self) -> io::Result<Box<dyn Draft>> {
+        let number = self.n_drafts.fetch_add(1, Ordering::Relaxed);
+        let path = self.path.join(format!("{number}{DRAFT}"));
+        let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+        Ok(Box::new(FileDraft { file, path: Some(path), directory: self.path.clone(), dirty: 0 }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
+        Ok(Box::new(fs::File::open(self.path.join(name))?))
+    }
+}
+
+struct FileDraft {
+    file: fs::File,
+    /// `None` once it is kept.
+    path: Option<PathBuf>,
+    directory: PathBuf,
+    dirty: usize,
+}
+
+impl Draft for FileDraft {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        for piece in bytes.chunks(DRAFT_DIRTY_MAX) {
+            self.file.write_all(piece)?;
+            self.dirty += piece.len();
+            if self.dirty >= DRAFT_DIRTY_MAX {
+                self.sync()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.dirty = 0;
+        self.file.sync_data()
+    }
+
+    fn keep(mut self: Box<Self>, name: &str) -> io::Result<()> {
+        self.file.sync_all()?;
+        if let Some(path) = self.path.take()
+            && let Err(error) = fs::rename(&path, self.directory.join(name))
+        {
+            self.path = Some(path);
+            return Err(error);
+        }
+        fs::File::open(&self.directory)?.sync_all()
+    }
+}
+
+impl Drop for FileDraft {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path {
+            let _ = fs::remove_file(path);
+        }
     }
 }
 
@@ -115,5 +286,30 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         Directory::open(&path).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_draft_is_there_once_it_is_kept_and_leaves_nothing_when_it_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path()).unwrap();
+        let archive = directory.archive();
+        let mut kept = archive.draft().unwrap();
+        let mut dropped = archive.draft().unwrap();
+        kept.write(b"whole").unwrap();
+        dropped.write(b"half").unwrap();
+        assert!(directory.read("a").is_err());
+        kept.keep("a").unwrap();
+        drop(dropped);
+        assert_eq!(directory.list().unwrap(), ["a"]);
+        assert_eq!(directory.read_at("a", 1, 9).unwrap(), b"hole");
+    }
+
+    #[test]
+    fn what_a_crash_left_half_written_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let directory = Directory::open(dir.path()).unwrap();
+        fs::write(dir.path().join("7.new"), "half").unwrap();
+        directory.clean().unwrap();
+        assert!(directory.list().unwrap().is_empty());
     }
 }

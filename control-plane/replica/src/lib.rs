@@ -17,11 +17,17 @@ mod storage;
 mod tests;
 
 pub use cursor::ReplicaCursor;
-pub use disk::{Directory, Disk};
+pub use disk::{Archive, Directory, Disk, Draft};
 pub use membership::Member;
 pub use replica::{ChangeError, Config, OpenError, ProposeError, ReadError, Replica, Role, Transport};
+pub use snapshot::SnapshotError;
 
 /// The checksum of everything this crate writes and sends (CRC-32C, RFC 3720 appendix B.4).
 pub fn crc32c(data: &[u8]) -> u32 {
     ::crc32c::crc32c(data)
+}
+
+/// The checksum of what had this one, and then `data`.
+pub fn crc32c_append(checksum: u32, data: &[u8]) -> u32 {
+    ::crc32c::crc32c_append(checksum, data)
 }

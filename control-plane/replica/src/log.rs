@@ -20,6 +20,16 @@ const FRAME_HEADER_BYTES: usize = 12;
 /// Large enough that files are few, small enough that compaction frees space soon.
 const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
+/// Applied entries that stay in memory, by their data: what a follower may lack that answers a little late. At the highest
+/// rates that is a tenth of a second; more would be memory that the objects need.
+const TAIL_BYTES_MAX: usize = 8 * 1024 * 1024;
+
+/// What an entry costs beside its bytes when it is read and applied, in bytes that could be read meanwhile.
+const ENTRY_COST_BYTES: usize = 256;
+
+/// Most frames are shorter; memory of longer ones is given back.
+const FRAME_BYTES_KEPT: usize = 1024 * 1024;
+
 const ENTRY: u8 = 1;
 const HARD_STATE: u8 = 2;
 
@@ -43,49 +53,80 @@ impl LogError {
 
 struct Segment {
     name: String,
+    number: u32,
     bytes: u64,
     /// The highest index of any entry in it.
     last: u64,
 }
 
-/// The entries after the last compaction, in memory as on disk.
+/// Where an entry stands on disk.
+#[derive(Clone, Copy)]
+struct Place {
+    segment: u32,
+    offset: u32,
+    length: u32,
+    checksum: u32,
+}
+
+/// The entries after the last compaction, on disk; the newest of them in memory too.
+///
+/// The log may be half as long as the state, so memory holds what Raft asks for all the time: what is not applied yet, and a
+/// little before it for followers that are a little behind. What is older is read back for those that were away.
 pub struct Log<D> {
     disk: D,
     segments: VecDeque<Segment>,
     /// Number of the next segment.
-    next: u64,
-    pub entries: VecDeque<Entry>,
-    /// The entry before the first of `entries`: index and term.
+    next: u32,
+    /// Of all entries.
+    places: VecDeque<Place>,
+    /// From which index on which term holds: one a change of leader.
+    terms: VecDeque<(u64, u64)>,
+    /// The newest entries.
+    tail: VecDeque<Entry>,
+    tail_bytes: usize,
+    /// The entry before the first: index and term.
     pub before: (u64, u64),
     pub hard_state: HardState,
-    /// Bytes of the entries in memory.
+    /// What reading and applying all entries takes, in bytes.
     pub bytes: usize,
+    /// Kept, so that a write allocates nothing.
+    frame: Vec<u8>,
 }
 
 impl<D: Disk> Log<D> {
     /// Reads what is there. `before` is what the snapshot holds: entries up to it are dropped.
-    pub fn open(mut disk: D, before: (u64, u64)) -> Result<Log<D>, LogError> {
+    pub fn open(disk: D, before: (u64, u64)) -> Result<Log<D>, LogError> {
         let names = disk.list().map_err(|error| LogError::Io { path: disk.place(""), error })?;
         let names: Vec<String> = names.into_iter().filter(|name| name.ends_with(".log")).collect();
-        let mut read = Read { entries: VecDeque::new(), hard_state: HardState::default(), before };
-        let mut segments = VecDeque::new();
+        let mut log = Log {
+            disk,
+            segments: VecDeque::new(),
+            next: 1,
+            places: VecDeque::new(),
+            terms: VecDeque::new(),
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+            before,
+            hard_state: HardState::default(),
+            bytes: 0,
+            frame: Vec::new(),
+        };
         for (place, name) in names.iter().enumerate() {
-            let content = disk.read(name).map_err(|error| LogError::Io { path: disk.place(name), error })?;
+            let content = log.disk.read(name).map_err(|error| LogError::Io { path: log.disk.place(name), error })?;
             let is_last = place + 1 == names.len();
-            let good = read.segment(&disk, name, &content, is_last)?;
+            let good = log.read_segment(name, &content, is_last)?;
             if good.bytes < content.len() as u64 {
                 tracing::warn!(
-                    file = %disk.place(name).display(), offset = good.bytes,
+                    file = %log.disk.place(name).display(), offset = good.bytes,
                     "cut off the torn end of the log: it was written when the machine stopped, and never acknowledged"
                 );
-                disk.truncate(name, good.bytes).map_err(|error| LogError::Io { path: disk.place(name), error })?;
+                let cut = log.disk.truncate(name, good.bytes);
+                cut.map_err(|error| LogError::Io { path: log.disk.place(name), error })?;
             }
-            segments.push_back(good);
+            log.next = good.number + 1;
+            log.segments.push_back(good);
         }
-        let next = names.last().and_then(|name| name.trim_end_matches(".log").parse::<u64>().ok()).unwrap_or(0) + 1;
-        let Read { entries, hard_state, .. } = read;
-        let bytes = entries.iter().map(size).sum();
-        Ok(Log { disk, segments, next, entries, before, hard_state, bytes })
+        Ok(log)
     }
 
     pub fn first_index(&self) -> u64 {
@@ -93,7 +134,11 @@ impl<D: Disk> Log<D> {
     }
 
     pub fn last_index(&self) -> u64 {
-        self.before.0 + self.entries.len() as u64
+        self.before.0 + self.places.len() as u64
+    }
+
+    fn tail_index(&self) -> u64 {
+        self.last_index() + 1 - self.tail.len() as u64
     }
 
     /// `None` when the entry is compacted, or not there yet.
@@ -101,77 +146,181 @@ impl<D: Disk> Log<D> {
         if index == self.before.0 {
             return Some(self.before.1);
         }
-        let place = index.checked_sub(self.first_index())?;
-        self.entries.get(place as usize).map(|entry| entry.term)
+        if index < self.first_index() || index > self.last_index() {
+            return None;
+        }
+        let later = self.terms.partition_point(|(from, _)| *from <= index);
+        self.terms.get(later.checked_sub(1)?).map(|(_, term)| *term)
+    }
+
+    /// The entries from `low` up to `high`, as many as fit into `max_bytes` and at least one. Those that are not in memory
+    /// are read from disk, and are what was written or an error.
+    pub fn entries(&self, low: u64, high: u64, max_bytes: u64) -> Result<Vec<Entry>, LogError> {
+        let mut entries = Vec::new();
+        let mut n_bytes = 0;
+        let mut next = low;
+        while next < high {
+            n_bytes += self.place(next).map_or(0, |place| u64::from(place.length));
+            if next > low && n_bytes > max_bytes {
+                break;
+            }
+            next += 1;
+        }
+        let in_memory = self.tail_index().clamp(low, next);
+        let mut from = low;
+        while from < in_memory {
+            from = self.read_back(from, in_memory, &mut entries)?;
+        }
+        let skipped = (in_memory - self.tail_index().min(in_memory)) as usize;
+        entries.extend(self.tail.iter().skip(skipped).take((next - in_memory) as usize).cloned());
+        Ok(entries)
+    }
+
+    fn place(&self, index: u64) -> Option<&Place> {
+        self.places.get(index.checked_sub(self.first_index())? as usize)
+    }
+
+    /// Reads the entries from `low` on that stand together in one segment; says which is next.
+    fn read_back(&self, low: u64, high: u64, entries: &mut Vec<Entry>) -> Result<u64, LogError> {
+        let Some(first) = self.place(low) else { return Ok(high) };
+        let is_together = |place: &&Place| place.segment == first.segment && place.offset >= first.offset;
+        let together: Vec<&Place> = (low..high).map_while(|index| self.place(index)).take_while(is_together).collect();
+        let end = together.last().map_or(0, |last| u64::from(last.offset) + u64::from(last.length));
+        let name = segment_name(first.segment);
+        let length = (end - u64::from(first.offset)) as usize;
+        let bytes = self.disk.read_at(&name, first.offset.into(), length);
+        let bytes = bytes.map_err(|error| LogError::Io { path: self.disk.place(&name), error })?;
+        for place in &together {
+            let from = (place.offset - first.offset) as usize;
+            let record = bytes.get(from..from + place.length as usize).filter(|it| crc32c(it) == place.checksum);
+            let Some(entry) = record.and_then(|record| Entry::decode(record).ok()) else {
+                let what = "an entry is not what was written";
+                return Err(LogError::Damaged { path: self.disk.place(&name), offset: place.offset as usize, what });
+            };
+            entries.push(entry);
+        }
+        Ok(low + together.len() as u64)
     }
 
     /// Writes a batch: one frame, one sync. On failure nothing of it counts, here or on disk.
-    pub fn append(&mut self, entries: Vec<Entry>, hard_state: Option<HardState>, sync: bool) -> Result<(), LogError> {
-        let mut content = Vec::new();
-        for entry in &entries {
-            record(&mut content, ENTRY, entry);
-        }
-        if let Some(hard_state) = &hard_state {
-            record(&mut content, HARD_STATE, hard_state);
-        }
-        if content.is_empty() {
+    pub fn append(
+        &mut self,
+        entries: &mut Vec<Entry>,
+        hard_state: Option<&HardState>,
+        sync: bool,
+    ) -> Result<(), LogError> {
+        if entries.is_empty() && hard_state.is_none() {
             return Ok(());
         }
         if self.segments.back().is_none_or(|segment| segment.bytes >= SEGMENT_BYTES_MAX) {
             self.begin_segment()?;
         }
         let Some(segment) = self.segments.back_mut() else { return Ok(()) };
-        let frame = frame(&content);
+        self.frame.clear();
+        self.frame.extend_from_slice(&[0; FRAME_HEADER_BYTES]);
+        let mut places = Vec::with_capacity(entries.len());
+        for entry in entries.iter() {
+            let from = record(&mut self.frame, ENTRY, entry);
+            places.push(place(segment.number, segment.bytes, from, &self.frame[from..]));
+        }
+        if let Some(hard_state) = hard_state {
+            record(&mut self.frame, HARD_STATE, hard_state);
+        }
+        seal(&mut self.frame);
         let (name, length) = (segment.name.clone(), segment.bytes);
-        let written = self.disk.append(&name, &frame).and_then(|()| if sync { self.disk.sync(&name) } else { Ok(()) });
+        let written =
+            self.disk.append(&name, &self.frame).and_then(|()| if sync { self.disk.sync(&name) } else { Ok(()) });
         if let Err(error) = written {
             // Half a frame must not stay in front of the next one.
             let _ = self.disk.truncate(&name, length);
             return Err(LogError::Io { path: self.disk.place(&name), error });
         }
-        segment.bytes += frame.len() as u64;
+        segment.bytes += self.frame.len() as u64;
         segment.last = entries.iter().map(|entry| entry.index).fold(segment.last, u64::max);
-        for entry in entries {
-            self.push(entry);
+        self.frame.shrink_to(FRAME_BYTES_KEPT);
+        for (entry, place) in entries.drain(..).zip(places) {
+            self.push(entry, place);
         }
         if let Some(hard_state) = hard_state {
-            self.hard_state = hard_state;
+            self.hard_state = hard_state.clone();
         }
         Ok(())
     }
 
-    fn push(&mut self, entry: Entry) {
-        while self.last_index() >= entry.index {
-            let Some(replaced) = self.entries.pop_back() else { break };
-            self.bytes -= size(&replaced);
+    /// Takes over an entry, in place of any that had its index or a later one.
+    fn push(&mut self, entry: Entry, place: Place) {
+        while self.last_index() >= entry.index && self.pop() {}
+        if self.terms.back().is_none_or(|(_, term)| *term != entry.term) {
+            self.terms.push_back((entry.index, entry.term));
         }
-        self.bytes += size(&entry);
-        self.entries.push_back(entry);
+        self.bytes += cost(&place);
+        self.places.push_back(place);
+        self.tail_bytes += entry.data.len();
+        self.tail.push_back(entry);
+    }
+
+    fn pop(&mut self) -> bool {
+        let Some(place) = self.places.pop_back() else { return false };
+        self.bytes -= cost(&place);
+        if let Some(entry) = self.tail.pop_back() {
+            self.tail_bytes -= entry.data.len();
+        }
+        while self.terms.back().is_some_and(|(from, _)| *from > self.last_index()) {
+            self.terms.pop_back();
+        }
+        true
+    }
+
+    /// Everything up to `index` is applied: of that, memory keeps the newest.
+    pub fn applied(&mut self, index: u64) {
+        while self.tail_bytes > TAIL_BYTES_MAX && self.tail_index() <= index {
+            let Some(entry) = self.tail.pop_front() else { return };
+            self.tail_bytes -= entry.data.len();
+        }
     }
 
     /// Each segment begins with the hard state, so that older ones can go.
     fn begin_segment(&mut self) -> Result<(), LogError> {
-        let name = format!("{:020}.log", self.next);
-        let mut content = Vec::new();
+        let name = segment_name(self.next);
+        let mut content = vec![0; FRAME_HEADER_BYTES];
         record(&mut content, HARD_STATE, &self.hard_state);
+        seal(&mut content);
         let mut bytes = HEADER.to_vec();
-        bytes.extend(frame(&content));
+        bytes.extend(content);
         let failed = |disk: &D, error| LogError::Io { path: disk.place(&name), error };
         self.disk.replace(&name, &bytes).map_err(|error| failed(&self.disk, error))?;
+        self.segments.push_back(Segment { name, number: self.next, bytes: bytes.len() as u64, last: 0 });
         self.next += 1;
-        self.segments.push_back(Segment { name, bytes: bytes.len() as u64, last: 0 });
         Ok(())
+    }
+
+    /// The lowest index from which on reading and applying takes no more than `bytes`.
+    pub fn index_of_last(&self, bytes: usize) -> u64 {
+        let mut n_bytes = 0;
+        let newest = self.places.iter().rev().take_while(|place| {
+            n_bytes += cost(place);
+            n_bytes <= bytes
+        });
+        self.last_index() + 1 - newest.count() as u64
     }
 
     /// Forgets the entries up to `index`, which a durable snapshot holds.
     pub fn compact(&mut self, index: u64) -> Result<(), LogError> {
         let Some(term) = self.term(index) else { return Ok(()) };
         while self.first_index() <= index {
-            let Some(entry) = self.entries.pop_front() else { break };
-            self.bytes -= size(&entry);
-            self.before = (entry.index, entry.term);
+            let in_memory = self.tail_index() == self.first_index();
+            let Some(place) = self.places.pop_front() else { break };
+            self.bytes -= cost(&place);
+            if in_memory && let Some(entry) = self.tail.pop_front() {
+                self.tail_bytes -= entry.data.len();
+            }
+            self.before.0 += 1;
         }
         self.before = (index, term);
+        while self.terms.get(1).is_some_and(|(from, _)| *from <= index + 1) {
+            self.terms.pop_front();
+        }
+        self.places.shrink_to(self.places.len() * 2);
         while self.segments.len() > 1 && self.segments[0].last <= index {
             let Some(old) = self.segments.pop_front() else { break };
             self.disk.remove(&old.name).map_err(|error| LogError::Io { path: self.disk.place(&old.name), error })?;
@@ -181,8 +330,7 @@ impl<D: Disk> Log<D> {
 
     /// Starts over after a snapshot from the leader.
     pub fn reset(&mut self, before: (u64, u64), hard_state: HardState) -> Result<(), LogError> {
-        self.entries.clear();
-        self.bytes = 0;
+        self.forget();
         self.before = before;
         self.hard_state = hard_state;
         self.begin_segment()?;
@@ -193,29 +341,108 @@ impl<D: Disk> Log<D> {
         Ok(())
     }
 
+    fn forget(&mut self) {
+        self.places.clear();
+        self.terms.clear();
+        self.tail.clear();
+        (self.bytes, self.tail_bytes) = (0, 0);
+    }
+
     pub fn disk(&mut self) -> &mut D {
         &mut self.disk
     }
+
+    fn read_segment(&mut self, name: &str, content: &[u8], is_last: bool) -> Result<Segment, LogError> {
+        let path = self.disk.place(name);
+        let damaged = |offset: usize, what: &'static str| LogError::Damaged { path: path.clone(), offset, what };
+        if !content.starts_with(HEADER) {
+            return Err(damaged(0, "the header is not that of a log this version can read"));
+        }
+        let number = name.trim_end_matches(".log").parse().ok();
+        let number = number.ok_or_else(|| damaged(0, "the name of the file is not a number"))?;
+        let mut segment = Segment { name: name.to_owned(), number, bytes: HEADER.len() as u64, last: 0 };
+        while segment.bytes < content.len() as u64 {
+            let offset = segment.bytes as usize;
+            let Some(records) = frame_at(content, offset) else {
+                let good_follows = (offset + 1..content.len()).any(|later| frame_at(content, later).is_some());
+                if good_follows || !is_last {
+                    return Err(damaged(offset, "a frame whose checksum does not match"));
+                }
+                break;
+            };
+            self.read_records(records, &mut segment).map_err(|what| damaged(offset, what))?;
+            segment.bytes += (FRAME_HEADER_BYTES + records.len()) as u64;
+        }
+        Ok(segment)
+    }
+
+    fn read_records(&mut self, records: &[u8], segment: &mut Segment) -> Result<(), &'static str> {
+        const BAD: &str = "a record that cannot be read";
+        let mut rest = records;
+        while let [kind, a, b, c, d, after @ ..] = rest {
+            let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
+            let (bytes, after) = after.split_at_checked(length).ok_or(BAD)?;
+            match *kind {
+                ENTRY => {
+                    let entry = Entry::decode(bytes).map_err(|_| BAD)?;
+                    segment.last = segment.last.max(entry.index);
+                    let from = FRAME_HEADER_BYTES + records.len() - after.len() - length;
+                    self.read_entry(entry, place(segment.number, segment.bytes, from, bytes))?;
+                }
+                HARD_STATE => self.hard_state = HardState::decode(bytes).map_err(|_| BAD)?,
+                _ => return Err("a record of an unknown kind, perhaps of a newer version"),
+            }
+            rest = after;
+        }
+        if rest.is_empty() { Ok(()) } else { Err(BAD) }
+    }
+
+    fn read_entry(&mut self, entry: Entry, place: Place) -> Result<(), &'static str> {
+        if entry.index <= self.before.0 {
+            // The snapshot holds it. Entries after it that were kept from an earlier leader are replaced by it.
+            self.forget();
+            return Ok(());
+        }
+        if entry.index > self.last_index() + 1 {
+            return Err("an entry is missing before this one");
+        }
+        self.push(entry, place);
+        Ok(())
+    }
 }
 
-fn size(entry: &Entry) -> usize {
-    entry.data.len() + entry.context.len() + size_of::<Entry>()
+fn segment_name(number: u32) -> String {
+    format!("{number:020}.log")
 }
 
-fn record(out: &mut Vec<u8>, kind: u8, message: &impl prost_raft::Message) {
+/// Of an entry whose encoding stands at `from` in a frame that begins at `frame` in its segment.
+fn place(segment: u32, frame: u64, from: usize, encoded: &[u8]) -> Place {
+    // A segment is at most `SEGMENT_BYTES_MAX` and one frame long, far from what 32 bits hold.
+    Place { segment, offset: (frame + from as u64) as u32, length: encoded.len() as u32, checksum: crc32c(encoded) }
+}
+
+/// What an entry costs whoever reads and applies it, in bytes.
+fn cost(place: &Place) -> usize {
+    place.length as usize + ENTRY_COST_BYTES
+}
+
+/// Appends a record; says where its content begins.
+fn record(out: &mut Vec<u8>, kind: u8, message: &impl prost_raft::Message) -> usize {
+    let length = message.encoded_len();
+    out.reserve(5 + length);
     out.push(kind);
-    let bytes = message.encode_to_vec();
-    out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
-    out.extend(bytes);
+    out.extend_from_slice(&(length as u32).to_le_bytes());
+    let from = out.len();
+    message.encode_raw(out);
+    from
 }
 
-fn frame(content: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(FRAME_HEADER_BYTES + content.len());
-    out.extend_from_slice(&MARK);
-    out.extend_from_slice(&(content.len() as u32).to_le_bytes());
-    out.extend_from_slice(&crc32c(content).to_le_bytes());
-    out.extend_from_slice(content);
-    out
+/// Writes the header of a frame, for which there is room in front of its records.
+fn seal(frame: &mut [u8]) {
+    let (header, content) = frame.split_at_mut(FRAME_HEADER_BYTES);
+    header[..4].copy_from_slice(&MARK);
+    header[4..8].copy_from_slice(&(content.len() as u32).to_le_bytes());
+    header[8..].copy_from_slice(&crc32c(content).to_le_bytes());
 }
 
 /// The content of the frame at `offset`, if a good one is there.
@@ -230,67 +457,104 @@ fn frame_at(content: &[u8], offset: usize) -> Option<&[u8]> {
     (crc32c(records) == word(8)).then_some(records)
 }
 
-struct Read {
-    entries: VecDeque<Entry>,
-    hard_state: HardState,
-    before: (u64, u64),
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::disk::FakeDisk;
 
-impl Read {
-    fn segment(&mut self, disk: &impl Disk, name: &str, content: &[u8], is_last: bool) -> Result<Segment, LogError> {
-        let damaged = |offset: usize, what: &'static str| LogError::Damaged { path: disk.place(name), offset, what };
-        if !content.starts_with(HEADER) {
-            return Err(damaged(0, "the header is not that of a log this version can read"));
-        }
-        let mut offset = HEADER.len();
-        let mut last = 0;
-        while offset < content.len() {
-            let Some(records) = frame_at(content, offset) else {
-                let good_follows = (offset + 1..content.len()).any(|later| frame_at(content, later).is_some());
-                if good_follows || !is_last {
-                    return Err(damaged(offset, "a frame whose checksum does not match"));
-                }
-                break;
-            };
-            self.records(records, &mut last).map_err(|what| damaged(offset, what))?;
-            offset += FRAME_HEADER_BYTES + records.len();
-        }
-        Ok(Segment { name: name.to_owned(), bytes: offset as u64, last })
+    const MIB: usize = 1024 * 1024;
+
+    fn entry(index: u64, term: u64, n_bytes: usize) -> Entry {
+        Entry { index, term, data: vec![index as u8 ^ term as u8; n_bytes], ..Entry::default() }
     }
 
-    fn records(&mut self, mut records: &[u8], last: &mut u64) -> Result<(), &'static str> {
-        const BAD: &str = "a record that cannot be read";
-        while let [kind, a, b, c, d, rest @ ..] = records {
-            let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
-            let (bytes, rest) = rest.split_at_checked(length).ok_or(BAD)?;
-            match *kind {
-                ENTRY => {
-                    let entry = Entry::decode(bytes).map_err(|_| BAD)?;
-                    *last = (*last).max(entry.index);
-                    self.entry(entry)?;
-                }
-                HARD_STATE => self.hard_state = HardState::decode(bytes).map_err(|_| BAD)?,
-                _ => return Err("a record of an unknown kind, perhaps of a newer version"),
-            }
-            records = rest;
-        }
-        if records.is_empty() { Ok(()) } else { Err(BAD) }
+    fn open(disk: &FakeDisk) -> Log<FakeDisk> {
+        Log::open(disk.clone(), (0, 0)).unwrap()
     }
 
-    fn entry(&mut self, entry: Entry) -> Result<(), &'static str> {
-        if entry.index <= self.before.0 {
-            // The snapshot holds it. Entries after it that were kept from an earlier leader are replaced by it.
-            self.entries.clear();
-            return Ok(());
+    fn append(log: &mut Log<FakeDisk>, entries: impl IntoIterator<Item = Entry>) {
+        log.append(&mut entries.into_iter().collect(), None, true).unwrap();
+    }
+
+    fn all(log: &Log<FakeDisk>) -> Vec<(u64, u64, usize)> {
+        let entries = log.entries(log.first_index(), log.last_index() + 1, u64::MAX).unwrap();
+        assert!(entries.iter().all(|it| it.data.iter().all(|byte| *byte == it.index as u8 ^ it.term as u8)));
+        assert!(entries.iter().all(|it| log.term(it.index) == Some(it.term)));
+        entries.into_iter().map(|it| (it.index, it.term, it.data.len())).collect()
+    }
+
+    #[test]
+    fn a_batch_is_one_append_and_one_sync() {
+        let disk = FakeDisk::default();
+        let mut log = open(&disk);
+        append(&mut log, [entry(1, 1, 10)]);
+        let before = disk.with(|disk| (disk.n_appends, disk.n_syncs));
+        append(&mut log, (2..1000).map(|index| entry(index, 1, 10)));
+        assert_eq!(disk.with(|disk| (disk.n_appends, disk.n_syncs)), (before.0 + 1, before.1 + 1));
+    }
+
+    #[test]
+    fn memory_holds_the_newest_and_the_disk_gives_the_rest_back() {
+        let disk = FakeDisk::default();
+        let mut log = open(&disk);
+        for first in (1..60).step_by(3) {
+            append(&mut log, (first..first + 3).map(|index| entry(index, index / 25, MIB)));
         }
-        while self.entries.back().is_some_and(|held| held.index >= entry.index) {
-            self.entries.pop_back();
+        assert_eq!(log.tail_index(), 1, "what is not applied stays");
+        log.applied(57);
+        assert_eq!(log.tail_index(), 53);
+        assert!(log.segments.len() > 3);
+        let expected: Vec<_> = (1..=60).map(|index| (index, index / 25, MIB)).collect();
+        assert_eq!(all(&log), expected);
+        assert_eq!(all(&open(&disk)), expected);
+        let some = log.entries(40, 61, 5 * MIB as u64).unwrap();
+        assert_eq!(some.iter().map(|it| it.index).collect::<Vec<_>>(), [40, 41, 42, 43]);
+        assert_eq!(log.entries(40, 61, 1).unwrap().len(), 1, "one is always had");
+    }
+
+    #[test]
+    fn an_entry_that_rotted_is_not_handed_out() {
+        let disk = FakeDisk::default();
+        let mut log = open(&disk);
+        append(&mut log, (1..=12).map(|index| entry(index, 1, MIB)));
+        log.applied(12);
+        disk.with(|disk| {
+            let content = disk.files.values_mut().next().unwrap();
+            let middle = content.len() / 12;
+            content[middle] ^= 1;
+        });
+        assert!(matches!(log.entries(1, 4, u64::MAX), Err(LogError::Damaged { .. })));
+        assert!(log.entries(5, 13, u64::MAX).is_ok());
+    }
+
+    #[test]
+    fn a_new_leader_replaces_what_was_not_committed() {
+        let disk = FakeDisk::default();
+        let mut log = open(&disk);
+        append(&mut log, (1..=9).map(|index| entry(index, 1 + index / 5, 10)));
+        append(&mut log, [entry(4, 3, 10), entry(5, 4, 10)]);
+        let expected = [(1, 1, 10), (2, 1, 10), (3, 1, 10), (4, 3, 10), (5, 4, 10)];
+        assert_eq!(all(&log), expected);
+        assert_eq!(log.term(6), None);
+        assert_eq!(all(&open(&disk)), expected);
+    }
+
+    #[test]
+    fn what_a_snapshot_holds_is_forgotten_and_its_files_go() {
+        let disk = FakeDisk::default();
+        let mut log = open(&disk);
+        for index in 1..=60 {
+            append(&mut log, [entry(index, 1 + index / 20, MIB)]);
         }
-        let expected = self.entries.back().map_or(self.before.0, |held| held.index) + 1;
-        if entry.index != expected {
-            return Err("an entry is missing before this one");
-        }
-        self.entries.push_back(entry);
-        Ok(())
+        log.applied(60);
+        let n_files = disk.with(|disk| disk.files.len());
+        assert_eq!(log.index_of_last(11 * MIB), 51);
+        log.compact(50).unwrap();
+        assert_eq!((log.before, log.first_index(), log.term(50), log.term(49)), ((50, 3), 51, Some(3), None));
+        assert_eq!(all(&log).len(), 10);
+        assert!(disk.with(|disk| disk.files.len()) < n_files);
+        let again = Log::open(disk, (50, 3)).unwrap();
+        assert_eq!(all(&again), all(&log));
+        assert!(again.bytes >= 10 * MIB && again.bytes < 11 * MIB);
     }
 }

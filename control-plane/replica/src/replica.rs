@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::{self, Read},
     path::PathBuf,
     sync::{Arc, mpsc},
     time::Duration,
@@ -16,9 +17,9 @@ use crate::{
     Member, ReplicaCursor, codec,
     core::{Core, Input},
     cursor::Published,
-    disk::{Directory, Disk},
+    disk::{Archive, Directory, Disk, Draft},
     log::LogError,
-    snapshot::State,
+    snapshot::{SnapshotError, State},
 };
 
 /// How long a read waits for an answer before it asks again: leadership may have moved meanwhile.
@@ -44,8 +45,14 @@ pub struct Config {
 pub trait Transport: Send + Sync + 'static {
     fn send(&self, to: &Member, messages: Vec<Bytes>);
 
-    /// Sends a snapshot message and the data that belongs to it; says whether it arrived.
-    fn send_snapshot(&self, to: &Member, message: Bytes, data: Bytes, done: Box<dyn FnOnce(bool) + Send>);
+    /// Sends a snapshot message and the data that belongs to it, which is to be read elsewhere; says whether it arrived.
+    fn send_snapshot(
+        &self,
+        to: &Member,
+        message: Bytes,
+        data: Box<dyn Read + Send>,
+        done: Box<dyn FnOnce(bool) + Send>,
+    );
 }
 
 /// What this replica is at the moment.
@@ -66,7 +73,7 @@ pub enum OpenError {
     #[error("{0}")]
     Log(#[from] LogError),
     #[error("{path}: {error}; restore this server's directory from a backup, or remove it and let the server join again", path = path.display())]
-    Snapshot { path: PathBuf, error: codec::Malformed },
+    Snapshot { path: PathBuf, error: SnapshotError },
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),
 }
@@ -115,6 +122,21 @@ pub struct Replica {
     role: watch::Receiver<Role>,
     members: watch::Receiver<Arc<Vec<Member>>>,
     cluster_id: watch::Receiver<String>,
+    archive: Arc<dyn Archive>,
+}
+
+/// Whatever is read is written to the draft as well.
+struct Copied<'a> {
+    from: &'a mut dyn Read,
+    to: Box<dyn Draft>,
+}
+
+impl Read for Copied<'_> {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        let n_read = self.from.read(into)?;
+        self.to.write(&into[..n_read])?;
+        Ok(n_read)
+    }
 }
 
 impl Replica {
@@ -129,6 +151,7 @@ impl Replica {
             Err(fs::TryLockError::WouldBlock) => return Err(OpenError::Locked { path: config.data_dir }),
             Err(fs::TryLockError::Error(error)) => return Err(OpenError::Io { path: lock_path, error }),
         }
+        directory.clean().map_err(failed)?;
         Replica::on(config, directory, transport, Some(lock))
     }
 
@@ -166,6 +189,7 @@ impl Replica {
             role: shown.role,
             members: shown.members,
             cluster_id: shown.cluster_id,
+            archive: shown.archive,
         })
     }
 
@@ -221,10 +245,14 @@ impl Replica {
         let _ = self.inputs.send(Input::Messages(messages));
     }
 
-    /// A snapshot message with its data; refused here when the data is not what was sent.
-    pub fn receive_snapshot(&self, message: Bytes, data: Bytes) -> Result<(), codec::Malformed> {
-        let state = State::read(data)?;
-        let _ = self.inputs.send(Input::Snapshot { message, state: Box::new(state) });
+    /// A snapshot message with its data, which is read, decoded and written to disk here, in a stream; refused when it is
+    /// not what was sent. Takes as long as it takes: not for a thread on which others wait.
+    pub fn receive_snapshot(&self, message: Bytes, data: &mut dyn Read) -> Result<(), SnapshotError> {
+        let mut copied = Copied { from: data, to: self.archive.draft()? };
+        let state = State::read(&mut copied)?;
+        let mut draft = copied.to;
+        draft.sync()?;
+        let _ = self.inputs.send(Input::Snapshot { message, state: Box::new(state), draft });
         Ok(())
     }
 

@@ -5,17 +5,16 @@ use std::{cell::RefCell, rc::Rc};
 use raft::{
     Error, GetEntriesContext, RaftState, Result, StorageError,
     prelude::{ConfState, Entry, Snapshot},
-    util::limit_size,
 };
 
-use crate::{disk::Disk, log::Log, snapshot::Encoded};
+use crate::{disk::Disk, log::Log, snapshot::Ready};
 
 /// What the core and Raft share; both live on one thread.
 pub struct Shared<D> {
     pub log: Log<D>,
     pub conf_state: ConfState,
     /// The newest snapshot that can be sent.
-    pub encoded: Option<Encoded>,
+    pub ready: Option<Ready>,
     /// A follower needs a snapshot of at least this index, and none is ready.
     pub wanted: Option<u64>,
 }
@@ -42,16 +41,18 @@ impl<D: Disk> raft::Storage for Storage<D> {
         _: GetEntriesContext,
     ) -> Result<Vec<Entry>> {
         let log = &self.0.borrow().log;
+        let max_bytes = max_size.into().unwrap_or(u64::MAX);
         if low < log.first_index() {
             return Err(Error::Store(StorageError::Compacted));
         }
         if high > log.last_index() + 1 {
             return Err(Error::Store(StorageError::Unavailable));
         }
-        let place = |index: u64| (index - log.first_index()) as usize;
-        let mut entries: Vec<Entry> = log.entries.range(place(low)..place(high)).cloned().collect();
-        limit_size(&mut entries, max_size.into());
-        Ok(entries)
+        log.entries(low, high, max_bytes).map_err(|error| {
+            // What is not applied yet is in memory, so these are for a follower; it is sent a snapshot instead.
+            tracing::error!(%error, "entries cannot be read back from the log");
+            Error::Store(StorageError::Compacted)
+        })
     }
 
     fn term(&self, index: u64) -> Result<u64> {
@@ -75,9 +76,9 @@ impl<D: Disk> raft::Storage for Storage<D> {
     fn snapshot(&self, request_index: u64, _: u64) -> Result<Snapshot> {
         let mut shared = self.0.borrow_mut();
         let needed = request_index.max(shared.log.before.0);
-        match &shared.encoded {
-            Some(encoded) if encoded.metadata.index >= needed => {
-                Ok(Snapshot { data: Vec::new(), metadata: Some((*encoded.metadata).clone()) })
+        match &shared.ready {
+            Some(ready) if ready.metadata.index >= needed => {
+                Ok(Snapshot { data: Vec::new(), metadata: Some((*ready.metadata).clone()) })
             }
             _ => {
                 shared.wanted = Some(needed);

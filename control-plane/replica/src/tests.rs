@@ -1,10 +1,12 @@
 //! Three replicas in one process, on a network that can be cut and disks that can be torn.
 
+pub mod disk;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
+    io::Read,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -13,85 +15,8 @@ use copepod_api::{Body, Expect, Key, Op, Revision, Timestamp, Txn, resource::CON
 use copepod_store::Cursor;
 use serde_json::json;
 
-use crate::{Config, Disk, Member, OpenError, Replica, Transport, log::LogError};
-
-/// A disk in memory: what was not synchronised can be torn off.
-#[derive(Clone, Default)]
-struct FakeDisk(Arc<Mutex<Files>>);
-
-#[derive(Default)]
-struct Files {
-    files: BTreeMap<String, Vec<u8>>,
-    /// Bytes of each file that are durable.
-    durable: BTreeMap<String, usize>,
-    full: bool,
-}
-
-impl FakeDisk {
-    fn with<T>(&self, act: impl FnOnce(&mut Files) -> T) -> T {
-        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// The power goes: of what was not durable, a part is left.
-    fn tear(&self, kept: usize) -> FakeDisk {
-        self.with(|disk| {
-            let mut files = disk.files.clone();
-            for (name, content) in &mut files {
-                let durable = disk.durable.get(name).copied().unwrap_or(0);
-                content.truncate((durable + kept).min(content.len()));
-            }
-            let durable = files.iter().map(|(name, content)| (name.clone(), content.len())).collect();
-            FakeDisk(Arc::new(Mutex::new(Files { files, durable, full: false })))
-        })
-    }
-}
-
-impl Disk for FakeDisk {
-    fn list(&self) -> io::Result<Vec<String>> {
-        Ok(self.with(|disk| disk.files.keys().cloned().collect()))
-    }
-
-    fn read(&self, name: &str) -> io::Result<Vec<u8>> {
-        self.with(|disk| disk.files.get(name).cloned()).ok_or_else(|| io::ErrorKind::NotFound.into())
-    }
-
-    fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.with(|disk| {
-            if disk.full {
-                return Err(io::ErrorKind::StorageFull.into());
-            }
-            disk.files.entry(name.to_owned()).or_default().extend_from_slice(bytes);
-            Ok(())
-        })
-    }
-
-    fn sync(&mut self, name: &str) -> io::Result<()> {
-        self.with(|disk| {
-            let length = disk.files.get(name).map_or(0, Vec::len);
-            disk.durable.insert(name.to_owned(), length);
-        });
-        Ok(())
-    }
-
-    fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
-        self.with(|disk| disk.files.entry(name.to_owned()).or_default().truncate(length as usize));
-        self.sync(name)
-    }
-
-    fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        self.with(|disk| disk.files.insert(name.to_owned(), bytes.to_vec()));
-        self.sync(name)
-    }
-
-    fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.with(|disk| disk.files.remove(name));
-        Ok(())
-    }
-
-    fn place(&self, name: &str) -> PathBuf {
-        PathBuf::from("/fake").join(name)
-    }
-}
+use self::disk::FakeDisk;
+use crate::{Config, Member, OpenError, Replica, Transport, log::LogError};
 
 /// Carries messages between the replicas of one test.
 #[derive(Default)]
@@ -122,8 +47,14 @@ impl Transport for Wire {
         }
     }
 
-    fn send_snapshot(&self, to: &Member, message: Bytes, data: Bytes, done: Box<dyn FnOnce(bool) + Send>) {
-        done(self.reach(to.id).is_some_and(|replica| replica.receive_snapshot(message, data).is_ok()));
+    fn send_snapshot(
+        &self,
+        to: &Member,
+        message: Bytes,
+        mut data: Box<dyn Read + Send>,
+        done: Box<dyn FnOnce(bool) + Send>,
+    ) {
+        done(self.reach(to.id).is_some_and(|replica| replica.receive_snapshot(message, &mut data).is_ok()));
     }
 }
 
@@ -397,6 +328,40 @@ async fn what_the_proposer_computed_is_adopted() {
         outcome.await.unwrap().unwrap();
     }
     assert!(leader.view().is(&view));
+}
+
+/// A thousand writes that wait for one sync are one more append, one more sync, and one more round of whoever watches.
+#[tokio::test]
+async fn writes_that_wait_together_are_written_and_seen_together() {
+    const WRITES: usize = 900;
+    let cluster = Cluster::of(1).await;
+    let leader = cluster.leader().await;
+    let (term, at) = (leader.role().borrow().term, Timestamp::UNIX_EPOCH);
+    let disk = cluster.disks[&1].clone();
+    let mut cursor = leader.watch(None, leader.view().revision());
+    let before = disk.with(|disk| (disk.n_appends, disk.n_syncs));
+    let held = disk.hold();
+    let (mut view, mut committed) = (leader.view(), Vec::new());
+    for number in 0..WRITES {
+        let txn = put(&format!("o{number}"), "");
+        let next = view.apply(&txn, at).unwrap();
+        let ahead = next.0.clone();
+        committed.push(leader.propose(term, txn, at, &view, next));
+        view = ahead;
+    }
+    drop(held);
+    for outcome in committed {
+        outcome.await.unwrap().unwrap();
+    }
+    // The first may have been on its way when the others came, and a round may have been under way.
+    let after = disk.with(|disk| (disk.n_appends, disk.n_syncs));
+    assert!(after.0 - before.0 <= 3 && after.1 - before.1 <= 3, "{before:?} {after:?}");
+    let (mut n_seen, mut n_rounds) = (0, 0);
+    while n_seen < WRITES {
+        n_seen += cursor.next().await.unwrap().len();
+        n_rounds += 1;
+    }
+    assert!(n_rounds <= 4, "{n_rounds}");
 }
 
 /// What is computed ahead may rest on a transaction that is refused in the end. The revisions can agree all the same.

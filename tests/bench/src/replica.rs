@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     fs::File,
-    io::Write,
+    io::{Read, Write},
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -174,8 +174,17 @@ impl Transport for Wire {
         }
     }
 
-    fn send_snapshot(&self, to: &Member, message: Bytes, data: Bytes, done: Box<dyn FnOnce(bool) + Send>) {
-        done(self.0.to(to).is_some_and(|replica| replica.receive_snapshot(message, data).is_ok()));
+    fn send_snapshot(
+        &self,
+        to: &Member,
+        message: Bytes,
+        mut data: Box<dyn Read + Send>,
+        done: Box<dyn FnOnce(bool) + Send>,
+    ) {
+        let replica = self.0.to(to);
+        std::thread::spawn(move || {
+            done(replica.is_some_and(|replica| replica.receive_snapshot(message, &mut data).is_ok()));
+        });
     }
 }
 
