@@ -22,11 +22,35 @@ impl Resource {
     }
 }
 
+impl Resource {
+    /// The collection of this name; of those that most objects are in, without taking memory for it.
+    pub fn named(group: &str, plural: &str) -> Self {
+        let usual = USUAL.iter().find(|usual| usual.plural == plural && usual.group == group);
+        usual.cloned().unwrap_or_else(|| Resource::new(group, plural))
+    }
+}
+
 impl fmt::Display for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.group.is_empty() { f.write_str(&self.plural) } else { write!(f, "{}.{}", self.plural, self.group) }
     }
 }
+
+/// Where objects are many.
+const USUAL: &[Resource] = &[
+    PODS,
+    EVENTS,
+    CONFIG_MAPS,
+    SECRETS,
+    NODES,
+    LEASES,
+    SERVICES,
+    ENDPOINT_SLICES,
+    REPLICA_SETS,
+    DEPLOYMENTS,
+    NAMESPACES,
+    SERVICE_ACCOUNTS,
+];
 
 pub const NAMESPACES: Resource = Resource::known("", "namespaces");
 pub const NODES: Resource = Resource::known("", "nodes");

@@ -6,6 +6,9 @@ use copepod_api::{Body, Expect, Key, Op, Resource, Revision, Timestamp, Txn};
 /// The version of entries; a reader refuses what it does not know.
 const ENTRY_VERSION: u8 = 1;
 
+/// What an operation takes beside its body: names and numbers.
+const OP_BYTES: usize = 128;
+
 /// Bytes that are not what was written.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("malformed {0}")]
@@ -101,7 +104,7 @@ impl Reader {
     }
 
     pub fn text(&mut self) -> Result<String, Malformed> {
-        String::from_utf8(self.bytes()?.to_vec()).map_err(|_| Malformed("text"))
+        text(&self.bytes()?).map(str::to_owned)
     }
 
     pub fn time(&mut self) -> Result<Timestamp, Malformed> {
@@ -111,8 +114,10 @@ impl Reader {
     }
 
     pub fn key(&mut self) -> Result<Key, Malformed> {
-        let resource = Resource::new(self.text()?, self.text()?);
-        Ok(Key::new(resource, self.text()?, self.text()?))
+        let (group, plural) = (self.bytes()?, self.bytes()?);
+        let resource = Resource::named(text(&group)?, text(&plural)?);
+        let (namespace, name) = (self.bytes()?, self.bytes()?);
+        Ok(Key::new(resource, text(&namespace)?, text(&name)?))
     }
 
     pub fn body(&mut self) -> Result<Body, Malformed> {
@@ -125,9 +130,18 @@ impl Reader {
     }
 }
 
+fn text(bytes: &[u8]) -> Result<&str, Malformed> {
+    std::str::from_utf8(bytes).map_err(|_| Malformed("text"))
+}
+
 /// A transaction and the leader's time, as an entry of the log carries them.
 pub fn write_txn(txn: &Txn, at: Timestamp) -> Vec<u8> {
-    let mut out = Writer::default();
+    // Exact but for the numbers' lengths, so that bodies are copied once.
+    let length = |op: &Op| match op {
+        Op::Put { body, .. } => OP_BYTES + body.bytes.len(),
+        Op::Delete { .. } | Op::Check { .. } => OP_BYTES,
+    };
+    let mut out = Writer(Vec::with_capacity(OP_BYTES + txn.ops.iter().map(length).sum::<usize>()));
     out.u8(ENTRY_VERSION);
     out.time(at);
     out.number(txn.ops.len() as u64);

@@ -50,8 +50,11 @@ impl Published {
     pub fn restart(&self, view: View) {
         let revision = view.revision();
         self.view.store(Arc::new(view));
-        *self.history.write().unwrap_or_else(PoisonError::into_inner) = (History::beginning(revision), revision);
+        let beginning = (History::beginning(revision), revision);
+        let ended = std::mem::replace(&mut *self.history.write().unwrap_or_else(PoisonError::into_inner), beginning);
         self.changed.send_replace(revision);
+        // Beside: to let go of what a full history holds takes longer than a heartbeat may.
+        std::thread::spawn(move || drop(ended));
     }
 
     pub fn changes(&self) -> watch::Receiver<Revision> {

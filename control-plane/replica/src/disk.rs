@@ -11,10 +11,11 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc,
     },
     thread::JoinHandle,
+    time::Duration,
 };
 
 /// Files by name, in one directory.
@@ -69,33 +70,63 @@ pub struct Directory {
 }
 
 /// Removes files, one after the other.
+///
+/// A file system frees a gigabyte in one go, and while it does, every fdatasync waits: a quarter of a second was seen. So
+/// a large file loses its name first and is then made shorter, step by step.
 struct Janitor {
     queue: mpsc::Sender<(PathBuf, Option<fs::File>)>,
     thread: JoinHandle<()>,
+    /// Somebody waits for the end: no more steps.
+    is_leaving: Arc<AtomicBool>,
 }
+
+/// What is freed at once: about what the log itself frees with each of its files.
+const FREED_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Between two steps, so that the log's syncs come in between. A gigabyte is gone within a second.
+const FREED_PAUSE: Duration = Duration::from_millis(10);
 
 impl Janitor {
     fn hire() -> io::Result<Janitor> {
         let (queue, files) = mpsc::channel::<(PathBuf, Option<fs::File>)>();
+        let is_leaving = Arc::new(AtomicBool::new(false));
+        let leaving = is_leaving.clone();
         let thread = std::thread::Builder::new().name("janitor".to_owned()).spawn(move || {
             for (path, open) in files {
+                let large = fs::OpenOptions::new().write(true).open(&path).ok();
                 if let Err(error) = fs::remove_file(&path)
                     && error.kind() != io::ErrorKind::NotFound
                 {
                     tracing::warn!(file = %path.display(), %error, "a file of the log that is not needed cannot be removed");
                 }
-                // Closing the last handle is what frees the space.
                 drop(open);
+                if let Some(large) = large {
+                    free(&large, &leaving);
+                }
             }
         })?;
-        Ok(Janitor { queue, thread })
+        Ok(Janitor { queue, thread, is_leaving })
+    }
+}
+
+/// Makes a file that has no name shorter, until so little is left that closing it may free the rest.
+fn free(file: &fs::File, is_leaving: &AtomicBool) {
+    let mut length = file.metadata().map_or(0, |metadata| metadata.len());
+    // Who reads it, to send it to a follower, holds a lock; then closing the last handle frees all of it.
+    while length > FREED_BYTES && !is_leaving.load(Ordering::Relaxed) && file.try_lock().is_ok() {
+        length -= FREED_BYTES;
+        if file.set_len(length).and_then(|()| file.sync_data()).is_err() {
+            return;
+        }
+        std::thread::sleep(FREED_PAUSE);
     }
 }
 
 /// Whoever opens the directory next finds it tidy.
 impl Drop for Directory {
     fn drop(&mut self) {
-        if let Some(Janitor { queue, thread }) = self.janitor.take() {
+        if let Some(Janitor { queue, thread, is_leaving }) = self.janitor.take() {
+            is_leaving.store(true, Ordering::Relaxed);
             drop(queue);
             let _ = thread.join();
         }
@@ -225,7 +256,10 @@ impl Archive for Shelf {
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn Read + Send>> {
-        Ok(Box::new(fs::File::open(self.path.join(name))?))
+        let file = fs::File::open(self.path.join(name))?;
+        // Held until it is closed: see `free`.
+        file.try_lock_shared()?;
+        Ok(Box::new(file))
     }
 }
 
@@ -302,6 +336,38 @@ mod tests {
         drop(dropped);
         assert_eq!(directory.list().unwrap(), ["a"]);
         assert_eq!(directory.read_at("a", 1, 9).unwrap(), b"hole");
+    }
+
+    #[test]
+    fn a_file_that_somebody_reads_is_removed_and_still_read_to_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut directory = Directory::open(dir.path()).unwrap();
+        let length = 3 * FREED_BYTES as usize;
+        for name in ["read", "unread"] {
+            directory.replace(name, &vec![1; length]).unwrap();
+        }
+        let mut reader = directory.archive().open("read").unwrap();
+        directory.remove("unread").unwrap();
+        directory.remove("read").unwrap();
+        drop(directory);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let mut content = Vec::new();
+        assert_eq!(reader.read_to_end(&mut content).unwrap(), length);
+    }
+
+    #[test]
+    fn a_file_without_a_name_is_freed_step_by_step_unless_somebody_reads_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a");
+        let file = fs::File::create(&path).unwrap();
+        file.set_len(3 * FREED_BYTES + 1).unwrap();
+        let reader = fs::File::open(&path).unwrap();
+        reader.try_lock_shared().unwrap();
+        free(&file, &AtomicBool::new(false));
+        assert_eq!(file.metadata().unwrap().len(), 3 * FREED_BYTES + 1);
+        drop(reader);
+        free(&file, &AtomicBool::new(false));
+        assert_eq!(file.metadata().unwrap().len(), 1);
     }
 
     #[test]

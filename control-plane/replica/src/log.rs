@@ -21,8 +21,8 @@ const FRAME_HEADER_BYTES: usize = 12;
 const SEGMENT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// Applied entries that stay in memory, by their data: what a follower may lack that answers a little late. At the highest
-/// rates that is a tenth of a second; more would be memory that the objects need.
-const TAIL_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// rates that is a twentieth of a second; more would be memory that the objects need.
+const TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// What an entry costs beside its bytes when it is read and applied, in bytes that could be read meanwhile.
 const ENTRY_COST_BYTES: usize = 256;
@@ -502,7 +502,7 @@ mod tests {
         }
         assert_eq!(log.tail_index(), 1, "what is not applied stays");
         log.applied(57);
-        assert_eq!(log.tail_index(), 53);
+        assert_eq!(log.tail_index(), 57);
         assert!(log.segments.len() > 3);
         let expected: Vec<_> = (1..=60).map(|index| (index, index / 25, MIB)).collect();
         assert_eq!(all(&log), expected);

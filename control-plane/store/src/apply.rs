@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use copepod_api::{Expect, Key, Object, Op, Revision, Timestamp, Txn, resource};
+use copepod_api::{Expect, Key, Name, Object, Op, Revision, Timestamp, Txn, resource};
 
 use crate::view::{Inner, View};
 
@@ -49,7 +49,7 @@ impl View {
             match op {
                 Op::Put { key, body, .. } => {
                     let revision = inner.revision.next();
-                    let object = Object::store(key.clone(), body, revision)
+                    let object = Object::store(inner.shared(key), body, revision)
                         .map_err(|error| Refusal::Malformed { key: key.clone(), reason: error.to_string() })?;
                     events.push(inner.put(Arc::new(object)));
                 }
@@ -84,6 +84,19 @@ impl View {
 }
 
 impl Inner {
+    /// The same key in memory that is there already: its own if the object is replaced, else the namespace of a neighbour.
+    fn shared(&self, key: &Key) -> Key {
+        let Some(collection) = self.collections.get(&key.resource) else { return key.clone() };
+        match collection.objects.get_prev(&key.name) {
+            Some((name, object)) if *name == key.name => object.key.clone(),
+            Some((name, _)) if name.namespace == key.name.namespace => Key {
+                resource: key.resource.clone(),
+                name: Name { namespace: name.namespace.clone(), name: key.name.name.clone() },
+            },
+            _ => key.clone(),
+        }
+    }
+
     fn put(&mut self, object: Arc<Object>) -> Event {
         let collection = self.collections.entry(object.key.resource.clone()).or_default();
         let previous = collection.change().insert(object.key.name.clone(), object.clone());
@@ -165,6 +178,16 @@ mod tests {
         assert_eq!(view.revision(), Revision(2));
         assert_eq!(view.pods_on("n1").count(), 2);
         assert_eq!(view.dependents("o").count(), 2);
+    }
+
+    #[test]
+    fn names_that_are_in_memory_already_are_not_kept_twice() {
+        let first =
+            apply(&View::default(), vec![put("a", "", "", Expect::Any), put("b", "", "", Expect::Any)]).unwrap();
+        let again = apply(&first, vec![put("a", "", "", Expect::Any)]).unwrap();
+        let name = |view: &View, name: &str| view.object(&Key::new(PODS, "d", name)).unwrap().key.name.clone();
+        assert!(Arc::ptr_eq(&name(&first, "a").namespace, &name(&first, "b").namespace));
+        assert!(Arc::ptr_eq(&name(&first, "a").name, &name(&again, "a").name));
     }
 
     #[test]

@@ -11,11 +11,14 @@ use std::collections::{BTreeMap, VecDeque};
 
 use copepod_api::{Resource, Revision};
 
-use crate::Event;
+use crate::{Event, EventKind};
 
-/// How many bytes of superseded objects the log may hold. A resumed watch needs the last seconds; clients that come back
+/// How much memory the log may hold in superseded objects. A resumed watch needs the last seconds; clients that come back
 /// after longer list again, which is cheap here.
-pub const HISTORY_BYTES_MAX: usize = 64 * 1024 * 1024;
+pub const HISTORY_BYTES_MAX: usize = 48 * 1024 * 1024;
+
+/// What a superseded object takes beside its bytes, about: its names, labels and places.
+const OBJECT_COST_BYTES: usize = 384;
 
 /// How many events the log may hold, so that small objects do not make it long.
 pub const HISTORY_EVENTS_MAX: usize = 200_000;
@@ -109,8 +112,8 @@ impl History {
 /// What an event alone keeps in memory: the object that it replaced. The one it brought is in the view, until a later
 /// event accounts for it.
 fn superseded(event: &Event) -> usize {
-    let deleted = if event.kind == crate::EventKind::Deleted { event.object.bytes().len() } else { 0 };
-    deleted + event.previous.as_ref().map_or(0, |previous| previous.bytes().len())
+    let deleted = Some(&event.object).filter(|_| event.kind == EventKind::Deleted);
+    deleted.into_iter().chain(&event.previous).map(|object| object.bytes().len() + OBJECT_COST_BYTES).sum()
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ struct Room {
 const ROOMS: &[Room] = &[
     Room { name: "store", measure: store::measure },
     Room { name: "replica", measure: replica::measure },
+    Room { name: "memory", measure: replica::memory },
     Room { name: "snapshots", measure: snapshots::measure },
 ];
 

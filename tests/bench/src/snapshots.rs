@@ -60,6 +60,9 @@ pub fn measure(tell: &mut dyn FnMut(Figure)) {
     }
     let more = heap::peak().saturating_sub(before) as f64 / f64::from(1 << 20);
     tell(Figure::new("snapshots: memory beside them, at its peak", more, "MiB"));
+    drop(writer);
+    let took = cluster.restart().as_secs_f64();
+    tell(Figure::new("snapshots: a server's restart with 1 GiB and its log", took, "s"));
 }
 
 /// The name of the newest snapshot in a server's directory.
