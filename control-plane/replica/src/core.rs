@@ -49,6 +49,10 @@ const INPUTS_A_ROUND: usize = 1024;
 const SNAPSHOT_AFTER_BYTES_MIN: usize = 8 * 1024 * 1024;
 const SNAPSHOT_AFTER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
+/// After a snapshot that could not be written, so many ticks pass before the next is tried. Where a disk is full, each try
+/// takes the space that the log needs to go on; ten seconds are long enough for somebody to be served in between.
+const SNAPSHOT_RETRY_TICKS: u32 = 100;
+
 /// How much of the log is kept behind a snapshot, for followers that are a little behind: a quarter of what it was. To send
 /// them the rest of it is less than to send the snapshot.
 const LOG_KEPT: usize = 4;
@@ -158,6 +162,8 @@ pub struct Core<D: Disk> {
     archive: Arc<dyn Archive>,
     /// A snapshot is being written.
     writing: Option<Writing>,
+    /// Ticks until a snapshot may be written again.
+    snapshot_pause: u32,
     /// The size of the newest snapshot.
     snapshot_bytes: u64,
     ticked: Instant,
@@ -257,6 +263,7 @@ impl<D: Disk> Core<D> {
             incoming: None,
             archive: archive.clone(),
             writing: None,
+            snapshot_pause: 0,
             snapshot_bytes,
             ticked: Instant::now(),
         };
@@ -734,7 +741,8 @@ impl<D: Disk> Core<D> {
 
     /// Starts making a snapshot when the log has grown, or a follower needs one.
     fn snapshot_if_due(&mut self) {
-        if self.writing.is_some() || self.applied.0 == 0 {
+        self.snapshot_pause = self.snapshot_pause.saturating_sub(1);
+        if self.writing.is_some() || self.snapshot_pause > 0 || self.applied.0 == 0 {
             return;
         }
         let wanted = self.shared.borrow_mut().wanted.take();
@@ -776,8 +784,11 @@ impl<D: Disk> Core<D> {
         self.writing = None;
         let (ready, n_bytes) = match written {
             Ok(written) => written,
-            // The log goes on without it; the next tick tries again.
-            Err(error) => return tracing::warn!(%error, "a snapshot cannot be written"),
+            // The log goes on without it.
+            Err(error) => {
+                self.snapshot_pause = SNAPSHOT_RETRY_TICKS;
+                return tracing::warn!(%error, "a snapshot cannot be written");
+            }
         };
         let mut shared = self.shared.borrow_mut();
         let index = ready.metadata.index;

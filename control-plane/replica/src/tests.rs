@@ -282,6 +282,46 @@ async fn a_server_that_was_away_for_long_gets_a_snapshot() {
 }
 
 #[tokio::test]
+async fn a_server_that_was_away_for_a_moment_gets_what_it_missed_from_the_log() {
+    let mut cluster = Cluster::of(2).await;
+    cluster.join(3).await;
+    let leader_id = cluster.leader_id().await;
+    let away = (1..=3).find(|id| *id != leader_id).unwrap();
+    let disk = cluster.disks[&away].clone();
+    cluster.stop(away).await;
+    let leader = cluster.leader().await;
+    let snapshots = |disk: &FakeDisk| {
+        disk.with(|disk| disk.files.keys().filter(|name| name.ends_with(".snapshot")).cloned().collect::<Vec<_>>())
+    };
+    let before = snapshots(&cluster.disks[&leader_id]);
+    // More than memory keeps, and not enough for a snapshot.
+    let large = "x".repeat(64 * 1024);
+    for number in 0..96 {
+        write_data(&leader, &format!("o{number}"), &large).await.unwrap();
+    }
+    cluster.start(away, disk, false).unwrap();
+    let replica = cluster.replica(away);
+    until(|| replica.view().revision() >= leader.view().revision()).await;
+    assert!(has(&replica, "o0") && has(&replica, "o95"));
+    assert_eq!(snapshots(&cluster.disks[&leader_id]), before);
+}
+
+#[tokio::test]
+async fn a_snapshot_that_is_not_what_was_sent_is_refused_and_leaves_nothing() {
+    let cluster = Cluster::of(1).await;
+    let leader = cluster.leader().await;
+    let disk = cluster.disks[&1].clone();
+    let files = |disk: &FakeDisk| disk.with(|disk| disk.files.clone());
+    let mut data = files(&disk).into_iter().find(|(name, _)| name.ends_with(".snapshot")).unwrap().1;
+    let middle = data.len() / 2;
+    data[middle] ^= 1;
+    let before = files(&disk);
+    assert!(leader.receive_snapshot(Bytes::new(), &mut &data[..]).is_err());
+    assert!(leader.receive_snapshot(Bytes::new(), &mut &data[..middle]).is_err());
+    assert_eq!(files(&disk), before);
+}
+
+#[tokio::test]
 async fn a_member_that_joins_again_keeps_its_id_and_changes_its_address() {
     let cluster = Cluster::of(2).await;
     let leader = cluster.leader().await;
