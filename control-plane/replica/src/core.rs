@@ -86,11 +86,9 @@ pub enum Input {
         answer: oneshot::Sender<View>,
     },
     Messages(Vec<Bytes>),
-    /// A snapshot from the leader: what it says, and the file that holds it already.
     Snapshot {
         message: Bytes,
-        state: Box<State>,
-        draft: Box<dyn Draft>,
+        incoming: Box<Incoming>,
     },
     AddMember {
         name: String,
@@ -113,6 +111,13 @@ pub enum Input {
     Stop {
         answer: oneshot::Sender<()>,
     },
+}
+
+/// A snapshot from the leader: what it says, and the file that holds it already, in so many bytes.
+pub struct Incoming {
+    pub state: State,
+    pub draft: Box<dyn Draft>,
+    pub n_bytes: u64,
 }
 
 type Answer = oneshot::Sender<Result<Revision, ProposeError>>;
@@ -158,7 +163,7 @@ pub struct Core<D: Disk> {
     reads: Reads,
     member_change: Option<(u64, Member, MemberAnswer)>,
     /// The snapshot that Raft has been told of and has not accepted yet.
-    incoming: Option<(State, Box<dyn Draft>)>,
+    incoming: Option<Incoming>,
     archive: Arc<dyn Archive>,
     /// A snapshot is being written.
     writing: Option<Writing>,
@@ -342,9 +347,9 @@ impl<D: Disk> Core<D> {
                     }
                 }
             }
-            Input::Snapshot { message, state, draft } => {
+            Input::Snapshot { message, incoming } => {
                 let Ok(message) = Message::decode(message) else { return };
-                self.incoming = Some((*state, draft));
+                self.incoming = Some(*incoming);
                 self.step(message);
             }
             Input::AddMember { name, address, answer } => self.add_member(name, address, answer),
@@ -713,9 +718,9 @@ impl<D: Disk> Core<D> {
     /// Replaces everything by what the leader sent.
     fn install(&mut self, snapshot: Snapshot, hard_state: Option<HardState>) -> Result<(), LogError> {
         let metadata = snapshot.get_metadata();
-        let Some((state, draft)) = self.incoming.take().filter(|(state, _)| state.index == metadata.index) else {
-            return Ok(());
-        };
+        let incoming = self.incoming.take().filter(|incoming| incoming.state.index == metadata.index);
+        let Some(Incoming { state, draft, n_bytes }) = incoming else { return Ok(()) };
+        self.snapshot_bytes = n_bytes;
         let mut shared = self.shared.borrow_mut();
         let name = state.file_name();
         // Written and synchronised as it came.

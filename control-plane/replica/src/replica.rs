@@ -15,7 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::{
     Member, ReplicaCursor, codec,
-    core::{Core, Input},
+    core::{Core, Incoming, Input},
     cursor::Published,
     disk::{Archive, Directory, Disk, Draft},
     log::LogError,
@@ -129,12 +129,14 @@ pub struct Replica {
 struct Copied<'a> {
     from: &'a mut dyn Read,
     to: Box<dyn Draft>,
+    n_bytes: u64,
 }
 
 impl Read for Copied<'_> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let n_read = self.from.read(into)?;
         self.to.write(&into[..n_read])?;
+        self.n_bytes += n_read as u64;
         Ok(n_read)
     }
 }
@@ -248,11 +250,12 @@ impl Replica {
     /// A snapshot message with its data, which is read, decoded and written to disk here, in a stream; refused when it is
     /// not what was sent. Takes as long as it takes: not for a thread on which others wait.
     pub fn receive_snapshot(&self, message: Bytes, data: &mut dyn Read) -> Result<(), SnapshotError> {
-        let mut copied = Copied { from: data, to: self.archive.draft()? };
+        let mut copied = Copied { from: data, to: self.archive.draft()?, n_bytes: 0 };
         let state = State::read(&mut copied)?;
-        let mut draft = copied.to;
+        let Copied { to: mut draft, n_bytes, .. } = copied;
         draft.sync()?;
-        let _ = self.inputs.send(Input::Snapshot { message, state: Box::new(state), draft });
+        let incoming = Box::new(Incoming { state, draft, n_bytes });
+        let _ = self.inputs.send(Input::Snapshot { message, incoming });
         Ok(())
     }
 
