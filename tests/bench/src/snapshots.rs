@@ -13,7 +13,6 @@ use crate::{
     replica::{Cluster, Writer},
 };
 
-const STATE_BYTES: usize = 1 << 30;
 const PAYLOAD_BYTES: usize = 4096;
 
 /// Transactions under way while latencies are measured: a busy server, not a flooded one.
@@ -24,14 +23,20 @@ const SNAPSHOTS: usize = 3;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub fn measure(tell: &mut dyn FnMut(Figure)) {
-    let n_objects = STATE_BYTES / PAYLOAD_BYTES;
+    beside("1 GiB", 1 << 30, 1, tell);
+    // Of the same size, three states would be all that this machine has.
+    beside("256 MiB, servers: 3", 256 << 20, 3, tell);
+}
+
+fn beside(size: &str, n_bytes: usize, n_servers: u64, tell: &mut dyn FnMut(Figure)) {
+    let n_objects = n_bytes / PAYLOAD_BYTES;
     heap::begin();
-    let cluster = Cluster::of(1);
+    let cluster = Cluster::of(n_servers);
     let mut writer = Writer::to(cluster.leader());
     let began = Instant::now();
     (0..n_objects).for_each(|number| writer.write(put(number, PAYLOAD_BYTES)));
     writer.settle();
-    tell(Figure::rate("snapshots: writes of 4 KiB up to 1 GiB", n_objects, began.elapsed()));
+    tell(Figure::rate(format!("snapshots: writes of 4 KiB up to {size}"), n_objects, began.elapsed()));
 
     writer.in_flight = IN_FLIGHT;
     writer.took = Some(Vec::new());
@@ -49,20 +54,24 @@ pub fn measure(tell: &mut dyn FnMut(Figure)) {
         }
     }
     writer.settle();
-    heap::end();
-    let what = "snapshots: writes beside snapshots of 1 GiB";
-    tell(Figure::rate(what, number, began.elapsed()));
-    tell(Figure::new("snapshots: seen", seen as f64, "").at_least(SNAPSHOTS as f64));
+    let what = format!("snapshots: writes beside snapshots of {size}");
+    tell(Figure::rate(&what, number, began.elapsed()));
+    tell(Figure::new(format!("snapshots: seen, of {size}"), seen as f64, "").at_least(SNAPSHOTS as f64));
     let mut took = writer.took.take().unwrap_or_default();
     for (name, part) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999), ("the slowest", 1.0)] {
         let figure = Figure::new(format!("{what}, {name}"), quantile(&mut took, part).as_secs_f64() * 1e3, "ms");
         tell(if name == "p99.9" { figure.at_most(50.0) } else { figure });
     }
     let more = heap::peak().saturating_sub(before) as f64 / f64::from(1 << 20);
-    tell(Figure::new("snapshots: memory beside them, at its peak", more, "MiB"));
+    tell(Figure::new(format!("snapshots: memory beside them, of {size}, at its peak"), more, "MiB"));
     drop(writer);
-    let took = cluster.restart().as_secs_f64();
-    tell(Figure::new("snapshots: a server's restart with 1 GiB and its log", took, "s"));
+    if n_servers == 1 {
+        let took = cluster.restart().as_secs_f64();
+        tell(Figure::new(format!("snapshots: a server's restart with {size} and its log"), took, "s"));
+    }
+    // Counting goes on until the cluster is gone, so that the next begins at nothing.
+    drop(cluster);
+    heap::end();
 }
 
 /// The name of the newest snapshot in a server's directory.
