@@ -22,6 +22,8 @@ mod events;
 mod executor;
 mod files;
 mod handlers;
+#[cfg(any(test, feature = "hollow"))]
+pub mod hollow;
 mod kept;
 mod logs;
 mod machine;

@@ -6,6 +6,7 @@
 
 use std::{
     fs, io,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -17,7 +18,7 @@ use copepod_proto::nodes::{JoinReply, JoinRequest, RenewRequest, nodes_client::N
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, pki_types::ServerName};
 use serde::{Deserialize, Serialize};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, transport::Channel};
@@ -60,6 +61,8 @@ pub struct Membership {
     key_pem: String,
     /// As given on the command line: tried last, for a cluster that moved altogether.
     configured: Option<String>,
+    /// Where connections come from, if that is said.
+    from: Option<IpAddr>,
     current: Mutex<Current>,
 }
 
@@ -91,6 +94,7 @@ impl Membership {
             name: config.name.clone(),
             key_pem,
             configured,
+            from: source(config),
             current: Mutex::new(Current { saved, tls }),
         })
     }
@@ -169,24 +173,38 @@ impl Dial for Membership {
 
     async fn dial(&self, server: &str) -> Result<Channel, String> {
         let tls = self.current().tls.clone();
-        connect(server, tls).await
+        connect(server, self.from, tls).await
     }
 }
 
-async fn connect(server: &str, mut tls: Arc<ClientConfig>) -> Result<Channel, String> {
+async fn connect(server: &str, from: Option<IpAddr>, mut tls: Arc<ClientConfig>) -> Result<Channel, String> {
     Arc::make_mut(&mut tls).alpn_protocols = vec![b"h2".to_vec()];
     let connector = TlsConnector::from(tls);
     let address = server.to_owned();
     let connect = tower::service_fn(move |_: tonic::codegen::http::Uri| {
         let (connector, address) = (connector.clone(), address.clone());
         async move {
-            let stream = TcpStream::connect(&address).await?;
+            let stream = open(&address, from).await?;
             stream.set_nodelay(true)?;
             let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
             Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
         }
     });
     endpoint(server)?.connect_with_connector(connect).await.map_err(|error| chain(&error))
+}
+
+/// Nodes that were given addresses of this machine's loopback speak from there, so that a server can tell them apart.
+fn source(config: &AgentConfig) -> Option<IpAddr> {
+    config.address.filter(IpAddr::is_loopback)
+}
+
+async fn open(server: &str, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    let Some(from) = from else { return TcpStream::connect(server).await };
+    let address = tokio::net::lookup_host(server).await?.find(|address| address.is_ipv4() == from.is_ipv4());
+    let address = address.ok_or_else(|| io::Error::other("the server has no address of this node's family"))?;
+    let socket = if from.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(from, 0))?;
+    socket.connect(address).await
 }
 
 /// An error with its causes: transports say what happened only at the bottom.
@@ -211,7 +229,7 @@ async fn join(config: &AgentConfig, key_pem: &str) -> Result<Saved, AgentError> 
     let certificate_request = request(key_pem, &config.name).map_err(AgentError::Join)?;
     loop {
         let asked = async {
-            let channel = connect(server, tls.clone()).await.map_err(tonic::Status::unavailable)?;
+            let channel = connect(server, source(config), tls.clone()).await.map_err(tonic::Status::unavailable)?;
             let request = JoinRequest {
                 token: text.to_owned(),
                 node_name: config.name.clone(),

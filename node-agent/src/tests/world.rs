@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     pin::Pin,
     sync::{
@@ -21,11 +21,10 @@ use copepod_proto::nodes::{
     open_tunnel, to_node,
 };
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
-    sync::{Notify, mpsc, watch},
+    sync::{mpsc, watch},
     task::JoinHandle,
 };
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -36,7 +35,8 @@ use crate::{
     assemble::drive,
     config::{AgentConfig, RuntimeChoice},
     connect::{Dial, endpoint},
-    surface::*,
+    hollow::{HollowImages, HollowNetwork, HollowRuntime},
+    surface::Rooms,
 };
 
 /// Nothing here takes long; a test that waits longer has found something.
@@ -44,7 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 pub struct World {
     dir: tempfile::TempDir,
-    pub runtime: Arc<FakeRuntime>,
+    pub runtime: Arc<HollowRuntime>,
+    network: Arc<HollowNetwork>,
     dial: Arc<PlainDial>,
     front: Front,
     sessions: mpsc::UnboundedReceiver<Cluster>,
@@ -72,6 +73,7 @@ impl World {
         World {
             dir: tempfile::tempdir().unwrap(),
             runtime: Arc::default(),
+            network: Arc::new(HollowNetwork::new(Ipv4Addr::new(10, 0, 0, 5), None)),
             dial,
             front,
             sessions,
@@ -115,7 +117,7 @@ impl World {
             mirrors: Vec::new(),
         };
         let rooms =
-            Rooms { runtime: self.runtime.clone(), network: Arc::new(FakeNetwork), images: Arc::new(FakeImages) };
+            Rooms { runtime: self.runtime.clone(), network: self.network.clone(), images: Arc::new(HollowImages) };
         let stop = CancellationToken::new();
         let (dial, stopped) = (self.dial.clone(), stop.clone());
         let task = tokio::spawn(async move {
@@ -380,245 +382,5 @@ impl Cluster {
             text.extend(part.data);
         }
         String::from_utf8(text).unwrap()
-    }
-}
-
-/// Containers that are only names.
-#[derive(Default)]
-pub struct FakeRuntime {
-    state: Mutex<State>,
-    changed: Notify,
-}
-
-#[derive(Default)]
-struct State {
-    sandboxes: BTreeMap<String, FoundSandbox>,
-    env: BTreeMap<String, Vec<(String, String)>>,
-    log: Vec<String>,
-}
-
-impl FakeRuntime {
-    pub fn running(&self) -> Vec<String> {
-        let state = self.state.lock().unwrap();
-        let all = state.sandboxes.values().flat_map(|sandbox| &sandbox.containers);
-        let mut ids: Vec<String> =
-            all.filter(|c| matches!(c.state, FoundState::Running { .. })).map(|c| c.id.clone()).collect();
-        ids.sort();
-        ids
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.state.lock().unwrap().sandboxes.is_empty()
-    }
-
-    pub fn log(&self) -> Vec<String> {
-        self.state.lock().unwrap().log.clone()
-    }
-
-    pub fn env(&self, id: &str) -> Vec<(String, String)> {
-        self.state.lock().unwrap().env[id].clone()
-    }
-
-    pub fn crash(&self, id: &str, code: i32) {
-        self.end(id, code);
-    }
-
-    pub async fn until_running(&self, id: &str) {
-        self.until(|running| running.iter().any(|other| other == id)).await;
-    }
-
-    pub async fn until(&self, holds: impl Fn(&[String]) -> bool) {
-        let wait = async {
-            loop {
-                let changed = self.changed.notified();
-                if holds(&self.running()) {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("still running: {:?}", self.running()));
-    }
-
-    /// A container of another life.
-    pub fn plant(&self, uid: &str, pod: &str, name: &str) {
-        let pod = PodRef { namespace: "d".into(), name: pod.into(), uid: uid.into() };
-        let container = FoundContainer {
-            id: format!("{uid}-{name}-0"),
-            name: name.into(),
-            attempt: 0,
-            image: "x:1".into(),
-            image_id: String::new(),
-            state: FoundState::Running { since: Timestamp::now() },
-        };
-        let id = format!("{uid}-0");
-        let sandbox = FoundSandbox { id: id.clone(), pod, attempt: 0, ready: true, containers: vec![container] };
-        self.state.lock().unwrap().sandboxes.insert(id, sandbox);
-    }
-
-    fn find<T>(&self, id: &str, with: impl FnOnce(&mut FoundContainer) -> T) -> Option<T> {
-        let mut state = self.state.lock().unwrap();
-        let mut all = state.sandboxes.values_mut().flat_map(|sandbox| &mut sandbox.containers);
-        all.find(|container| container.id == id).map(with)
-    }
-
-    fn end(&self, id: &str, code: i32) {
-        self.find(id, |container| {
-            if let FoundState::Running { since } = container.state {
-                let finished_at = Timestamp::now();
-                let exit = Exit { code, signal: None, oom_killed: false, started_at: Some(since), finished_at };
-                container.state = FoundState::Exited(exit);
-            }
-        });
-        self.changed.notify_waiters();
-    }
-
-    fn note(&self, line: String) {
-        self.state.lock().unwrap().log.push(line);
-        self.changed.notify_waiters();
-    }
-}
-
-#[tonic::async_trait]
-impl Runtime for FakeRuntime {
-    async fn list(&self) -> Result<Vec<FoundSandbox>, Failure> {
-        Ok(self.state.lock().unwrap().sandboxes.values().cloned().collect())
-    }
-
-    async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxNetwork, Failure> {
-        let sandbox = FoundSandbox {
-            id: spec.id.clone(),
-            pod: spec.pod.clone(),
-            attempt: spec.attempt,
-            ready: true,
-            containers: Vec::new(),
-        };
-        self.state.lock().unwrap().sandboxes.insert(spec.id.clone(), sandbox);
-        self.note(format!("create sandbox {}", spec.id));
-        Ok(SandboxNetwork::Namespace("/run/netns".into()))
-    }
-
-    async fn remove_sandbox(&self, id: &str) -> Result<(), Failure> {
-        self.state.lock().unwrap().sandboxes.remove(id);
-        self.note(format!("remove sandbox {id}"));
-        Ok(())
-    }
-
-    async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError> {
-        let since = Timestamp::now();
-        let container = FoundContainer {
-            id: spec.id.clone(),
-            name: spec.name.clone(),
-            attempt: spec.attempt,
-            image: spec.image.clone(),
-            image_id: spec.image_id.clone(),
-            state: FoundState::Running { since },
-        };
-        let mut state = self.state.lock().unwrap();
-        state.env.insert(spec.id.clone(), spec.env.clone());
-        let sandbox = state.sandboxes.get_mut(&spec.sandbox_id);
-        sandbox.ok_or_else(|| StartError::Create("no sandbox".into()))?.containers.push(container);
-        drop(state);
-        self.note(format!("start {}", spec.id));
-        Ok(since)
-    }
-
-    async fn wait(&self, id: &str) -> Result<Exit, Failure> {
-        loop {
-            let changed = self.changed.notified();
-            match self.find(id, |container| container.state.clone()) {
-                None => return Err("no such container".into()),
-                Some(FoundState::Exited(exit)) => return Ok(exit),
-                Some(FoundState::Running { .. }) => changed.await,
-            }
-        }
-    }
-
-    async fn stop(&self, id: &str, _: Duration) -> Result<(), Failure> {
-        self.note(format!("stop {id}"));
-        self.end(id, 143);
-        Ok(())
-    }
-
-    async fn resize(&self, id: &str, resources: &Resources) -> Result<(), Failure> {
-        self.note(format!("resize {id} {}", resources.cpu_shares.unwrap_or_default()));
-        Ok(())
-    }
-
-    async fn remove_container(&self, id: &str) -> Result<(), Failure> {
-        for sandbox in self.state.lock().unwrap().sandboxes.values_mut() {
-            sandbox.containers.retain(|container| container.id != id);
-        }
-        Ok(())
-    }
-
-    async fn exec(&self, _: &str, _: &[String], _: Duration) -> Result<ExecOutput, Failure> {
-        Ok(ExecOutput::default())
-    }
-
-    async fn run(&self, _: &str, _: &[String], _: Wanted) -> Result<Process, Failure> {
-        Err("nothing runs here".into())
-    }
-
-    async fn attach(&self, _: &str, _: Wanted) -> Result<Process, Failure> {
-        Err("nothing runs here".into())
-    }
-
-    fn network_namespace(&self, _: &str) -> Option<PathBuf> {
-        None
-    }
-
-    async fn usage(&self) -> Vec<Usage> {
-        Vec::new()
-    }
-
-    fn version(&self) -> String {
-        "fake://1".into()
-    }
-}
-
-struct FakeNetwork;
-
-#[tonic::async_trait]
-impl Network for FakeNetwork {
-    async fn attach(&self, _: &PodNetwork, _: &std::path::Path) -> Result<Vec<IpAddr>, Failure> {
-        Ok(vec![IpAddr::from([10, 0, 0, 5])])
-    }
-
-    async fn detach(&self, _: &PodRef) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    async fn adopt(&self, _: &PodNetwork, addresses: &[IpAddr]) -> Result<(), Failure> {
-        assert_eq!(addresses, [IpAddr::from([10, 0, 0, 5])]);
-        Ok(())
-    }
-
-    async fn apply(&self, _: &crate::surface::Cluster) -> Result<(), Failure> {
-        Ok(())
-    }
-
-    fn resolv_conf(&self, _: &Pod) -> String {
-        "nameserver 10.96.0.10\n".into()
-    }
-}
-
-struct FakeImages;
-
-#[tonic::async_trait]
-impl ImageStore for FakeImages {
-    async fn ensure(&self, reference: &str, _: PullPolicy, _: &[Credential]) -> Result<Image, PullError> {
-        if reference.starts_with("missing") {
-            return Err(PullError::Failed("no registry has it".into()));
-        }
-        Ok(Image { id: format!("sha256:{reference}"), entrypoint: vec!["/run".into()], ..Image::default() })
-    }
-
-    async fn rootfs(&self, _: &Image, id: &str) -> Result<PathBuf, Failure> {
-        Ok(std::env::temp_dir().join("copepod-no-such-root").join(id))
-    }
-
-    async fn release(&self, _: &str) -> Result<(), Failure> {
-        Ok(())
     }
 }

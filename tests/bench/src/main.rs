@@ -6,6 +6,7 @@
 
 mod figures;
 mod heap;
+mod nodes;
 mod objects;
 mod replica;
 mod snapshots;
@@ -28,6 +29,7 @@ const ROOMS: &[Room] = &[
     Room { name: "replica", measure: replica::measure },
     Room { name: "memory", measure: replica::memory },
     Room { name: "snapshots", measure: snapshots::measure },
+    Room { name: "nodes", measure: nodes::measure },
 ];
 
 /// Measures the rooms of the house and prints what they take
@@ -45,10 +47,16 @@ struct Arguments {
     /// Read figures (lines of JSON) from standard input and print them, instead of measuring
     #[arg(long, conflicts_with = "rooms")]
     show: bool,
+    /// Be the server that another such process measures
+    #[arg(long, hide = true)]
+    serve: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(data_dir) = arguments.serve {
+        return nodes::server::run(data_dir);
+    }
     let baseline = match arguments.baseline.as_deref().map(Baseline::read).transpose() {
         Ok(baseline) => baseline.unwrap_or_default(),
         Err(error) => {

@@ -1,0 +1,76 @@
+//! The public API, over one connection.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use copepod_api::Timestamp;
+use copepod_identity::{Authority, SERVER_NAME};
+use http::{Method, Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Bytes, client::conn::http1::SendRequest};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::ServerName;
+use serde_json::Value;
+use tokio::{net::TcpStream, sync::Mutex};
+use tokio_rustls::TlsConnector;
+
+use super::server::Server;
+
+/// Longer than any measurement.
+const VALIDITY: Duration = Duration::from_secs(86_400);
+
+pub struct Api {
+    sender: Mutex<SendRequest<Full<Bytes>>>,
+}
+
+impl Api {
+    /// As an administrator, whose certificate is made with the server's keys.
+    pub async fn connect(server: &Server) -> Result<Api, String> {
+        Api::try_connect(server).await.map_err(|error| format!("the API: {error}"))
+    }
+
+    async fn try_connect(server: &Server) -> Result<Api, Box<dyn std::error::Error>> {
+        let key = fs::read_to_string(server.keys().join("authority.key"))?;
+        let authority = Authority::from_pem(server.authority_pem(), &key)?;
+        let admin = authority.issue_client("admin", "system:masters", Timestamp::now(), VALIDITY)?;
+        let own = Some((admin.certificate_pem.as_str(), admin.key_pem.as_str()));
+        let tls = TlsConnector::from(Arc::new(copepod_identity::client_config(server.authority_pem(), own)?));
+        let stream = TcpStream::connect(server.address()).await?;
+        stream.set_nodelay(true)?;
+        let stream = tls.connect(ServerName::try_from(SERVER_NAME)?, stream).await?;
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Api { sender: Mutex::new(sender) })
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Value, String> {
+        self.send(Method::GET, path, Bytes::new()).await
+    }
+
+    pub async fn post(&self, path: &str, object: &Value) -> Result<Value, String> {
+        self.send(Method::POST, path, object.to_string().into()).await
+    }
+
+    pub async fn put(&self, path: &str, object: &Value) -> Result<Value, String> {
+        self.send(Method::PUT, path, object.to_string().into()).await
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Value, String> {
+        let what = format!("{method} {path}");
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, SERVER_NAME)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
+            .map_err(|error| error.to_string())?;
+        let mut sender = self.sender.lock().await;
+        sender.ready().await.map_err(|error| format!("{what}: {error}"))?;
+        let response = sender.send_request(request).await.map_err(|error| format!("{what}: {error}"))?;
+        let code = response.status();
+        let bytes = response.into_body().collect().await.map_err(|error| format!("{what}: {error}"))?.to_bytes();
+        if !code.is_success() {
+            return Err(format!("{what}: {code}: {}", String::from_utf8_lossy(&bytes)));
+        }
+        serde_json::from_slice(&bytes).map_err(|error| format!("{what}: {error}"))
+    }
+}
