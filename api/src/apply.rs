@@ -18,7 +18,7 @@ mod walk;
 use serde_json::Value;
 
 use crate::{Schema, Status, Timestamp};
-use entries::{Entry, Id, Managed, Operation};
+use entries::{Entry, Fields, Id, Managed, Operation};
 use fields::Set;
 
 /// Who writes.
@@ -96,7 +96,8 @@ pub fn apply(
     let Some(live) = live else {
         let mut object = applied;
         let mut managed = Managed::default();
-        managed.set(me, Entry { api_version: manager.api_version.clone(), time: Some(now), fields: stated });
+        managed
+            .set(me, Entry { api_version: manager.api_version.clone(), time: Some(now), fields: Fields::Read(stated) });
         managed.write(&mut object);
         return Ok(object);
     };
@@ -109,21 +110,22 @@ pub fn apply(
             Entry {
                 api_version: manager.api_version.clone(),
                 time: Some(now),
-                fields: walk::fields_of_lenient(root, live).without(Set::unowned()),
+                fields: Fields::Read(walk::fields_of_lenient(root, live).without(Set::unowned())),
             },
         );
     }
 
     let mut merged = combine::merge(root, live, &applied);
-    let last = managed.take(&me);
-    let kept = managed.all_fields().with(&stated);
-    if let Some(last) = &last {
-        let dropped = last.fields.with_parents(root).without(&kept.with_parents(root));
+    let last = managed.take(&me).map(|entry| (entry.time, entry.fields.into_set()));
+    let kept = managed.all_fields().with(stated.clone());
+    if let Some((_, last)) = &last {
+        let dropped = last.with_parents(root).without(&kept.with_parents(root));
         merged = combine::remove(root, merged, &dropped, &kept);
     }
 
     let compared = walk::compare(root, Some(live), Some(&merged)).without(Set::unowned());
-    let touched = compared.added.with(&compared.modified);
+    let is_same = compared.is_empty();
+    let touched = compared.added.with(compared.modified);
     if !force {
         let conflicts = managed.conflicts(&touched);
         if !conflicts.is_empty() {
@@ -133,9 +135,9 @@ pub fn apply(
     managed.take_from_all(&touched);
     managed.take_from_all(&compared.removed);
 
-    let is_unchanged = compared.is_empty() && last.as_ref().is_some_and(|last| last.fields == stated);
-    let time = last.filter(|_| is_unchanged).map_or(Some(now), |last| last.time);
-    managed.set(me, Entry { api_version: manager.api_version.clone(), time, fields: stated });
+    let is_unchanged = is_same && last.as_ref().is_some_and(|(_, last)| *last == stated);
+    let time = last.filter(|_| is_unchanged).map_or(Some(now), |(time, _)| time);
+    managed.set(me, Entry { api_version: manager.api_version.clone(), time, fields: Fields::Read(stated) });
     managed.write(&mut merged);
     Ok(merged)
 }
@@ -145,24 +147,29 @@ pub fn apply(
 /// `after` is the object as it will be stored. Managed fields that it carries itself are the starting point, so that a
 /// client can edit them; a list of one empty entry forgets all owners. Where nothing changed, nothing is noted.
 pub fn track(schema: &Schema, before: Option<&Value>, after: &mut Value, manager: &Manager, now: Timestamp) {
-    let mut managed = match Managed::stated_by(after) {
-        Some(stated) => stated,
-        None => before.map(Managed::of).unwrap_or_default(),
-    };
+    // Clients send back what they read, so most of the time nothing new is stated.
+    let is_news = before.is_none_or(|before| managed_fields(before) != managed_fields(after));
+    let stated = if is_news { Managed::stated_by(after) } else { None };
+    let mut managed = stated.or_else(|| before.map(Managed::of)).unwrap_or_default();
     let root = schema.root();
     let compared = walk::compare(root, before, Some(after)).without(Set::unowned());
 
     if !compared.is_empty() {
         let me = Id::new(manager, Operation::Update);
-        let mine = managed.take(&me).map(|entry| entry.fields).unwrap_or_default();
-        let touched = compared.added.with(&compared.modified);
+        let mine = managed.take(&me).map(|entry| entry.fields.into_set()).unwrap_or_default();
+        let touched = compared.added.with(compared.modified);
         managed.take_from_all(&touched);
         managed.take_from_all(&compared.removed);
-        let fields = mine.with(&touched).without(&compared.removed);
+        let fields = mine.with(touched).without(&compared.removed);
+        let fields = Fields::Read(fields);
         managed.set(me, Entry { api_version: manager.api_version.clone(), time: Some(now), fields });
         managed.forget_ancient();
     }
     managed.write(after);
+}
+
+fn managed_fields(object: &Value) -> Option<&Value> {
+    object.get("metadata")?.get("managedFields")
 }
 
 #[cfg(test)]

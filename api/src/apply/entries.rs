@@ -1,8 +1,8 @@
 //! `metadata.managedFields`: the owners of an object's fields, read and written.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{borrow::Cow, collections::BTreeMap, fmt::Write};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Conflict, Manager, fields::Set};
 use crate::{Timestamp, time};
@@ -27,11 +27,61 @@ pub struct Id {
     subresource: String,
 }
 
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Entry {
     pub api_version: String,
     pub time: Option<Timestamp>,
-    pub fields: Set,
+    pub fields: Fields,
+}
+
+/// The fields of one owner. Most writes leave most owners alone, so what an object carries is read when it has to be.
+#[derive(Clone, Debug)]
+pub enum Fields {
+    /// As it stands in a stored object, whose steps are canonical.
+    Written(Value),
+    Read(Set),
+}
+
+impl Fields {
+    fn is_empty(&self) -> bool {
+        match self {
+            Fields::Written(value) => value.as_object().is_none_or(Map::is_empty),
+            Fields::Read(set) => set.is_empty(),
+        }
+    }
+
+    pub fn into_set(self) -> Set {
+        match self {
+            Fields::Written(value) => Set::from_value(&value).unwrap_or_default(),
+            Fields::Read(set) => set,
+        }
+    }
+
+    fn to_set(&self) -> Cow<'_, Set> {
+        match self {
+            Fields::Written(value) => Cow::Owned(Set::from_value(value).unwrap_or_default()),
+            Fields::Read(set) => Cow::Borrowed(set),
+        }
+    }
+
+    fn into_value(self) -> Value {
+        match self {
+            Fields::Written(value) => value,
+            Fields::Read(set) => set.into_value(),
+        }
+    }
+
+    fn remove(&mut self, gone: &Set) {
+        if let Fields::Written(value) = self {
+            if !gone.meets(value) {
+                return;
+            }
+            *self = Fields::Read(std::mem::replace(self, Fields::Read(Set::default())).into_set());
+        }
+        if let Fields::Read(set) = self {
+            set.remove(gone);
+        }
+    }
 }
 
 #[derive(Clone, Debug, Default)]
@@ -57,11 +107,11 @@ impl Id {
 }
 
 impl Managed {
-    /// The owners that an object names. Entries that cannot be read are left out.
+    /// The owners that a stored object names.
     pub fn of(object: &Value) -> Managed {
         let mut managed = Managed::default();
         for entry in object["metadata"]["managedFields"].as_array().into_iter().flatten() {
-            if let Some((id, entry)) = read(entry) {
+            if let Some((id, entry)) = read(entry, |fields| Some(Fields::Written(fields.clone()))) {
                 managed.set(id, entry);
             }
         }
@@ -76,7 +126,8 @@ impl Managed {
         {
             return Some(Managed::default());
         }
-        let entries: Option<BTreeMap<Id, Entry>> = list.iter().map(read).collect();
+        let entries: Option<BTreeMap<Id, Entry>> =
+            list.iter().map(|entry| read(entry, |fields| Set::from_value(fields).map(Fields::Read))).collect();
         Some(Managed { entries: entries? })
     }
 
@@ -100,21 +151,21 @@ impl Managed {
             return;
         }
         for entry in self.entries.values_mut() {
-            entry.fields = entry.fields.without(fields);
+            entry.fields.remove(fields);
         }
         self.entries.retain(|_, entry| !entry.fields.is_empty());
     }
 
     pub fn all_fields(&self) -> Set {
         let mut all = Set::default();
-        self.entries.values().for_each(|entry| all.add(&entry.fields));
+        self.entries.values().for_each(|entry| all.add(entry.fields.to_set().into_owned()));
         all
     }
 
     pub fn conflicts(&self, touched: &Set) -> Vec<Conflict> {
         let mut conflicts = Vec::new();
         for (id, entry) in &self.entries {
-            for field in entry.fields.intersection(touched).paths() {
+            for field in entry.fields.to_set().intersection(touched).paths() {
                 conflicts.push(Conflict { manager: printed(id), field });
             }
         }
@@ -141,7 +192,8 @@ impl Managed {
             let id = Id { manager: "ancient-changes".to_owned(), subresource: String::new(), ..id };
             match self.entries.get_mut(&id) {
                 Some(ancient) => {
-                    ancient.fields.add(&entry.fields);
+                    let all = ancient.fields.to_set().into_owned().with(entry.fields.into_set());
+                    ancient.fields = Fields::Read(all);
                     ancient.time = ancient.time.max(entry.time);
                 }
                 None => drop(self.entries.insert(id, entry)),
@@ -150,7 +202,7 @@ impl Managed {
     }
 
     /// Writes the entries in Kubernetes' order: by operation, time, manager, version and subresource.
-    pub fn write(&self, object: &mut Value) {
+    pub fn write(self, object: &mut Value) {
         let Some(object) = object.as_object_mut() else { return };
         let metadata = object.entry("metadata").or_insert_with(|| Value::Object(Map::new()));
         let Some(metadata) = metadata.as_object_mut() else { return };
@@ -158,31 +210,34 @@ impl Managed {
             metadata.remove("managedFields");
             return;
         }
-        let mut entries: Vec<(&Id, &Entry)> = self.entries.iter().collect();
-        entries.sort_by_key(|(id, entry)| {
-            (id.operation, entry.time.map(Timestamp::as_second), &id.manager, &entry.api_version, &id.subresource)
+        let mut entries: Vec<(Id, Entry)> = self.entries.into_iter().collect();
+        entries.sort_by(|(one, its), (other, theirs)| {
+            let order = |id: &Id, entry: &Entry| (id.operation, entry.time.map(Timestamp::as_second));
+            let then = |id: &Id, entry: &Entry| [&id.manager, &entry.api_version, &id.subresource].map(String::clone);
+            order(one, its).cmp(&order(other, theirs)).then_with(|| then(one, its).cmp(&then(other, theirs)))
         });
         let entries = entries.into_iter().map(|(id, entry)| {
-            let mut written = json!({
-                "manager": id.manager,
-                "operation": if id.operation == Operation::Apply { "Apply" } else { "Update" },
-                "apiVersion": entry.api_version,
-                "fieldsType": "FieldsV1",
-                "fieldsV1": entry.fields.to_value(),
-            });
+            let operation = if id.operation == Operation::Apply { "Apply" } else { "Update" };
+            let mut written = Map::new();
+            let mut say = |field: &str, value: Value| drop(written.insert(field.to_owned(), value));
+            say("manager", id.manager.into());
+            say("operation", operation.into());
+            say("apiVersion", entry.api_version.into());
+            say("fieldsType", "FieldsV1".into());
+            say("fieldsV1", entry.fields.into_value());
             if let Some(at) = entry.time {
-                written["time"] = time::rfc3339(at).into();
+                say("time", time::rfc3339(at).into());
             }
             if !id.subresource.is_empty() {
-                written["subresource"] = id.subresource.clone().into();
+                say("subresource", id.subresource.into());
             }
-            written
+            Value::Object(written)
         });
         metadata.insert("managedFields".to_owned(), entries.collect());
     }
 }
 
-fn read(entry: &Value) -> Option<(Id, Entry)> {
+fn read(entry: &Value, fields: impl Fn(&Value) -> Option<Fields>) -> Option<(Id, Entry)> {
     let text = |field: &str| entry[field].as_str().unwrap_or_default().to_owned();
     let operation = match entry["operation"].as_str()? {
         "Apply" => Operation::Apply,
@@ -195,8 +250,8 @@ fn read(entry: &Value) -> Option<(Id, Entry)> {
     let manager = Manager { name: text("manager"), subresource: text("subresource"), api_version: text("apiVersion") };
     let id = Id::new(&manager, operation);
     let fields = match &entry["fieldsV1"] {
-        Value::Null => Set::default(),
-        fields => Set::from_value(fields)?,
+        Value::Null => Fields::Read(Set::default()),
+        written => fields(written)?,
     };
     let time = entry["time"].as_str().and_then(|time| time.parse().ok());
     Some((id, Entry { api_version: manager.api_version, time, fields }))

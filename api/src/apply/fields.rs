@@ -40,27 +40,49 @@ impl Set {
     }
 
     /// The union.
-    pub fn with(&self, other: &Set) -> Set {
-        let mut union = self.clone();
-        union.add(other);
-        union
+    pub fn with(mut self, other: Set) -> Set {
+        self.add(other);
+        self
     }
 
-    pub fn add(&mut self, other: &Set) {
-        self.members.extend(other.members.iter().cloned());
-        for (step, child) in &other.children {
-            self.children.entry(step.clone()).or_default().add(child);
+    pub fn add(&mut self, mut other: Set) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        self.members.append(&mut other.members);
+        for (step, child) in other.children {
+            match self.children.get_mut(&step) {
+                Some(own) => own.add(child),
+                None => drop(self.children.insert(step, child)),
+            }
         }
     }
 
     /// The difference.
-    pub fn without(&self, other: &Set) -> Set {
-        let mut out = Set { members: &self.members - &other.members, children: BTreeMap::new() };
-        for (step, child) in &self.children {
-            let child = other.children.get(step).map_or_else(|| child.clone(), |other| child.without(other));
-            out.set_child(step.clone(), child);
+    pub fn without(mut self, other: &Set) -> Set {
+        self.remove(other);
+        self
+    }
+
+    pub fn remove(&mut self, other: &Set) {
+        self.members.retain(|step| !other.members.contains(step));
+        for (step, gone) in &other.children {
+            if let Some(child) = self.children.get_mut(step) {
+                child.remove(gone);
+                if child.is_empty() {
+                    self.children.remove(step);
+                }
+            }
         }
-        out
+    }
+
+    /// Whether it has a member in common with a set that is written down, in canonical steps.
+    pub fn meets(&self, written: &Value) -> bool {
+        let below = |step: &str| written.get(step).and_then(Value::as_object);
+        let is_member = |fields: &Map<String, Value>| fields.is_empty() || fields.contains_key(".");
+        self.members.iter().any(|step| below(step).is_some_and(is_member))
+            || self.children.iter().any(|(step, child)| written.get(&**step).is_some_and(|below| child.meets(below)))
     }
 
     pub fn intersection(&self, other: &Set) -> Set {
@@ -135,17 +157,22 @@ impl Set {
         }
     }
 
-    pub fn to_value(&self) -> Value {
-        let empty = || Value::Object(Map::new());
-        let mut map: Map<String, Value> = self.members.iter().map(|step| (step.to_string(), empty())).collect();
-        for (step, child) in &self.children {
-            let mut value = child.to_value();
-            if let (true, Some(fields)) = (self.members.contains(step), value.as_object_mut()) {
-                fields.insert(".".to_owned(), empty());
+    pub fn into_value(self) -> Value {
+        Value::Object(self.into_map())
+    }
+
+    fn into_map(self) -> Map<String, Value> {
+        let Set { members, mut children } = self;
+        let mut map = Map::new();
+        for step in members {
+            let mut below = children.remove(&step).map(Set::into_map).unwrap_or_default();
+            if !below.is_empty() {
+                below.insert(".".to_owned(), Value::Object(Map::new()));
             }
-            map.insert(step.to_string(), value);
+            map.insert(step.into(), Value::Object(below));
         }
-        Value::Object(map)
+        map.extend(children.into_iter().map(|(step, child)| (step.into(), Value::Object(child.into_map()))));
+        map
     }
 
     pub fn from_value(value: &Value) -> Option<Set> {
@@ -211,7 +238,7 @@ mod tests {
         let written = json!({"f:metadata": {"f:labels": {".": {}, "f:app": {}}}, "f:spec": {"f:replicas": {}, "f:list": {
             "k:{\"name\":\"a\",\"port\":80}": {".": {}, "f:image": {}}, "v:\"x\"": {}}}});
         let set = Set::from_value(&written).unwrap();
-        assert_eq!(set.to_value(), written);
+        assert_eq!(set.clone().into_value(), written);
         assert_eq!(
             set.paths(),
             [
@@ -223,11 +250,17 @@ mod tests {
                 ".spec.replicas",
             ]
         );
-        assert_eq!(set.without(&set), Set::default());
+        assert_eq!(set.clone().without(&set), Set::default());
         assert_eq!(set.intersection(&set), set);
-        assert_eq!(set.with(&set), set);
+        assert_eq!(set.clone().with(set.clone()), set);
+        assert!(set.meets(&written));
+        assert!(
+            !Set::from_value(&json!({"f:spec": {"f:list": {}}})).unwrap().meets(&written),
+            "its entries are members"
+        );
+        assert!(Set::from_value(&json!({"f:metadata": {"f:labels": {}}})).unwrap().meets(&written));
         assert_eq!(
-            Set::from_value(&json!({"k:{ \"b\": 1, \"a\": 2 }": {}})).unwrap().to_value(),
+            Set::from_value(&json!({"k:{ \"b\": 1, \"a\": 2 }": {}})).unwrap().into_value(),
             json!({"k:{\"a\":2,\"b\":1}": {}})
         );
         for broken in [json!([]), json!({"x": {}}), json!({"k:1": {}}), json!({"i:x": {}}), json!({"f:a": 1})] {

@@ -20,7 +20,7 @@ impl Compared {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }
 
-    pub fn without(&self, set: &Set) -> Compared {
+    pub fn without(self, set: &Set) -> Compared {
         Compared {
             added: self.added.without(set),
             modified: self.modified.without(set),
@@ -28,10 +28,13 @@ impl Compared {
         }
     }
 
-    fn set_child(&mut self, step: &Step, child: Compared) {
-        self.added.set_child(step.clone(), child.added);
-        self.modified.set_child(step.clone(), child.modified);
-        self.removed.set_child(step.clone(), child.removed);
+    fn set_child(&mut self, step: Step, child: Compared) {
+        for (own, child) in [(&mut self.modified, child.modified), (&mut self.removed, child.removed)] {
+            if !child.is_empty() {
+                own.set_child(step.clone(), child);
+            }
+        }
+        self.added.set_child(step, child.added);
     }
 }
 
@@ -157,19 +160,37 @@ pub fn compare(place: Place<'_>, old: Option<&Value>, new: Option<&Value>) -> Co
         let empty = Map::new();
         let old = old.and_then(Value::as_object).unwrap_or(&empty);
         let new = new.and_then(Value::as_object).unwrap_or(&empty);
-        let names: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
-        for name in names {
-            compare_child(place.field(name), field(name), old.get(name), new.get(name), &mut compared);
+        for (name, new) in new {
+            compare_child(place.field(name), Way::Field(name), old.get(name), Some(new), &mut compared);
+        }
+        for (name, old) in old.iter().filter(|(name, _)| !new.contains_key(*name)) {
+            compare_child(place.field(name), Way::Field(name), Some(old), None, &mut compared);
         }
     }
     compared
 }
 
-fn compare_child(place: Place<'_>, step: Step, old: Option<&Value>, new: Option<&Value>, out: &mut Compared) {
+/// A step to a child, not yet written down: most children are the same, and nobody asks for theirs.
+enum Way<'a> {
+    Field(&'a str),
+    Entry(&'a Step),
+}
+
+impl Way<'_> {
+    fn step(self) -> Step {
+        match self {
+            Way::Field(name) => field(name),
+            Way::Entry(step) => step.clone(),
+        }
+    }
+}
+
+fn compare_child(place: Place<'_>, way: Way<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Compared) {
     let (old, new) = (old.filter(|value| !value.is_null()), new.filter(|value| !value.is_null()));
     if old == new {
         return;
     }
+    let step = way.step();
     match (old, new) {
         (None, Some(_)) => drop(out.added.members.insert(step.clone())),
         (Some(_), None) => drop(out.removed.members.insert(step.clone())),
@@ -183,7 +204,7 @@ fn compare_child(place: Place<'_>, step: Step, old: Option<&Value>, new: Option<
         return;
     }
     if either.clone().all(Value::is_object) {
-        out.set_child(&step, compare(place, old, new));
+        out.set_child(step, compare(place, old, new));
         return;
     }
     fn list_of(value: Option<&Value>) -> Option<&[Value]> {
@@ -208,13 +229,13 @@ fn compare_child(place: Place<'_>, step: Step, old: Option<&Value>, new: Option<
     for step in steps {
         let old = old_entries.get(step).map(Vec::as_slice).unwrap_or_default();
         let new = new_entries.get(step).map(Vec::as_slice).unwrap_or_default();
-        compare_child(place.items(), step.clone(), old.first().copied(), new.first().copied(), &mut inner);
+        compare_child(place.items(), Way::Entry(step), old.first().copied(), new.first().copied(), &mut inner);
         // Old objects may hold entries twice; a change among those is one of all of them.
         if !old.is_empty() && !new.is_empty() && old[1..] != new[1..] {
             inner.modified.members.insert(step.clone());
         }
     }
-    out.set_child(&step, inner);
+    out.set_child(step, inner);
 }
 
 /// Nulls in what is applied mean nothing: there is `null` in the output of many templates.
