@@ -40,7 +40,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{accept::Encoding, answer, streams, who};
 
-/// How long a request waits for a leader: an election takes about one second.
+/// How long a request waits for a leader: an election takes less than one second.
 const LEADER_WAIT_MAX: Duration = Duration::from_secs(5);
 
 /// How often it looks, while there is none.
@@ -48,6 +48,9 @@ const LEADER_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// How long the leader may take to begin an answer. A write waits for a disk or two, and perhaps for webhooks.
 const ANSWER_MAX: Duration = Duration::from_secs(65);
+
+/// How long a server that leads no more is still waited for. What it committed before it stopped leading it says at once.
+const LAST_WORD_MAX: Duration = Duration::from_millis(100);
 
 /// How long somebody else's program may take, which a request is passed on to.
 const PROXIED_MAX: Duration = Duration::from_secs(600);
@@ -161,7 +164,7 @@ pub async fn to_leader(door: &dyn Door, forwarder: Option<&Forwarder>, request: 
                 return Ok(Place::Done(response));
             }
             (Leader::At(leader), Some(forwarder)) => {
-                if let Some(response) = forwarder.try_once(&leader, request).await? {
+                if let Some(response) = forwarder.try_once(door, &leader, request).await? {
                     return Ok(Place::Done(response));
                 }
             }
@@ -181,7 +184,7 @@ pub async fn to_leader(door: &dyn Door, forwarder: Option<&Forwarder>, request: 
 
 impl Forwarder {
     /// The leader's answer; `None` where it surely did nothing, so that it can be asked again.
-    async fn try_once(&self, leader: &str, request: &ForLeader<'_>) -> StatusResult<Option<Response>> {
+    async fn try_once(&self, door: &dyn Door, leader: &str, request: &ForLeader<'_>) -> StatusResult<Option<Response>> {
         let path = request.uri.path_and_query().map_or("/", |path| path.as_str());
         let mut passed_on = Request::builder()
             .method(request.method)
@@ -196,7 +199,16 @@ impl Forwarder {
         }
         who::describe(request.user, passed_on.headers_mut())?;
 
-        match tokio::time::timeout(ANSWER_MAX, self.client.request(passed_on)).await {
+        let answered = tokio::select! {
+            answered = tokio::time::timeout(ANSWER_MAX, self.client.request(passed_on)) => answered,
+            () = replaced(door, leader) => {
+                return Err(Status::timeout(
+                    "another server leads now, and the one before it did not answer: the request may or may not have \
+                     been carried out",
+                ));
+            }
+        };
+        match answered {
             Ok(Ok(response)) if response.headers().contains_key(NOT_LEADER) => Ok(None),
             Ok(Ok(response)) => {
                 let (parts, body) = response.into_parts();
@@ -218,6 +230,20 @@ impl Forwarder {
             ))),
         }
     }
+}
+
+/// Waits until another server leads, and for the last word of this one. A machine without power does not close its
+/// connections, and the others have a new leader long before anybody notices on them.
+async fn replaced(door: &dyn Door, leader: &str) {
+    let leads_no_more = || match door.leader() {
+        Leader::Here => true,
+        Leader::At(other) => other != leader,
+        Leader::Unknown => false,
+    };
+    while !leads_no_more() {
+        tokio::time::sleep(LEADER_LOOK_INTERVAL).await;
+    }
+    tokio::time::sleep(LAST_WORD_MAX).await;
 }
 
 impl Forwarder {

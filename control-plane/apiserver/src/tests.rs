@@ -13,6 +13,8 @@ mod tokens;
 mod webhooks;
 mod wire;
 
+use std::sync::atomic::Ordering;
+
 use copepod_store::Leader;
 use http::Method;
 use serde_json::{Value, json};
@@ -307,6 +309,26 @@ async fn a_follower_has_the_leader_write() {
     let server = follower.client(As::Server);
     let refused = server.send(Method::POST, MAPS, &passed_on, &map("c").to_string()).await;
     assert_eq!((refused.code, &refused.headers["retry-after"]), (503, &"1".parse().unwrap()));
+}
+
+#[tokio::test]
+async fn a_follower_waits_no_longer_for_a_leader_that_was_replaced() {
+    let (leader, next) = (Server::start().await, Server::start().await);
+    leader.memory.is_silent.store(true, Ordering::Relaxed);
+    let follower = leader.beside(Memory::new()).await;
+    *follower.memory.leader.lock().unwrap() = Leader::At(leader.address.to_string());
+    let http = follower.client(As::Admin);
+    let elect = async {
+        while leader.memory.n_submits.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+        *follower.memory.leader.lock().unwrap() = Leader::At(next.address.to_string());
+    };
+    let object = map("a");
+    let (cut_off, ()) = tokio::join!(http.post(MAPS, &object), elect);
+    assert_eq!(cut_off.code, 504);
+    assert!(cut_off.refusal().ends_with("may or may not have been carried out"), "{}", cut_off.text);
+    assert_eq!(leader.memory.n_submits.load(Ordering::Relaxed), 1, "it is the client's to ask again");
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 use bytes::Bytes;
@@ -23,6 +23,8 @@ pub struct Memory {
     revision: watch::Sender<Revision>,
     pub leader: Mutex<Leader>,
     pub n_submits: AtomicUsize,
+    /// It takes what is submitted and never answers.
+    pub is_silent: AtomicBool,
 }
 
 struct State {
@@ -43,6 +45,7 @@ impl Memory {
             revision: watch::Sender::new(Revision::ZERO),
             leader: Mutex::new(Leader::Here),
             n_submits: AtomicUsize::new(0),
+            is_silent: AtomicBool::new(false),
         };
         for namespace in ["default", "kube-system"] {
             memory.write("namespaces", json!({"metadata": {"name": namespace}}));
@@ -117,6 +120,9 @@ impl Door for MemoryDoor {
     fn submit(&self, requests: Vec<Request>) -> Async<'_, Result<Vec<Reply>, Status>> {
         Box::pin(async move {
             self.0.n_submits.fetch_add(1, Ordering::Relaxed);
+            if self.0.is_silent.load(Ordering::Relaxed) {
+                return std::future::pending().await;
+            }
             let decide = |testimony| std::future::ready(self.0.carry_out(&requests, testimony));
             Webhooks::new(Arc::new(Echo)).settle(|| self.view(), decide).await
         })
