@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 
 use super::{
     answer,
-    measure::{Report, memory, rss, seconds, spread_fine},
+    measure::{Report, rss},
 };
 use crate::{
     client::{Client, Connection, refused},
@@ -26,6 +26,8 @@ use crate::{
 
 const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
+
+const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
 const IN_FLIGHT: usize = 64;
 
@@ -43,6 +45,8 @@ const UPDATE_PAUSE: Duration = Duration::from_millis(20);
 
 const NODES: usize = 1_000;
 const PODS_BOUND: usize = 5_000;
+const SETS: usize = 500;
+const PODS_A_SET: usize = 10;
 
 /// Beyond this something is broken.
 const BOUND_MAX: Duration = Duration::from_secs(120);
@@ -57,19 +61,18 @@ pub async fn figures(client: &Client, report: &Report) -> Outcome {
         (Method::POST, CONFIG_MAPS.to_owned(), object)
     };
     let created = drive(client, OBJECTS, IN_FLIGHT, create).await?;
-    report.line("create ConfigMaps, 64 in flight", created.line());
+    created.report(report, "create ConfigMaps, 64 in flight");
     let alone = drive(client, OBJECTS / 10, 1, move |number| create(OBJECTS + number)).await?;
-    report.line("create, one at a time", alone.line());
+    alone.report(report, "create, one at a time");
     let read =
         drive(client, READS, IN_FLIGHT, |_| (Method::GET, format!("{CONFIG_MAPS}/bench-0"), Value::Null)).await?;
-    report.line("GET, 64 in flight", read.line());
+    read.report(report, "GET, 64 in flight");
     let list =
         drive(client, LISTS, 1, |_| (Method::GET, format!("{CONFIG_MAPS}?resourceVersion=0"), Value::Null)).await?;
-    report.line(&format!("LIST {:.1} MB", list.n_bytes as f64 / LISTS as f64 / 1e6), list.line());
+    let megabytes = list.n_bytes as f64 / LISTS as f64 / 1e6;
+    list.report(report, &format!("LIST of {megabytes:.0} MB"));
     fan_out(client, report).await?;
-    binding(client, report).await?;
-    report.line("server RSS after all that", memory(rss("server")));
-    Ok(())
+    binding(client, report).await
 }
 
 /// What many requests took.
@@ -80,9 +83,9 @@ struct Driven {
 }
 
 impl Driven {
-    fn line(mut self) -> String {
-        let rate = self.took.len() as f64 / self.whole.as_secs_f64();
-        format!("{rate:.0}/s, {}", spread_fine(&mut self.took))
+    fn report(mut self, report: &Report, what: &str) {
+        report.rate(what, self.took.len(), self.whole);
+        report.spread(what, &mut self.took);
     }
 }
 
@@ -170,7 +173,7 @@ async fn fan_out(client: &Client, report: &Report) -> Outcome {
     while let Some(delivered) = watchers.join_next().await {
         took.extend(delivered.doing("a watcher")??);
     }
-    report.line(&format!("watch fan-out, {WATCHERS} watchers, write → delivered"), spread_fine(&mut took));
+    report.spread(&format!("watch fan-out, {WATCHERS} watchers, write → delivered"), &mut took);
     Ok(())
 }
 
@@ -192,7 +195,7 @@ async fn binding(client: &Client, report: &Report) -> Outcome {
         "name": "c", "image": "paper", "resources": {"requests": {"cpu": "10m", "memory": "8Mi"}},
     }]});
     let began = Instant::now();
-    let bound = tokio::spawn(all_bound(client.clone(), "alone"));
+    let bound = tokio::spawn(all_bound(client.clone(), "alone", PODS_BOUND));
     let pods = spec.clone();
     let create = move |number: usize| {
         let metadata = json!({"name": format!("alone-{number}"), "labels": {"app": "alone"}});
@@ -200,35 +203,50 @@ async fn binding(client: &Client, report: &Report) -> Outcome {
     };
     drive(client, PODS_BOUND, IN_FLIGHT, create).await?;
     bound.await.doing("a watch")??;
-    let rate = PODS_BOUND as f64 / began.elapsed().as_secs_f64();
-    report.line(&format!("create + bind {PODS_BOUND} pods on {NODES} nodes"), format!("{rate:.0} pods/s"));
+    report.rate(&format!("create + bind {PODS_BOUND} pods on {NODES} nodes"), PODS_BOUND, began.elapsed());
 
     let began = Instant::now();
-    let bound = tokio::spawn(all_bound(client.clone(), "set"));
-    let deployment = json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "set"},
-        "spec": {
-            "replicas": PODS_BOUND, "selector": {"matchLabels": {"app": "set"}},
-            "template": {"metadata": {"labels": {"app": "set"}}, "spec": spec},
-        },
-    });
-    answer(client.post("/apis/apps/v1/namespaces/default/deployments", &deployment).await?)?;
+    let bound = tokio::spawn(all_bound(client.clone(), "set", PODS_BOUND));
+    answer(client.post(DEPLOYMENTS, &deployment("set", "set", PODS_BOUND, &spec)).await?)?;
     bound.await.doing("a watch")??;
-    report.line(&format!("Deployment of {PODS_BOUND}, created → all bound"), seconds(began.elapsed()));
+    report.seconds(&format!("Deployment of {PODS_BOUND}, created → all bound"), began.elapsed());
+    report.memory("server RSS after all that", rss("server"));
+
+    let began = Instant::now();
+    let bound = tokio::spawn(all_bound(client.clone(), "sets", SETS * PODS_A_SET));
+    let create = move |number: usize| {
+        let object = deployment(&format!("sets-{number}"), "sets", PODS_A_SET, &spec);
+        (Method::POST, DEPLOYMENTS.to_owned(), object)
+    };
+    drive(client, SETS, IN_FLIGHT, create).await?;
+    bound.await.doing("a watch")??;
+    report.seconds(&format!("{SETS} Deployments of {PODS_A_SET}, created → all bound"), began.elapsed());
     Ok(())
 }
 
+/// Each selects its pods by its name; all of `app` carry that label.
+fn deployment(name: &str, app: &str, replicas: usize, spec: &Value) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas, "selector": {"matchLabels": {"set": name}},
+            "template": {"metadata": {"labels": {"app": app, "set": name}}, "spec": spec},
+        },
+    })
+}
+
 /// Waits, by one watch, until all pods of an app have a node.
-async fn all_bound(client: Client, app: &'static str) -> Outcome {
+async fn all_bound(client: Client, app: &'static str, n_pods: usize) -> Outcome {
     let path = format!("{PODS}?watch=true&resourceVersion=0&labelSelector=app%3D{app}");
     let mut stream = client.stream(&path, "application/json").await?.map_err(|status| refused(&status))?;
     let mut bound = std::collections::BTreeSet::new();
     let deadline = tokio::time::Instant::now() + BOUND_MAX;
-    while bound.len() < PODS_BOUND {
+    while bound.len() < n_pods {
         let line = tokio::time::timeout_at(deadline, stream.line()).await;
-        let line = line.ok().flatten().ok_or_else(|| {
-            Failure::new(format!("{} of {PODS_BOUND} pods were bound when the watch ended", bound.len()))
-        })?;
+        let line = line
+            .ok()
+            .flatten()
+            .ok_or_else(|| Failure::new(format!("{} of {n_pods} pods were bound when the watch ended", bound.len())))?;
         let event: Value = serde_json::from_slice(&line).doing("a watch")?;
         let object = &event["object"];
         if object["spec"]["nodeName"].is_string() {

@@ -2,6 +2,8 @@
 
 use std::{fs, time::Duration};
 
+use serde_json::json;
+
 /// Bytes of each process of this lab with this first argument, in the sense of `read`.
 fn processes(word: &str, read: impl Fn(u32) -> Option<u64>) -> Vec<u64> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -35,25 +37,6 @@ fn mean(values: Vec<u64>) -> f64 {
     values.iter().sum::<u64>() as f64 / values.len().max(1) as f64
 }
 
-pub fn memory(bytes: f64) -> String {
-    format!("{:.1} MiB", bytes / 1024.0 / 1024.0)
-}
-
-pub fn seconds(duration: Duration) -> String {
-    format!("{:.2} s", duration.as_secs_f64())
-}
-
-pub fn spread(durations: &mut [Duration]) -> String {
-    let (p50, p99) = (at(durations, 0.5), at(durations, 0.99));
-    format!("p50 {p50:.0} ms, p99 {p99:.0} ms")
-}
-
-/// The same for what takes a few milliseconds.
-pub fn spread_fine(durations: &mut [Duration]) -> String {
-    let (p50, p99) = (at(durations, 0.5), at(durations, 0.99));
-    format!("p50 {p50:.2} ms, p99 {p99:.2} ms")
-}
-
 /// The milliseconds that this part of all did not exceed.
 fn at(durations: &mut [Duration], part: f64) -> f64 {
     durations.sort();
@@ -61,20 +44,46 @@ fn at(durations: &mut [Duration], part: f64) -> f64 {
     durations.get(place).map_or(0.0, |duration| duration.as_secs_f64() * 1000.0)
 }
 
-pub struct Report;
+/// Where figures go: rows to read, or lines of JSON to compare.
+pub struct Report {
+    is_json: bool,
+}
 
 impl Report {
-    pub fn begin() -> Report {
+    pub fn begin(is_json: bool) -> Report {
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let cores = std::thread::available_parallelism().map_or(0, usize::from);
         let memory = field("/proc/meminfo".to_owned(), "MemTotal").unwrap_or(0) >> 30;
         let kernel = read("/proc/sys/kernel/osrelease");
         let profile = if cfg!(debug_assertions) { "debug" } else { "release" };
-        println!("{cores} cores, {memory} GiB, Linux {}, {profile} build", kernel.trim());
-        Report
+        eprintln!("{cores} cores, {memory} GiB, Linux {}, {profile} build", kernel.trim());
+        Report { is_json }
     }
 
-    pub fn line(&self, what: &str, figure: String) {
-        println!("{what:<48} {figure}");
+    fn figure(&self, what: &str, value: f64, unit: &str) {
+        if self.is_json {
+            return println!("{}", json!({"what": what, "value": value, "unit": unit}));
+        }
+        let places = if value.abs() < 100.0 { 2 } else { 0 };
+        println!("{what:<56} {value:>10.places$} {unit}");
+    }
+
+    pub fn seconds(&self, what: &str, took: Duration) {
+        self.figure(what, took.as_secs_f64(), "s");
+    }
+
+    pub fn memory(&self, what: &str, bytes: f64) {
+        self.figure(what, bytes / 1024.0 / 1024.0, "MiB");
+    }
+
+    pub fn rate(&self, what: &str, n: usize, took: Duration) {
+        self.figure(what, n as f64 / took.as_secs_f64(), "/s");
+    }
+
+    /// The middle and the slow end of many.
+    pub fn spread(&self, what: &str, durations: &mut [Duration]) {
+        for (name, part) in [("p50", 0.5), ("p99", 0.99)] {
+            self.figure(&format!("{what}, {name}"), at(durations, part), "ms");
+        }
     }
 }

@@ -17,7 +17,7 @@ use std::{
 use clap::Args;
 use serde_json::{Value, json};
 
-use self::measure::{Report, memory, rss, seconds};
+use self::measure::{Report, rss};
 use crate::{
     client::{Client, refused},
     failure::{Doing, Failure, Outcome},
@@ -41,6 +41,9 @@ pub struct Bench {
     /// Pods started one at a time
     #[arg(long, default_value_t = 20)]
     pods: usize,
+    /// Print a line of JSON a figure
+    #[arg(long)]
+    json: bool,
 }
 
 pub async fn run(bench: Bench) -> Outcome {
@@ -48,7 +51,7 @@ pub async fn run(bench: Bench) -> Outcome {
         return again_in_own_lab().await;
     }
     run_copepod(&["down"])?;
-    let measured = measure(&bench, &Report::begin()).await;
+    let measured = measure(&bench, &Report::begin(bench.json)).await;
     // Whatever failed: nothing of ours stays.
     measured.and(run_copepod(&["down"]))
 }
@@ -56,20 +59,20 @@ pub async fn run(bench: Bench) -> Outcome {
 async fn measure(bench: &Bench, report: &Report) -> Outcome {
     let began = Instant::now();
     run_copepod(&["up", "--servers", "1", "--nodes", "0"])?;
-    report.line("up: 1 server, answering", seconds(began.elapsed()));
-    report.line("server RSS, idle", memory(rss("server")));
+    report.seconds("up: 1 server, answering", began.elapsed());
+    report.memory("server RSS, idle", rss("server"));
     api::figures(&connect()?, report).await?;
     run_copepod(&["down"])?;
 
     build(bench)?;
     let began = Instant::now();
     run_copepod(&["up", "--servers", "3", "--nodes", "3"])?;
-    report.line("up: 3 servers + 3 nodes, all ready", seconds(began.elapsed()));
+    report.seconds("up: 3 servers + 3 nodes, all ready", began.elapsed());
     let client = connect()?;
     pods::deployment(&client, "first", 3).await?;
     pods::ready(&client, "first", 3).await?;
-    report.line("… with a Deployment of 3 Ready", seconds(began.elapsed()));
-    report.line("agent RSS, one pod", memory(rss("agent")));
+    report.seconds("up: 3 servers + 3 nodes, with a Deployment of 3 Ready", began.elapsed());
+    report.memory("agent RSS, one pod", rss("agent"));
     failures(&client, report).await?;
     run_copepod(&["down"])?;
 
@@ -96,7 +99,7 @@ async fn failures(client: &Client, report: &Report) -> Outcome {
         Ok(pods.iter().filter(|pod| pods::is_ready(pod) && pod["spec"]["nodeName"] != "n3").count() == 3)
     })
     .await?;
-    report.line("node off → its pods Ready elsewhere", seconds(began.elapsed()));
+    report.seconds("node off → its pods Ready elsewhere", began.elapsed());
     run_copepod(&["lab", "heal", "n3"])?;
 
     let lab = Lab::current();
@@ -115,7 +118,7 @@ async fn failures(client: &Client, report: &Report) -> Outcome {
         Ok(other.post("/api/v1/namespaces/default/configmaps", &object).await.is_ok_and(|answer| answer.is_ok()))
     })
     .await?;
-    report.line("leader off → next write accepted", seconds(began.elapsed()));
+    report.seconds("leader off → next write accepted", began.elapsed());
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{
     IMAGE, answer,
-    measure::{Report, memory, rss, seconds, shim_pss, spread},
+    measure::{Report, rss, shim_pss},
     until,
 };
 use crate::{
@@ -28,8 +28,8 @@ pub async fn one_at_a_time(client: &Client, report: &Report, n_pods: usize) -> O
         until(|| async { Ok(client.get(&pod_path(&name)).await?.is_err()) }).await?;
         ended.push(began.elapsed());
     }
-    report.line("pod create → Running, one at a time", spread(&mut started));
-    report.line("pod deleted → object gone", spread(&mut ended));
+    report.spread("pod create → Running, one at a time", &mut started);
+    report.spread("pod deleted → object gone", &mut ended);
     Ok(())
 }
 
@@ -42,8 +42,9 @@ pub async fn in_flight(client: &Client, report: &Report, n_pods: usize, width: u
             starts.push(outcome?);
         }
     }
-    let rate = names.len() as f64 / began.elapsed().as_secs_f64();
-    report.line(&format!("the same, {width} in flight"), format!("{}, {rate:.0} pods/s", spread(&mut starts)));
+    let what = format!("pod create → Running, {width} in flight");
+    report.rate(&what, names.len(), began.elapsed());
+    report.spread(&what, &mut starts);
     for name in &names {
         answer(client.delete(&pod_path(name), &json!({})).await?)?;
     }
@@ -80,11 +81,11 @@ pub async fn many(client: &Client, report: &Report) -> Outcome {
         let began = Instant::now();
         deployment(client, &name, replicas).await?;
         ready(client, &name, replicas).await?;
-        report.line(&format!("Deployment of {replicas} on one node, all Ready"), seconds(began.elapsed()));
+        report.seconds(&format!("Deployment of {replicas} on one node, all Ready"), began.elapsed());
         if replicas == 30 {
-            report.line("server RSS, 30 pods", memory(rss("server")));
-            report.line("agent RSS, 30 pods", memory(rss("agent")));
-            report.line("shim PSS, mean of 30", memory(shim_pss()));
+            report.memory("server RSS, 30 pods", rss("server"));
+            report.memory("agent RSS, 30 pods", rss("agent"));
+            report.memory("shim PSS, mean of 30", shim_pss());
         }
         let path = format!("/apis/apps/v1/namespaces/default/deployments/{name}");
         answer(client.delete(&path, &json!({})).await?)?;

@@ -4,6 +4,8 @@ use std::{collections::BTreeMap, fmt, fs, path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::yardsticks;
+
 /// One measured figure. `what` names it, and is how it is found in an earlier run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Figure {
@@ -62,8 +64,11 @@ impl Figure {
         serde_json::to_string(self).expect("a figure is numbers and text")
     }
 
+    /// A figure of any program that prints such lines; its goal is known here where it has none of its own.
     pub fn parse(line: &str) -> Option<Figure> {
-        serde_json::from_str(line).ok()
+        let figure: Figure = serde_json::from_str(line).ok()?;
+        let goal = figure.goal.or_else(|| yardsticks::goal(&figure.what));
+        Some(Figure { goal, ..figure })
     }
 
     /// A row of the table; with the ratio to the same figure of an earlier run, where there is one.

@@ -11,6 +11,7 @@ mod objects;
 mod replica;
 mod snapshots;
 mod store;
+mod yardsticks;
 
 use std::{path::PathBuf, process::ExitCode};
 
