@@ -1,7 +1,7 @@
 //! What one node must hold, as deltas.
 //!
 //! A node is told of its own pods, of the ConfigMaps and Secrets that those name, and of what every data path needs: all
-//! Services, EndpointSlices, Nodes, NetworkPolicies and Namespaces; while there are policies, also of who all other pods
+//! Services, EndpointSlices, NetworkPolicies and Namespaces, and where all nodes are (`peers.rs`); while there are policies, also of who all other pods
 //! are. The feed is a place in the log of events, not a queue: a slow node costs nothing,
 //! and one that was away resumes from its revision, or starts over with a reset when the log no longer reaches back.
 
@@ -18,14 +18,15 @@ use copepod_api::{
 use copepod_proto::nodes::{Change, Delta};
 use copepod_store::{Event, EventKind, View};
 
-use crate::{neighbours, references};
+use crate::{neighbours, peers::Peers, references};
 
 /// What every node is told in full, because its data path is made of it.
-const DATA_PATH: [Resource; 5] = [SERVICES, ENDPOINT_SLICES, NODES, NETWORK_POLICIES, NAMESPACES];
+const DATA_PATH: [Resource; 4] = [SERVICES, ENDPOINT_SLICES, NETWORK_POLICIES, NAMESPACES];
 
 /// The objects one node holds beyond the data path.
 pub struct Feed {
     node: Arc<str>,
+    peers: Arc<Peers>,
     /// What each of the node's pods refers to.
     references: BTreeMap<Key, BTreeSet<Key>>,
     /// There are policies, or were, so it is told who all pods are.
@@ -39,8 +40,8 @@ pub struct Fed {
 }
 
 impl Feed {
-    fn new(node: &str) -> Feed {
-        Feed { node: node.into(), references: BTreeMap::new(), knows_neighbours: false }
+    fn new(node: &str, peers: &Arc<Peers>) -> Feed {
+        Feed { node: node.into(), peers: peers.clone(), references: BTreeMap::new(), knows_neighbours: false }
     }
 
     /// From the first policy on, a node knows who all pods are.
@@ -53,24 +54,26 @@ impl Feed {
     }
 
     /// Everything the node must hold, after which it forgets all else.
-    pub fn reset(node: &str, view: &View) -> (Feed, Fed) {
-        let mut feed = Feed::new(node);
+    pub fn reset(node: &str, peers: &Arc<Peers>, view: &View) -> (Feed, Fed) {
+        let mut feed = Feed::new(node, peers);
         let mut changes = Changes::default();
         feed.introduce(view, &mut changes);
         for resource in &DATA_PATH {
             view.objects(resource, None).for_each(|object| changes.put(object));
         }
+        let reachable = view.objects(&NODES, None).filter(|node| peers.of(node).is_some());
+        reachable.for_each(|node| changes.put(node));
         for pod in view.pods_on(node) {
             feed.hold(pod, view, &mut changes);
         }
-        let fed = Fed { delta: changes.into_delta(view, view.revision(), true), data_path: true };
+        let fed = Fed { delta: changes.into_delta(view, peers, view.revision(), true), data_path: true };
         (feed, fed)
     }
 
     /// The node has everything up to some revision, whose events follow. What its pods refer to is sent again, because a
     /// reference that began meanwhile may be to an object that has not changed since.
-    pub fn resume(node: &str, view: &View) -> (Feed, Fed) {
-        let mut feed = Feed::new(node);
+    pub fn resume(node: &str, peers: &Arc<Peers>, view: &View) -> (Feed, Fed) {
+        let mut feed = Feed::new(node, peers);
         let mut changes = Changes::default();
         // Whether it has been told of others is not known here.
         feed.introduce(view, &mut changes);
@@ -78,7 +81,7 @@ impl Feed {
             feed.hold(pod, view, &mut changes);
         }
         changes.0.retain(|key, _| key.resource != PODS);
-        (feed, Fed { delta: changes.into_delta(view, Revision::ZERO, false), data_path: false })
+        (feed, Fed { delta: changes.into_delta(view, peers, Revision::ZERO, false), data_path: false })
     }
 
     /// What the events change for this node; `None` when they are not its business. `view` contains the events.
@@ -90,6 +93,8 @@ impl Feed {
             if DATA_PATH.contains(&key.resource) {
                 changes.of(event);
                 data_path = true;
+            } else if key.resource == NODES {
+                data_path |= self.peer(event, &mut changes);
             } else if key.resource == PODS {
                 data_path |= self.knows_neighbours && changes.neighbour(event);
                 self.pod(event, view, &mut changes);
@@ -103,7 +108,22 @@ impl Feed {
         if changes.0.is_empty() && changes.1.is_empty() {
             return None;
         }
-        Some(Fed { delta: changes.into_delta(view, position, false), data_path })
+        Some(Fed { delta: changes.into_delta(view, &self.peers, position, false), data_path })
+    }
+
+    /// False if nobody is told otherwise of the node.
+    fn peer(&self, event: &Event, changes: &mut Changes) -> bool {
+        let is_there = event.kind != EventKind::Deleted;
+        let before = if is_there { event.previous.as_deref() } else { Some(&*event.object) };
+        let now = is_there.then(|| self.peers.of(&event.object)).flatten();
+        if now == before.and_then(|node| self.peers.of(node)) {
+            return false;
+        }
+        match now {
+            Some(_) => changes.put(&event.object),
+            None => drop(changes.0.insert(event.object.key.clone(), None)),
+        }
+        true
     }
 
     fn pod(&mut self, event: &Event, view: &View, changes: &mut Changes) {
@@ -173,13 +193,16 @@ impl Changes {
     }
 
     /// `view` contains the changes.
-    fn into_delta(self, view: &View, revision: Revision, reset: bool) -> Delta {
+    fn into_delta(self, view: &View, peers: &Peers, revision: Revision, reset: bool) -> Delta {
         let changes = self.0.into_iter().map(|(key, object)| Change {
             group: key.resource.group.to_string(),
             plural: key.resource.plural.to_string(),
             namespace: key.namespace().to_owned(),
             name: key.name().to_owned(),
-            object: object.map(|object| object.bytes().clone()),
+            object: object.and_then(|object| match key.resource == NODES {
+                true => peers.of(&object),
+                false => Some(object.bytes().clone()),
+            }),
         });
         let neighbours = self.1.into_iter().map(|node| Change {
             group: String::new(),
@@ -202,18 +225,20 @@ mod tests {
     /// Applies one write and says what the node hears of it.
     struct World {
         view: View,
+        peers: Arc<Peers>,
         feed: Feed,
     }
 
     impl World {
         fn new() -> World {
             let view = View::default();
-            let (feed, _) = Feed::reset("n1", &view);
-            World { view, feed }
+            let peers = Arc::default();
+            let (feed, _) = Feed::reset("n1", &peers, &view);
+            World { view, peers, feed }
         }
 
         fn put(&mut self, resource: Resource, name: &str, object: Value) -> Vec<String> {
-            let namespace = if resource == NODES { "" } else { "d" };
+            let namespace = namespace(&resource);
             let key = Key::new(resource, namespace, name);
             let mut object = object;
             object["metadata"]["name"] = json!(name);
@@ -223,7 +248,8 @@ mod tests {
         }
 
         fn delete(&mut self, resource: Resource, name: &str) -> Vec<String> {
-            self.apply(Op::Delete { key: Key::new(resource, "d", name), expect: copepod_api::Expect::Any })
+            let namespace = namespace(&resource);
+            self.apply(Op::Delete { key: Key::new(resource, namespace, name), expect: copepod_api::Expect::Any })
         }
 
         fn apply(&mut self, op: Op) -> Vec<String> {
@@ -232,6 +258,10 @@ mod tests {
             let fed = self.feed.after(&events, &self.view, self.view.revision());
             fed.map(|fed| fed.delta.changes).unwrap_or_default().iter().map(text).collect()
         }
+    }
+
+    fn namespace(resource: &Resource) -> &'static str {
+        if *resource == NODES { "" } else { "d" }
     }
 
     fn text(change: &Change) -> String {
@@ -273,7 +303,7 @@ mod tests {
         same["status"]["message"] = json!("what nobody else needs to know");
         assert!(world.put(PODS, "far", same).is_empty());
         assert_eq!(world.put(PODS, "far", known("10.244.2.2", "db")), ["+neighbours/n2"]);
-        let (_, fed) = Feed::reset("n1", &world.view);
+        let (_, fed) = Feed::reset("n1", &world.peers, &world.view);
         assert_eq!(fed.delta.changes.iter().map(text).collect::<Vec<_>>(), ["+networkpolicies/deny", "+neighbours/n2"]);
         assert_eq!(world.delete(PODS, "far"), ["-neighbours/n2"]);
     }
@@ -283,5 +313,28 @@ mod tests {
         let mut world = World::new();
         assert_eq!(world.put(SERVICES, "web", json!({"metadata": {}, "spec": {}})), ["+services/web"]);
         assert_eq!(world.delete(SERVICES, "web"), ["-services/web"]);
+    }
+
+    #[test]
+    fn what_a_node_is_to_others_is_made_once_and_told_when_it_changes() {
+        let mut world = World::new();
+        let node = |address: &str, ready: &str| {
+            json!({"metadata": {}, "spec": {"podCIDR": "10.244.2.0/24"}, "status": {
+                "addresses": [{"type": "InternalIP", "address": address}, {"type": "Hostname", "address": "n2"}],
+                "conditions": [{"type": "Ready", "status": ready}]}})
+        };
+        assert!(world.put(NODES, "n2", json!({"metadata": {}, "spec": {"podCIDR": "10.244.2.0/24"}})).is_empty());
+        assert_eq!(world.put(NODES, "n2", node("10.0.0.2", "True")), ["+nodes/n2"]);
+        assert!(world.put(NODES, "n2", node("10.0.0.2", "Unknown")).is_empty());
+        assert_eq!(world.put(NODES, "n2", node("10.0.0.3", "Unknown")), ["+nodes/n2"]);
+        let made = world.peers.made();
+        assert_eq!(made, 4, "one a revision");
+        for node in 0..1_000 {
+            let (_, fed) = Feed::reset(&format!("n{node}"), &world.peers, &world.view);
+            let told = fed.delta.changes[0].object.as_ref().unwrap();
+            assert!(told.len() < 200 && fed.delta.changes.len() == 1, "{told:?}");
+        }
+        assert_eq!(world.peers.made(), made, "a thousand nodes share what was made");
+        assert_eq!(world.delete(NODES, "n2"), ["-nodes/n2"]);
     }
 }

@@ -8,6 +8,7 @@ mod feed;
 mod hub;
 mod join;
 mod neighbours;
+mod peers;
 mod references;
 mod release;
 mod service;

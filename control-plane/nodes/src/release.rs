@@ -13,8 +13,6 @@ use copepod_api::{
 };
 use copepod_store::{Event, View};
 
-use crate::Hub;
-
 /// The leaving pods of one session, and the revision that all nodes must contain before each is stopped.
 #[derive(Default)]
 pub struct Leaving {
@@ -57,14 +55,14 @@ impl Leaving {
         !self.pods.is_empty()
     }
 
-    /// The uids of pods that may be stopped now; each is named once.
-    pub fn released(&mut self, view: &View, hub: &Hub) -> Vec<String> {
+    /// The uids of pods that may be stopped now that every node contains so much; each is named once.
+    pub fn released(&mut self, view: &View, contained: Revision) -> Vec<String> {
         let mut released = Vec::new();
         self.pods.retain(|key, wait| {
             if wait.withdrawn_at.is_none() && !is_offered(view, key, &wait.uid) {
                 wait.withdrawn_at = Some(view.revision());
             }
-            let may_stop = wait.withdrawn_at.is_some_and(|revision| hub.all_contain(revision));
+            let may_stop = wait.withdrawn_at.is_some_and(|revision| contained >= revision);
             if may_stop {
                 released.push(std::mem::take(&mut wait.uid));
             }

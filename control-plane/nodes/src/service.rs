@@ -14,7 +14,7 @@ use copepod_proto::nodes::{
 use copepod_store::{Cursor, Door, Event, Leader};
 use futures::{Stream, StreamExt};
 use serde_json::Value;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -204,11 +204,16 @@ impl NodeFront {
 
     async fn feed(&self, session: &Session, from: u64) -> Option<()> {
         self.welcome(session).await?;
-        let mut acknowledgements = self.hub.acknowledgements();
+        // Only those whose pods leave have to know how far the others are.
+        let mut others: Option<watch::Receiver<Revision>> = None;
         let (mut feed, mut cursor) = self.begin(session, Revision(from)).await?;
         let mut leaving = Leaving::of(&session.node, &self.door.view());
         while self.hub.is_current(session) {
-            for uid in leaving.released(&self.door.view(), &self.hub) {
+            if !leaving.is_waiting() {
+                others = None;
+            }
+            let contained = others.as_mut().map_or(Revision::ZERO, |others| *others.borrow_and_update());
+            for uid in leaving.released(&self.door.view(), contained) {
                 session.send(to_node::Message::Released(Released { uid })).await.ok()?;
             }
             tokio::select! {
@@ -230,9 +235,8 @@ impl NodeFront {
                         leaving = Leaving::of(&session.node, &self.door.view());
                     }
                 },
-                changed = acknowledgements.changed() => changed.ok()?,
-                // A node that falls silent stops counting, and says nothing when it does.
-                () = tokio::time::sleep(HEARTBEAT), if leaving.is_waiting() => (),
+                changed = further(&mut others, &self.hub), if leaving.is_waiting() => changed?,
+                () = session.ended.notified() => (),
             }
         }
         None
@@ -256,7 +260,7 @@ impl NodeFront {
         if from < view.revision() {
             // A first look tells whether the log reaches back; what it finds is fed like anything later.
             let Ok(events) = cursor.next().await else { return self.reset(session).await };
-            let (mut feed, held) = Feed::resume(&session.node, &view);
+            let (mut feed, held) = Feed::resume(&session.node, &self.hub.peers, &view);
             let position = cursor.position();
             let fed = feed.after(&events, &self.door.view(), position);
             let mut changes = held.delta.changes;
@@ -267,7 +271,7 @@ impl NodeFront {
             self.hub.looked_at(session, position);
             return Some((feed, cursor));
         }
-        let (feed, mut held) = Feed::resume(&session.node, &view);
+        let (feed, mut held) = Feed::resume(&session.node, &self.hub.peers, &view);
         held.delta.revision = from.0;
         send(session, held).await?;
         self.hub.looked_at(session, from);
@@ -276,11 +280,16 @@ impl NodeFront {
 
     async fn reset(&self, session: &Session) -> Option<(Feed, Box<dyn Cursor>)> {
         let view = self.door.view();
-        let (feed, fed) = Feed::reset(&session.node, &view);
+        let (feed, fed) = Feed::reset(&session.node, &self.hub.peers, &view);
         send(session, fed).await?;
         self.hub.looked_at(session, view.revision());
         Some((feed, self.door.watch(None, view.revision())))
     }
+}
+
+/// Waits until the other nodes contain more.
+async fn further(others: &mut Option<watch::Receiver<Revision>>, hub: &Hub) -> Option<()> {
+    others.get_or_insert_with(|| hub.contained()).changed().await.ok()
 }
 
 /// The servers stand as the endpoints of `kubernetes`, which change with every change of the members.

@@ -25,6 +25,13 @@ const LEASE_SECONDS: u64 = 40;
 
 /// Watches over the nodes while this server leads; dropped when it no longer does.
 pub async fn watch_silence(door: Arc<dyn Door>, hub: Arc<Hub>) {
+    tokio::select! {
+        () = watch(door, hub.clone()) => (),
+        () = hub.count() => (),
+    }
+}
+
+async fn watch(door: Arc<dyn Door>, hub: Arc<Hub>) {
     let user = User::system("system:node-front");
     let view = door.view();
     assume_alive(&hub, &view);
