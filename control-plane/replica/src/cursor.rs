@@ -46,15 +46,14 @@ impl Published {
         self.changed.send_replace(revision);
     }
 
-    /// A state that did not come event by event: everybody lists again.
-    pub fn restart(&self, view: View) {
+    /// A state that did not come event by event: everybody lists again. Gives the history that ended, which is large.
+    pub fn restart(&self, view: View) -> History {
         let revision = view.revision();
         self.view.store(Arc::new(view));
         let beginning = (History::beginning(revision), revision);
         let ended = std::mem::replace(&mut *self.history.write().unwrap_or_else(PoisonError::into_inner), beginning);
         self.changed.send_replace(revision);
-        // Beside: to let go of what a full history holds takes longer than a heartbeat may.
-        std::thread::spawn(move || drop(ended));
+        ended.0
     }
 
     pub fn changes(&self) -> watch::Receiver<Revision> {

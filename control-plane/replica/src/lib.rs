@@ -1,14 +1,15 @@
 //! The store, replicated: Raft, its log and its snapshots around the pure state machine.
 //!
-//! One thread owns everything that changes. It takes what waits (proposals, messages, ticks), lets Raft decide, writes
-//! one frame with one fdatasync, and applies what is committed; everybody else reads shared, immutable views. The disk
-//! and the network are arguments.
+//! One machine owns everything that changes. It takes what waits (proposals, messages, ticks), lets Raft decide, writes
+//! one frame with one fdatasync, and applies what is committed; everybody else reads shared, immutable views. The disk,
+//! the network, ticks and dice are arguments. A thread runs it; a simulator can run it as well.
 
 mod codec;
 mod core;
 mod cursor;
 mod disk;
 mod log;
+mod machine;
 mod membership;
 mod replica;
 mod snapshot;
@@ -18,6 +19,7 @@ mod tests;
 
 pub use cursor::ReplicaCursor;
 pub use disk::{Archive, Directory, Disk, Draft};
+pub use machine::{Dice, Input, Machine, Outlet, Settled, SnapshotWork, TICK};
 pub use membership::Member;
 pub use replica::{ChangeError, Config, OpenError, ProposeError, ReadError, Replica, Role, Transport};
 pub use snapshot::SnapshotError;

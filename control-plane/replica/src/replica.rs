@@ -14,16 +14,13 @@ use copepod_store::{Event, View};
 use tokio::sync::{oneshot, watch};
 
 use crate::{
-    Member, ReplicaCursor, codec,
-    core::{Core, Incoming, Input},
+    Member, ReplicaCursor, codec, core,
     cursor::Published,
     disk::{Archive, Directory, Disk, Draft},
     log::LogError,
+    machine::{Dice, Incoming, Input, Machine, Outlet, Shown},
     snapshot::{SnapshotError, State},
 };
-
-/// How long a read waits for an answer before it asks again: leadership may have moved meanwhile.
-const ASK_AGAIN: Duration = Duration::from_millis(300);
 
 /// How long leadership may take to move.
 const TRANSFER_MAX: Duration = Duration::from_secs(2);
@@ -164,35 +161,32 @@ impl Replica {
         transport: Arc<dyn Transport>,
         lock: Option<fs::File>,
     ) -> Result<Replica, OpenError> {
+        let (inputs, shown) = core::spawn(config, disk, transport, lock)?;
+        Ok(Replica::of(inputs, shown))
+    }
+
+    /// Without a thread: a machine, what is to be given to it, and a handle. Whoever asks for it runs the machine, and says
+    /// when it ticks.
+    pub fn apart<D: Disk>(
+        config: Config,
+        disk: D,
+        outlet: Box<dyn Outlet>,
+        dice: Dice,
+    ) -> Result<(Machine<D>, mpsc::Receiver<Input>, Replica), OpenError> {
         let (inputs, queue) = mpsc::channel();
-        let (started, opened) = mpsc::sync_channel(1);
-        let own = inputs.clone();
-        std::thread::Builder::new()
-            .name("raft".to_owned())
-            .spawn(move || match Core::open(config, disk, transport, own, queue) {
-                Ok((core, shown)) => {
-                    let _ = started.send(Ok(shown));
-                    let stopped = core.run();
-                    drop(lock);
-                    if let Some(waiting) = stopped {
-                        let _ = waiting.send(());
-                    }
-                }
-                Err(error) => drop(started.send(Err(error))),
-            })
-            .map_err(|error| OpenError::Io { path: PathBuf::from("thread"), error })?;
-        let shown = opened.recv().map_err(|_| OpenError::Io {
-            path: PathBuf::from("thread"),
-            error: std::io::Error::other("the thread of the log ended while it opened"),
-        })??;
-        Ok(Replica {
+        let (machine, shown) = Machine::open(config, disk, outlet, dice)?;
+        Ok((machine, queue, Replica::of(inputs, shown)))
+    }
+
+    fn of(inputs: mpsc::Sender<Input>, shown: Shown) -> Replica {
+        Replica {
             inputs,
             published: shown.published,
             role: shown.role,
             members: shown.members,
             cluster_id: shown.cluster_id,
             archive: shown.archive,
-        })
+        }
     }
 
     /// The newest state applied here. Never waits.
@@ -226,7 +220,7 @@ impl Replica {
         loop {
             let (answer, receiver) = oneshot::channel();
             self.inputs.send(Input::Read { answer }).map_err(|_| ReadError::Stopping)?;
-            if let Ok(Ok(view)) = tokio::time::timeout(ASK_AGAIN, receiver).await {
+            if let Ok(view) = receiver.await {
                 return Ok(view);
             }
         }
@@ -285,8 +279,13 @@ impl Replica {
     /// Hands leadership to the member that has most of the log; at once when this replica does not lead.
     pub async fn transfer_leadership(&self) {
         let mut role = self.role.clone();
-        let _ = self.inputs.send(Input::Transfer);
+        self.hand_over();
         let _ = tokio::time::timeout(TRANSFER_MAX, role.wait_for(|role| !role.leading)).await;
+    }
+
+    /// The same, without waiting for it.
+    pub fn hand_over(&self) {
+        let _ = self.inputs.send(Input::Transfer);
     }
 
     /// Stops the thread; everything acknowledged is on disk already.

@@ -1,0 +1,959 @@
+//! One server's part of the log: take what came, let Raft decide, write once, apply, answer.
+//!
+//! It has no thread, no clock and no dice. Ticks, inputs, the disk and random numbers are arguments; what others are to do
+//! goes out through an `Outlet`. `core` runs it on a thread; the simulator runs several in one, from a seed.
+
+use std::{
+    any::Any,
+    cell::RefCell,
+    collections::VecDeque,
+    io::Read,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use copepod_api::Revision;
+use copepod_store::{Event, View};
+use prost_raft::Message as _;
+use raft::{
+    RawNode, SnapshotStatus, StateRole,
+    prelude::{ConfChangeType, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType, Snapshot},
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::{
+    Member, OpenError, ProposeError, Role, codec,
+    cursor::Published,
+    disk::{Archive, Disk, Draft},
+    log::{Log, LogError},
+    membership::{Membership, change},
+    replica::{ChangeError, Config},
+    snapshot::{Ready, State, is_file},
+    storage::{Shared, Storage},
+};
+
+/// Raft's clock. A leader that falls silent is replaced after `ELECTION_TICKS` to twice as many, by lot: 0.4 to 0.8 s. An
+/// fdatasync behind which heartbeats wait takes a tenth of the lower bound even while a snapshot of a gigabyte is written;
+/// and a follower that wakes too early asks first, and is told by the others that the leader lives.
+pub const TICK: Duration = Duration::from_millis(50);
+const HEARTBEAT_TICKS: usize = 2;
+const ELECTION_TICKS: usize = 8;
+
+/// A question to the leader that has no answer after so many ticks is asked again: leadership may have moved meanwhile.
+const ASK_AGAIN_TICKS: u32 = 6;
+
+/// A snapshot is made when the log has become half as long as the last one: then all snapshots together cost twice as much
+/// as the log, whatever the size of the state. Not below the first bound, where they would cost more than they save; and
+/// above the second the log goes no further, for a restart reads and applies it: that much takes two seconds.
+const SNAPSHOT_AFTER_BYTES_MIN: usize = 8 * 1024 * 1024;
+const SNAPSHOT_AFTER_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// After a snapshot that could not be written, so many ticks pass before the next is tried. Where a disk is full, each try
+/// takes the space that the log needs to go on; ten seconds are long enough for somebody to be served in between.
+const SNAPSHOT_RETRY_TICKS: u32 = 200;
+
+/// How much of the log is kept behind a snapshot, for followers that are a little behind: a quarter of what it was. To send
+/// them the rest of it is less than to send the snapshot.
+const LOG_KEPT: usize = 4;
+
+/// Proposals handed to Raft at once, by their bytes: about what one message carries to a follower.
+const PROPOSALS_BYTES_MAX: usize = 1024 * 1024;
+
+/// Committed entries that are applied and shown at once: enough that readers are not woken all the time, and few enough
+/// that they are not kept waiting either.
+const COMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
+
+/// A learner votes when it is so close to the end of the log.
+const LEARNER_LAG_MAX: u64 = 100;
+
+const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
+const IN_FLIGHT_MAX: usize = 256;
+const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// What the machine has others do. It waits for none of it.
+pub trait Outlet {
+    /// May be lost, repeated and reordered.
+    fn send(&mut self, to: &Member, messages: Vec<Bytes>);
+    /// Answered by `Input::snapshot_sent`.
+    fn send_snapshot(&mut self, to: &Member, message: Bytes, data: Box<dyn Read + Send>);
+    /// Takes longer than an election may: beside. Answered by what `carry_out` gives.
+    fn write_snapshot(&mut self, work: SnapshotWork);
+    /// Something large that nobody needs: to let go of it takes longer than an election may.
+    fn let_go(&mut self, what: Box<dyn Any + Send>);
+}
+
+/// Random numbers: when this server stands for election, and what a new cluster is called.
+pub type Dice = Box<dyn FnMut() -> u64>;
+
+/// How far `settle` came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settled {
+    Done,
+    /// The disk is full. Nothing is lost; call again in a while.
+    DiskFull,
+}
+
+pub enum Input {
+    Propose {
+        term: u64,
+        data: Vec<u8>,
+        base: View,
+        next: (View, Vec<Event>),
+        answer: Answer,
+    },
+    Read {
+        answer: oneshot::Sender<View>,
+    },
+    Messages(Vec<Bytes>),
+    Snapshot {
+        message: Bytes,
+        incoming: Box<Incoming>,
+    },
+    AddMember {
+        name: String,
+        address: String,
+        answer: MemberAnswer,
+    },
+    RemoveMember {
+        id: u64,
+        answer: MemberAnswer,
+    },
+    Transfer,
+    /// A snapshot has been written in the background, in so many bytes; or it could not be.
+    Written {
+        written: std::io::Result<(Ready, u64)>,
+    },
+    SnapshotSent {
+        to: u64,
+        arrived: bool,
+    },
+    Stop {
+        answer: oneshot::Sender<()>,
+    },
+}
+
+/// A snapshot from the leader: what it says, and the file that holds it already, in so many bytes.
+pub struct Incoming {
+    pub state: State,
+    pub draft: Box<dyn Draft>,
+    pub n_bytes: u64,
+}
+
+impl Input {
+    pub fn snapshot_sent(to: u64, arrived: bool) -> Input {
+        Input::SnapshotSent { to, arrived }
+    }
+}
+
+type Answer = oneshot::Sender<Result<Revision, ProposeError>>;
+type MemberAnswer = oneshot::Sender<Result<Member, ChangeError>>;
+
+/// What the machine shows to the handles.
+pub struct Shown {
+    pub published: Arc<Published>,
+    pub role: watch::Receiver<Role>,
+    pub members: watch::Receiver<Arc<Vec<Member>>>,
+    pub cluster_id: watch::Receiver<String>,
+    pub archive: Arc<dyn Archive>,
+}
+
+pub struct Machine<D: Disk> {
+    raw: RawNode<Storage<D>>,
+    shared: Rc<RefCell<Shared<D>>>,
+    outlet: Box<dyn Outlet>,
+    dice: Dice,
+    id: u64,
+
+    view: View,
+    applied: (u64, u64),
+    membership: Membership,
+    contacts: Vec<Member>,
+    cluster: String,
+    published: Arc<Published>,
+    role: watch::Sender<Role>,
+    members: watch::Sender<Arc<Vec<Member>>>,
+    cluster_id: watch::Sender<String>,
+
+    /// Not handed to Raft yet, and how many bytes they are.
+    proposed: Vec<(Vec<u8>, Proposal)>,
+    proposed_bytes: usize,
+    proposals: VecDeque<Proposal>,
+    /// Applied and not shown yet: events, and answers to give once they are.
+    events: Vec<Event>,
+    answers: Vec<(Answer, Result<Revision, ProposeError>)>,
+    /// Up to this index of this term the log may hold proposals that were refused and are committed in the end. Until
+    /// they are applied, nothing new can be decided.
+    refused_to: (u64, u64),
+    reads: Reads,
+    member_change: Option<(u64, Member, MemberAnswer)>,
+    /// The snapshot that Raft has been told of and has not accepted yet.
+    incoming: Option<Incoming>,
+    archive: Arc<dyn Archive>,
+    /// A snapshot is being written.
+    is_writing: bool,
+    /// Ticks until a snapshot may be written again.
+    snapshot_pause: u32,
+    /// The size of the newest snapshot.
+    snapshot_bytes: u64,
+    /// What Raft wants written and the disk had no space for, and what came meanwhile and cannot be asked for again.
+    in_hand: Option<(Step, LogError)>,
+    deferred: Vec<Input>,
+}
+
+/// What is to be written before Raft goes on.
+struct Step {
+    ready: raft::Ready,
+    entries: Vec<Entry>,
+    hard_state: Option<HardState>,
+    sync: bool,
+}
+
+/// A proposal under way, by its place in the log.
+struct Proposal {
+    index: u64,
+    term: u64,
+    /// What `next` was computed from.
+    base: View,
+    next: (View, Vec<Event>),
+    answer: Answer,
+}
+
+/// Reads that wait for the leader's word. All that wait are asked for together.
+#[derive(Default)]
+struct Reads {
+    number: u64,
+    waiting: Vec<oneshot::Sender<View>>,
+    asked: VecDeque<(u64, Vec<oneshot::Sender<View>>)>,
+    /// Answered: the state must contain the index.
+    confirmed: Vec<(u64, Vec<oneshot::Sender<View>>)>,
+    ticks_since_asked: u32,
+}
+
+impl<D: Disk> Machine<D> {
+    pub fn open(
+        config: Config,
+        mut disk: D,
+        outlet: Box<dyn Outlet>,
+        mut dice: Dice,
+    ) -> Result<(Machine<D>, Shown), OpenError> {
+        let archive = disk.archive();
+        let newest = match newest_snapshot(&disk)? {
+            Some(newest) => Some(newest),
+            None if config.bootstrap => Some(found(&config, &mut disk, dice())?),
+            None => None,
+        };
+        let (state, snapshot_bytes) = newest.map_or((None, 0), |(state, n_bytes)| (Some(state), n_bytes));
+        let before = state.as_ref().map_or((0, 0), |state| (state.index, state.term));
+        let mut log = Log::open(disk, before)?;
+        if log.hard_state.commit < before.0 {
+            // A crash between a snapshot and the log that follows it: the snapshot was committed.
+            log.hard_state.commit = before.0;
+            log.hard_state.term = log.hard_state.term.max(before.1);
+        }
+        // What is committed is here, or will be sent again.
+        log.hard_state.commit = log.hard_state.commit.min(log.last_index());
+        let conf_state = state.as_ref().map(State::conf_state).unwrap_or_default();
+        let shared =
+            Rc::new(RefCell::new(Shared { log, conf_state, ready: state.as_ref().map(State::ready), wanted: None }));
+        let raft_config = raft::Config {
+            id: config.id,
+            election_tick: ELECTION_TICKS,
+            heartbeat_tick: HEARTBEAT_TICKS,
+            applied: before.0,
+            max_size_per_msg: MESSAGE_BYTES_MAX,
+            max_inflight_msgs: IN_FLIGHT_MAX,
+            check_quorum: true,
+            pre_vote: true,
+            max_uncommitted_size: UNCOMMITTED_BYTES_MAX,
+            max_committed_size_per_ready: COMMITTED_BYTES_MAX,
+            ..raft::Config::default()
+        };
+        let logger = slog::Logger::root(slog::Discard, slog::o!());
+        let raw = RawNode::new(&raft_config, Storage(shared.clone()), &logger)?;
+
+        let (view, membership, cluster) =
+            state.map_or_else(Default::default, |state| (state.view, state.membership, state.cluster_id));
+        let published = Published::new(view.clone());
+        let members: Arc<Vec<Member>> = Arc::new(membership.members.values().cloned().collect());
+        let mut machine = Machine {
+            raw,
+            shared,
+            outlet,
+            dice,
+            id: config.id,
+            view,
+            applied: before,
+            membership,
+            contacts: config.contacts,
+            published: published.clone(),
+            role: watch::Sender::new(Role::default()),
+            members: watch::Sender::new(members),
+            cluster_id: watch::Sender::new(cluster.clone()),
+            cluster,
+            proposed: Vec::new(),
+            proposed_bytes: 0,
+            proposals: VecDeque::new(),
+            events: Vec::new(),
+            answers: Vec::new(),
+            refused_to: (0, 0),
+            reads: Reads::default(),
+            member_change: None,
+            incoming: None,
+            archive: archive.clone(),
+            is_writing: false,
+            snapshot_pause: 0,
+            snapshot_bytes,
+            in_hand: None,
+            deferred: Vec::new(),
+        };
+        // A cluster of one has nobody to wait for.
+        if machine.raw.raft.prs().conf().voters().ids().iter().collect::<Vec<_>>() == [machine.id] {
+            let _ = machine.raw.campaign();
+        }
+        let shown = Shown {
+            published,
+            role: machine.role.subscribe(),
+            members: machine.members.subscribe(),
+            cluster_id: machine.cluster_id.subscribe(),
+            archive,
+        };
+        Ok((machine, shown))
+    }
+
+    /// To be called each `TICK`.
+    pub fn tick(&mut self) {
+        if self.in_hand.is_some() {
+            // Others elect a leader meanwhile.
+            self.reads.waiting.retain(|answer| !answer.is_closed());
+            return;
+        }
+        if self.raw.raft.election_elapsed == 0 {
+            // Raft has drawn its patience anew, or may have: the lot is ours to draw.
+            let lot = (self.dice)() % ELECTION_TICKS as u64;
+            self.raw.raft.set_randomized_election_timeout(ELECTION_TICKS + lot as usize);
+        }
+        self.raw.tick();
+        self.promote_learner();
+        self.snapshot_if_due();
+        self.reads.ticks_since_asked += 1;
+        if self.reads.ticks_since_asked >= ASK_AGAIN_TICKS && !self.reads.asked.is_empty() {
+            self.ask();
+        }
+    }
+
+    /// Takes what came; what follows from it happens in `settle`.
+    pub fn take(&mut self, input: Input) {
+        let Some((_, error)) = &self.in_hand else { return self.take_at_once(input) };
+        match input {
+            Input::Propose { answer, .. } => drop(answer.send(Err(ProposeError::Disk(error.to_string())))),
+            Input::Read { answer } => self.reads.waiting.push(answer),
+            Input::AddMember { answer, .. } | Input::RemoveMember { answer, .. } => {
+                drop(answer.send(Err(ChangeError::Busy)));
+            }
+            // Sent again by those who sent them, or not needed any more.
+            Input::Messages(_) | Input::Snapshot { .. } | Input::Transfer | Input::Stop { .. } => (),
+            input @ (Input::Written { .. } | Input::SnapshotSent { .. }) => self.deferred.push(input),
+        }
+    }
+
+    fn take_at_once(&mut self, input: Input) {
+        if !matches!(input, Input::Propose { .. }) {
+            // In the order in which they came.
+            self.propose();
+        }
+        match input {
+            Input::Propose { term, data, base, next, answer } => {
+                self.proposed_bytes += data.len();
+                self.proposed.push((data, Proposal { index: 0, term, base, next, answer }));
+                if self.proposed_bytes >= PROPOSALS_BYTES_MAX {
+                    self.propose();
+                }
+            }
+            Input::Read { answer } => self.reads.waiting.push(answer),
+            Input::Messages(messages) => {
+                for bytes in messages {
+                    match Message::decode(bytes) {
+                        Ok(message) if message.get_msg_type() == MessageType::MsgSnapshot => (),
+                        Ok(message) => self.step(message),
+                        Err(error) => tracing::warn!(%error, "dropped a malformed Raft message"),
+                    }
+                }
+            }
+            Input::Snapshot { message, incoming } => {
+                let Ok(message) = Message::decode(message) else { return };
+                self.incoming = Some(*incoming);
+                self.step(message);
+            }
+            Input::AddMember { name, address, answer } => self.add_member(name, address, answer),
+            Input::RemoveMember { id, answer } => self.remove_member(id, answer),
+            Input::Transfer => self.transfer(),
+            Input::Written { written } => self.written(written),
+            Input::SnapshotSent { to, arrived } => {
+                let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+                self.raw.report_snapshot(to, status);
+            }
+            Input::Stop { .. } => (),
+        }
+    }
+
+    fn step(&mut self, message: Message) {
+        let (from, kind) = (message.from, message.get_msg_type());
+        if let Err(error) = self.raw.step(message) {
+            tracing::debug!(from, ?kind, %error, "a Raft message was not taken");
+        }
+    }
+
+    /// Hands what was proposed to Raft: together, so that one message a follower carries all of it.
+    fn propose(&mut self) {
+        let (term, leads) = (self.raw.raft.term, self.raw.raft.state == StateRole::Leader);
+        let (mut entries, mut proposals) = (Vec::new(), Vec::new());
+        self.proposed_bytes = 0;
+        for (data, proposal) in self.proposed.drain(..) {
+            if leads && proposal.term == term {
+                entries.push(Entry { data, ..Entry::default() });
+                proposals.push(proposal);
+            } else {
+                let _ = proposal.answer.send(Err(ProposeError::NotLeader));
+            }
+        }
+        if entries.is_empty() {
+            return;
+        }
+        let first = self.raw.raft.raft_log.last_index() + 1;
+        let mut message = Message { from: self.id, entries, ..Message::default() };
+        message.set_msg_type(MessageType::MsgPropose);
+        match self.raw.raft.step(message) {
+            Ok(()) => self.proposals.extend((first..).zip(proposals).map(|(index, it)| Proposal { index, ..it })),
+            // Dropped while leadership is handed over, or because too much is uncommitted.
+            Err(_) => {
+                let is_moving = self.raw.raft.lead_transferee.is_some();
+                let error = if is_moving { ProposeError::NotLeader } else { ProposeError::Full };
+                proposals.into_iter().for_each(|proposal| drop(proposal.answer.send(Err(error.clone()))));
+            }
+        }
+    }
+
+    fn ask_for_reads(&mut self) {
+        self.reads.asked.retain_mut(|(_, waiting)| {
+            waiting.retain(|answer| !answer.is_closed());
+            !waiting.is_empty()
+        });
+        if self.reads.waiting.is_empty() {
+            return;
+        }
+        let waiting = std::mem::take(&mut self.reads.waiting);
+        self.reads.asked.push_back((self.reads.number + 1, waiting));
+        self.ask();
+    }
+
+    fn ask(&mut self) {
+        self.reads.number += 1;
+        self.reads.ticks_since_asked = 0;
+        self.raw.read_index(self.reads.number.to_le_bytes().to_vec());
+    }
+
+    /// Does all that Raft wants done, until it wants nothing. After an error nobody knows what is on the disk but a
+    /// machine that is opened on it again.
+    pub fn settle(&mut self) -> Result<Settled, LogError> {
+        if self.in_hand.is_none() {
+            self.ask_for_reads();
+        }
+        loop {
+            let mut step = match self.in_hand.take() {
+                Some((step, _)) => step,
+                None => {
+                    for input in std::mem::take(&mut self.deferred) {
+                        self.take_at_once(input);
+                    }
+                    self.propose();
+                    if !self.raw.has_ready() {
+                        break;
+                    }
+                    self.begin()?
+                }
+            };
+            let written = self.shared.borrow_mut().log.append(&mut step.entries, step.hard_state.as_ref(), step.sync);
+            if let Err(error) = written {
+                self.refuse_proposals(&error);
+                if !error.is_full() {
+                    return Err(error);
+                }
+                self.in_hand = Some((step, error));
+                return Ok(Settled::DiskFull);
+            }
+            self.finish(step.ready);
+        }
+        self.answer_reads();
+        self.forget_lost();
+        self.show_role();
+        Ok(Settled::Done)
+    }
+
+    /// What comes before the write. A leader's followers write while it does.
+    fn begin(&mut self) -> Result<Step, LogError> {
+        let mut ready = self.raw.ready();
+        self.send(ready.take_messages());
+        if !ready.snapshot().is_empty() {
+            self.install(ready.snapshot().clone(), ready.hs().cloned())?;
+        }
+        self.apply(ready.take_committed_entries());
+        let (entries, hard_state, sync) = (ready.take_entries(), ready.hs().cloned(), ready.must_sync());
+        Ok(Step { ready, entries, hard_state, sync })
+    }
+
+    /// What may be said once the write is durable.
+    fn finish(&mut self, mut ready: raft::Ready) {
+        self.send(ready.take_persisted_messages());
+        for read in ready.take_read_states() {
+            self.confirm(&read.request_ctx, read.index);
+        }
+        let mut light = self.raw.advance(ready);
+        if let Some(commit) = light.commit_index() {
+            self.shared.borrow_mut().log.hard_state.commit = commit;
+        }
+        self.send(light.take_messages());
+        self.apply(light.take_committed_entries());
+        self.raw.advance_apply();
+        self.answer_reads();
+    }
+
+    fn send(&mut self, messages: Vec<Message>) {
+        let mut batches: Vec<(u64, Vec<Bytes>)> = Vec::new();
+        for message in messages {
+            let to = message.to;
+            if message.get_msg_type() == MessageType::MsgSnapshot {
+                self.send_snapshot(message);
+                continue;
+            }
+            let bytes = Bytes::from(message.encode_to_vec());
+            match batches.iter_mut().find(|(peer, _)| *peer == to) {
+                Some((_, batch)) => batch.push(bytes),
+                None => batches.push((to, vec![bytes])),
+            }
+        }
+        for (to, batch) in batches {
+            match self.member(to).cloned() {
+                Some(member) => self.outlet.send(&member, batch),
+                None => self.raw.report_unreachable(to),
+            }
+        }
+    }
+
+    fn send_snapshot(&mut self, message: Message) {
+        let to = message.to;
+        let index = message.get_snapshot().get_metadata().index;
+        let ready = self.shared.borrow().ready.clone().filter(|ready| ready.metadata.index == index);
+        let data = ready.and_then(|ready| self.archive.open(&ready.name).ok());
+        let (Some(data), Some(member)) = (data, self.member(to).cloned()) else {
+            return self.raw.report_snapshot(to, SnapshotStatus::Failure);
+        };
+        self.outlet.send_snapshot(&member, message.encode_to_vec().into(), data);
+    }
+
+    fn member(&self, id: u64) -> Option<&Member> {
+        self.membership.members.get(&id).or_else(|| self.contacts.iter().find(|member| member.id == id))
+    }
+
+    /// Applies what is committed, shows all of it at once, and then answers.
+    fn apply(&mut self, entries: Vec<Entry>) {
+        for entry in entries {
+            self.applied = (entry.index, entry.term);
+            match entry.get_entry_type() {
+                EntryType::EntryNormal => self.apply_normal(entry),
+                EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => {
+                    match ConfChangeV2::decode(&entry.data[..]) {
+                        Ok(change) => self.apply_change(&entry, &change),
+                        Err(error) => tracing::error!(%error, index = entry.index, "a malformed change of members"),
+                    }
+                }
+            }
+        }
+        if !self.events.is_empty() || !self.answers.is_empty() {
+            self.published.publish(self.view.clone(), std::mem::take(&mut self.events));
+        }
+        for (answer, outcome) in self.answers.drain(..) {
+            let _ = answer.send(outcome);
+        }
+        self.shared.borrow_mut().log.applied(self.applied.0);
+    }
+
+    fn apply_normal(&mut self, entry: Entry) {
+        let proposal = self.proposal_at(entry.index, entry.term);
+        if entry.data.is_empty() {
+            return;
+        }
+        if let Some(Proposal { base, next: (view, events), answer, .. }) = proposal {
+            // What the proposer computed counts when it was computed from this very state. That the revisions agree is
+            // not enough: where one transaction was lost and another refused they agree, and the states do not.
+            if base.is(&self.view) {
+                self.adopt(view, events);
+                return self.answers.push((answer, Ok(self.view.revision())));
+            }
+            let outcome = self.compute(entry.data);
+            return self.answers.push((answer, outcome));
+        }
+        let _ = self.compute(entry.data);
+    }
+
+    fn compute(&mut self, data: Vec<u8>) -> Result<Revision, ProposeError> {
+        let (txn, at) = match codec::read_txn(data.into()) {
+            Ok(read) => read,
+            Err(error) => {
+                // Every server reads the same bytes and comes to the same answer: the entry changes nothing.
+                tracing::error!(%error, "an entry of the log cannot be read and is skipped");
+                return Err(ProposeError::Lost);
+            }
+        };
+        match self.view.apply(&txn, at) {
+            Ok((view, events)) => {
+                self.adopt(view, events);
+                Ok(self.view.revision())
+            }
+            Err(refusal) => Err(ProposeError::Refused(refusal)),
+        }
+    }
+
+    fn adopt(&mut self, view: View, events: Vec<Event>) {
+        self.view = view;
+        self.events.extend(events);
+    }
+
+    fn proposal_at(&mut self, index: u64, term: u64) -> Option<Proposal> {
+        while let Some(first) = self.proposals.front() {
+            if first.index > index {
+                return None;
+            }
+            let proposal = self.proposals.pop_front()?;
+            if proposal.index == index && proposal.term == term {
+                return Some(proposal);
+            }
+            let _ = proposal.answer.send(Err(ProposeError::Lost));
+        }
+        None
+    }
+
+    /// Proposals of a leadership that is over may still be committed by the next leader; nobody here can tell.
+    fn forget_lost(&mut self) {
+        let (term, leads) = (self.raw.raft.term, self.raw.raft.state == StateRole::Leader);
+        while self.proposals.front().is_some_and(|proposal| !leads || proposal.term != term) {
+            if let Some(proposal) = self.proposals.pop_front() {
+                let _ = proposal.answer.send(Err(ProposeError::Lost));
+            }
+        }
+        if !leads && let Some((_, _, answer)) = self.member_change.take() {
+            let _ = answer.send(Err(ChangeError::NotLeader));
+        }
+    }
+
+    fn apply_change(&mut self, entry: &Entry, change: &ConfChangeV2) {
+        let state = match self.raw.apply_conf_change(change) {
+            Ok(state) => state,
+            Err(error) => return tracing::error!(%error, "a change of members cannot be applied"),
+        };
+        self.membership.apply(change, &state);
+        {
+            let mut shared = self.shared.borrow_mut();
+            shared.conf_state = state;
+            // A new member takes no snapshot that does not know it.
+            shared.ready = None;
+        }
+        self.show_members();
+        if let Some((index, member, answer)) = self.member_change.take() {
+            if index == entry.index {
+                let _ = answer.send(Ok(member));
+            } else {
+                self.member_change = Some((index, member, answer));
+            }
+        }
+    }
+
+    fn confirm(&mut self, context: &[u8], index: u64) {
+        let Ok(number) = context.try_into().map(u64::from_le_bytes) else { return };
+        // A later answer confirms earlier questions too.
+        while self.reads.asked.front().is_some_and(|(asked, _)| *asked <= number) {
+            let Some((_, waiting)) = self.reads.asked.pop_front() else { return };
+            self.reads.confirmed.push((index, waiting));
+        }
+    }
+
+    fn answer_reads(&mut self) {
+        let applied = self.applied.0;
+        for (_, waiting) in self.reads.confirmed.extract_if(.., |(index, _)| *index <= applied) {
+            for answer in waiting {
+                let _ = answer.send(self.view.clone());
+            }
+        }
+    }
+
+    fn show_role(&mut self) {
+        let raft = &self.raw.raft;
+        let leads = raft.state == StateRole::Leader;
+        let role = Role {
+            term: raft.term,
+            leading: leads
+                && self.applied.1 == raft.term
+                && (self.refused_to.1 != raft.term || self.applied.0 >= self.refused_to.0)
+                && raft.lead_transferee.is_none(),
+            leader: self.member(raft.leader_id).cloned(),
+        };
+        self.role.send_if_modified(|shown| {
+            let changed = *shown != role;
+            *shown = role;
+            changed
+        });
+    }
+
+    fn show_members(&self) {
+        self.members.send_replace(Arc::new(self.membership.members.values().cloned().collect()));
+    }
+
+    fn add_member(&mut self, name: String, address: String, answer: MemberAnswer) {
+        let known = self.membership.named(&name).cloned();
+        if let Some(member) = known.as_ref().filter(|member| member.address == address) {
+            return drop(answer.send(Ok(member.clone())));
+        }
+        let (kind, member) = match known {
+            Some(member) if member.learner => (ConfChangeType::AddLearnerNode, Member { address, ..member }),
+            Some(member) => (ConfChangeType::AddNode, Member { address, ..member }),
+            None => {
+                let id = self.membership.last_id + 1;
+                (ConfChangeType::AddLearnerNode, Member { id, name, address, learner: true })
+            }
+        };
+        self.change(kind, member, answer);
+    }
+
+    fn remove_member(&mut self, id: u64, answer: MemberAnswer) {
+        let Some(member) = self.membership.members.get(&id).cloned() else {
+            return drop(answer.send(Err(ChangeError::Unknown(id))));
+        };
+        let voters = self.membership.members.values().filter(|member| !member.learner).count();
+        if !member.learner && voters == 1 {
+            return drop(answer.send(Err(ChangeError::LastVoter)));
+        }
+        self.change(ConfChangeType::RemoveNode, member, answer);
+    }
+
+    fn change(&mut self, kind: ConfChangeType, member: Member, answer: MemberAnswer) {
+        if self.raw.raft.state != StateRole::Leader {
+            return drop(answer.send(Err(ChangeError::NotLeader)));
+        }
+        if self.member_change.is_some() || self.raw.raft.has_pending_conf() {
+            return drop(answer.send(Err(ChangeError::Busy)));
+        }
+        match self.raw.propose_conf_change(Vec::new(), change(kind, &member)) {
+            Ok(()) => self.member_change = Some((self.raw.raft.raft_log.last_index(), member, answer)),
+            Err(_) => drop(answer.send(Err(ChangeError::Busy))),
+        }
+    }
+
+    fn promote_learner(&mut self) {
+        if self.raw.raft.state != StateRole::Leader || self.raw.raft.has_pending_conf() {
+            return;
+        }
+        let last = self.raw.raft.raft_log.last_index();
+        let caught_up = self.membership.members.values().find(|member| {
+            let progress = self.raw.raft.prs().get(member.id);
+            member.learner
+                && progress.is_some_and(|progress| progress.matched > 0 && progress.matched + LEARNER_LAG_MAX >= last)
+        });
+        if let Some(member) = caught_up {
+            let voter = Member { learner: false, ..member.clone() };
+            tracing::info!(server = voter.name, "has caught up and votes from now on");
+            let _ = self.raw.propose_conf_change(Vec::new(), change(ConfChangeType::AddNode, &voter));
+        }
+    }
+
+    fn transfer(&mut self) {
+        if self.raw.raft.state != StateRole::Leader {
+            return;
+        }
+        let progress = self.raw.raft.prs();
+        let best = self
+            .membership
+            .members
+            .values()
+            .filter(|member| member.id != self.id && !member.learner)
+            .filter_map(|member| progress.get(member.id).map(|progress| (progress.matched, member.id)))
+            .max();
+        if let Some((_, id)) = best {
+            self.raw.transfer_leader(id);
+        }
+    }
+
+    /// Replaces everything by what the leader sent.
+    fn install(&mut self, snapshot: Snapshot, hard_state: Option<HardState>) -> Result<(), LogError> {
+        let metadata = snapshot.get_metadata();
+        let incoming = self.incoming.take().filter(|incoming| incoming.state.index == metadata.index);
+        let Some(Incoming { state, draft, n_bytes }) = incoming else { return Ok(()) };
+        self.snapshot_bytes = n_bytes;
+        let mut shared = self.shared.borrow_mut();
+        let name = state.file_name();
+        // Written and synchronised as it came.
+        draft.keep(&name).map_err(|error| LogError::Io { path: shared.log.disk().place(&name), error })?;
+        let hard_state = hard_state.unwrap_or_else(|| shared.log.hard_state.clone());
+        shared.log.reset((state.index, state.term), hard_state)?;
+        remove_older(shared.log.disk(), &name);
+        shared.conf_state = state.conf_state();
+        shared.ready = Some(state.ready());
+        drop(shared);
+        tracing::info!(index = state.index, revision = state.view.revision().0, "took over a snapshot from the leader");
+        let replaced = std::mem::replace(&mut self.view, state.view.clone());
+        self.outlet.let_go(Box::new(replaced));
+        self.applied = (state.index, state.term);
+        self.membership = state.membership;
+        self.cluster = state.cluster_id.clone();
+        self.cluster_id.send_replace(state.cluster_id);
+        let ended = self.published.restart(state.view);
+        self.outlet.let_go(Box::new(ended));
+        self.show_members();
+        Ok(())
+    }
+
+    /// Starts making a snapshot when the log has grown, or a follower needs one.
+    fn snapshot_if_due(&mut self) {
+        self.snapshot_pause = self.snapshot_pause.saturating_sub(1);
+        if self.is_writing || self.snapshot_pause > 0 || self.applied.0 == 0 {
+            return;
+        }
+        let wanted = self.shared.borrow_mut().wanted.take();
+        let is_due = self.shared.borrow().log.bytes > self.snapshot_after();
+        if !is_due && wanted.is_none() {
+            return;
+        }
+        let conf_state = self.shared.borrow().conf_state.clone();
+        let state = State {
+            view: self.view.clone(),
+            index: self.applied.0,
+            term: self.applied.1,
+            voters: conf_state.voters,
+            learners: conf_state.learners,
+            membership: self.membership.clone(),
+            cluster_id: self.cluster.clone(),
+        };
+        self.is_writing = true;
+        self.outlet.write_snapshot(SnapshotWork { state, archive: self.archive.clone() });
+    }
+
+    /// How much log is too much.
+    fn snapshot_after(&self) -> usize {
+        let half = usize::try_from(self.snapshot_bytes / 2).unwrap_or(usize::MAX);
+        half.clamp(SNAPSHOT_AFTER_BYTES_MIN, SNAPSHOT_AFTER_BYTES_MAX)
+    }
+
+    fn written(&mut self, written: std::io::Result<(Ready, u64)>) {
+        self.is_writing = false;
+        let (ready, n_bytes) = match written {
+            Ok(written) => written,
+            // The log goes on without it.
+            Err(error) => {
+                self.snapshot_pause = SNAPSHOT_RETRY_TICKS;
+                return tracing::warn!(%error, "a snapshot cannot be written");
+            }
+        };
+        let mut shared = self.shared.borrow_mut();
+        let index = ready.metadata.index;
+        if index < shared.log.before.0 {
+            return;
+        }
+        remove_older(shared.log.disk(), &ready.name);
+        // A new member takes no snapshot that does not know it.
+        if ready.metadata.get_conf_state() == &shared.conf_state {
+            shared.ready = Some(ready);
+        }
+        self.snapshot_bytes = n_bytes;
+        let kept = shared.log.index_of_last(self.snapshot_after() / LOG_KEPT);
+        if let Err(error) = shared.log.compact(index.min(kept - 1)) {
+            tracing::warn!(%error, "the log cannot be compacted");
+        }
+    }
+
+    fn refuse_proposals(&mut self, error: &LogError) {
+        // First the role: whoever hears a refusal must not find this server leading still.
+        self.role.send_replace(Role::default());
+        self.refused_to = (self.raw.raft.raft_log.last_index(), self.raw.raft.term);
+        let refusal = ProposeError::Disk(error.to_string());
+        let proposed = self.proposed.drain(..).map(|(_, proposal)| proposal);
+        for proposal in self.proposals.drain(..).chain(proposed) {
+            let _ = proposal.answer.send(Err(refusal.clone()));
+        }
+    }
+}
+
+/// The newest snapshot, and its size.
+fn newest_snapshot(disk: &impl Disk) -> Result<Option<(State, u64)>, OpenError> {
+    let names = disk.list().map_err(|error| OpenError::Io { path: disk.place(""), error })?;
+    let Some(name) = names.iter().rfind(|name| is_file(name)) else { return Ok(None) };
+    let file = disk.archive().open(name).map_err(|error| OpenError::Io { path: disk.place(name), error })?;
+    let mut file = Counted { file, n_bytes: 0 };
+    let state = State::read(&mut file).map_err(|error| OpenError::Snapshot { path: disk.place(name), error })?;
+    Ok(Some((state, file.n_bytes)))
+}
+
+struct Counted {
+    file: Box<dyn Read + Send>,
+    n_bytes: u64,
+}
+
+impl Read for Counted {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        let n_read = self.file.read(into)?;
+        self.n_bytes += n_read as u64;
+        Ok(n_read)
+    }
+}
+
+/// A snapshot to be written.
+pub struct SnapshotWork {
+    state: State,
+    archive: Arc<dyn Archive>,
+}
+
+impl SnapshotWork {
+    /// Writes it, unless it is told to stop; the machine is to be given the outcome.
+    pub fn carry_out(&self, stop: &AtomicBool) -> Input {
+        Input::Written { written: write_snapshot(&self.state, &*self.archive, stop) }
+    }
+}
+
+fn write_snapshot(state: &State, archive: &dyn Archive, stop: &AtomicBool) -> std::io::Result<(Ready, u64)> {
+    let mut draft = archive.draft()?;
+    let n_bytes = state.write(&mut |piece| match stop.load(Ordering::Relaxed) {
+        true => Err(std::io::ErrorKind::Interrupted.into()),
+        false => draft.write(piece),
+    })?;
+    let ready = state.ready();
+    draft.keep(&ready.name)?;
+    Ok((ready, n_bytes))
+}
+
+/// The first state of a new cluster: empty, with one voter. It stands at index 1, so that every server that joins later
+/// is sent a snapshot, and with it the members.
+fn found(config: &Config, disk: &mut impl Disk, lot: u64) -> Result<(State, u64), OpenError> {
+    let member = Member { id: config.id, name: config.name.clone(), address: config.address.clone(), learner: false };
+    let state = State {
+        view: View::default(),
+        index: 1,
+        term: 1,
+        voters: vec![config.id],
+        learners: Vec::new(),
+        membership: Membership::of_founder(member),
+        cluster_id: format!("{:016x}", lot),
+    };
+    let written = write_snapshot(&state, &*disk.archive(), &AtomicBool::new(false));
+    let (_, n_bytes) = written.map_err(|error| OpenError::Io { path: disk.place(&state.file_name()), error })?;
+    Ok((state, n_bytes))
+}
+
+fn remove_older(disk: &mut impl Disk, newest: &str) {
+    for name in disk.list().unwrap_or_default().iter().filter(|name| is_file(name) && name.as_str() < newest) {
+        if let Err(error) = disk.remove(name) {
+            tracing::warn!(%error, "an old snapshot cannot be removed");
+        }
+    }
+}
