@@ -46,6 +46,11 @@ impl Client {
         Ok(Client { access: Arc::new(access), tls: TlsConnector::from(Arc::new(tls)) })
     }
 
+    /// The same caller, speaking to another server of the cluster.
+    pub fn at(&self, address: &str) -> Outcome<Client> {
+        Client::new(Access { address: address.to_owned(), ..(*self.access).clone() })
+    }
+
     pub fn namespace(&self) -> &str {
         self.access.namespace.as_deref().unwrap_or("default")
     }
@@ -136,6 +141,11 @@ impl Client {
         Ok(Connection { client: self.clone(), sender })
     }
 
+    /// Whether the server shakes hands.
+    pub async fn greets(&self) -> bool {
+        self.dial().await.is_ok()
+    }
+
     async fn dial(&self) -> Outcome<TlsStream<TcpStream>> {
         let connect = TcpStream::connect(&self.access.address);
         let tcp = match tokio::time::timeout(CONNECT_MAX, connect).await {
@@ -145,7 +155,12 @@ impl Client {
         };
         tcp.set_nodelay(true).ok();
         let name = ServerName::try_from(self.access.tls_server_name.clone()).doing("tls-server-name")?;
-        self.tls.connect(name, tcp).await.map_err(|error| self.away(&error))
+        // The kernel takes connections for a process that is stopped: only what the process says shows that it lives.
+        match tokio::time::timeout(CONNECT_MAX, self.tls.connect(name, tcp)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(self.away(&error)),
+            Err(_) => Err(self.away(&format_args!("no handshake within {} s", CONNECT_MAX.as_secs()))),
+        }
     }
 
     /// A WebSocket, if the server agrees to it.

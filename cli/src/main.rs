@@ -1,6 +1,7 @@
 //! `copepod`: the server, the node agent, local clusters, and the operator's verbs, in one binary.
 
 mod agent;
+mod backup;
 mod bench;
 mod client;
 mod failure;
@@ -52,8 +53,12 @@ enum Command {
     /// Stops, cuts off and brings back servers and nodes of the local cluster
     #[command(subcommand)]
     Lab(lab::Fault),
-    /// Runs a server of the control plane on this machine
+    /// Runs a server of the control plane on this machine; its verbs list, remove and recover servers
     Server(server::Server),
+    /// Writes the whole cluster into one file, while it runs
+    Backup(backup::Backup),
+    /// Makes an empty directory that of the first server of a cluster that was backed up
+    Restore(backup::Restore),
     /// Makes this machine a node
     Agent(agent::Agent),
     /// Builds, imports and lists images of this machine
@@ -78,7 +83,7 @@ fn main() -> ExitCode {
     }
     let cli = Cli::parse();
     let mut runtime = match &cli.command {
-        Command::Server(_) => tokio::runtime::Builder::new_multi_thread(),
+        Command::Server(server::Server { verb: None, .. }) => tokio::runtime::Builder::new_multi_thread(),
         _ => tokio::runtime::Builder::new_current_thread(),
     };
     let runtime = match runtime.enable_all().build() {
@@ -104,10 +109,14 @@ async fn run(cli: Cli) -> Outcome {
         Command::Down => lab::down(),
         Command::Kubeconfig => lab::kubeconfig().await,
         Command::Lab(fault) => lab::fault(fault).await,
-        Command::Server(server) => {
+        Command::Server(server::Server { verb: Some(verb), .. }) => server::verb(verb, &global).await,
+        Command::Server(server::Server { verb: None, run }) => {
             log_to_stderr();
-            server::run(server, stop_on_signal()).await
+            server::run(run, stop_on_signal()).await
         }
+        Command::Backup(backup::Backup { verb: Some(verb), .. }) => backup::verify(verb),
+        Command::Backup(backup) => backup::back_up(&connect(&global).await?, backup).await,
+        Command::Restore(restore) => backup::restore(restore),
         Command::Agent(agent) => {
             log_to_stderr();
             agent::run(agent, stop_on_signal()).await
@@ -130,9 +139,9 @@ async fn connect(global: &Global) -> Outcome<Client> {
         return Client::new(access);
     }
     // A kubeconfig names one server; of the local cluster the others are known as well.
-    let reached = tokio::net::TcpStream::connect(&access.address);
-    match tokio::time::timeout(LOCAL_CONNECT_MAX, reached).await {
-        Ok(Ok(_)) => Client::new(access),
+    let client = Client::new(access)?;
+    match tokio::time::timeout(LOCAL_CONNECT_MAX, client.greets()).await {
+        Ok(true) => Ok(client),
         _ => {
             lab::choose_server().await?;
             Client::new(kubeconfig::read(&path, global.context.as_deref())?)
@@ -162,4 +171,32 @@ fn stop_on_signal() -> CancellationToken {
         }
     }
     stop
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_server_runs_where_no_verb_is_named() {
+        let parsed = |words: &[&str]| Cli::try_parse_from(words).map(|cli| cli.command);
+        assert!(matches!(
+            parsed(&["copepod", "server", "--name", "s1"]),
+            Ok(Command::Server(server::Server { verb: None, .. }))
+        ));
+        assert!(matches!(
+            parsed(&["copepod", "server", "list"]),
+            Ok(Command::Server(server::Server { verb: Some(server::Verb::List), .. }))
+        ));
+        assert!(matches!(parsed(&["copepod", "backup", "verify", "f"]), Ok(Command::Backup(it)) if it.verb.is_some()));
+        assert!(matches!(parsed(&["copepod", "backup", "f"]), Ok(Command::Backup(it)) if it.verb.is_none()));
+        assert!(parsed(&["copepod", "backup"]).is_err());
+    }
 }

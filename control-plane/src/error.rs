@@ -19,6 +19,12 @@ pub enum ServerError {
     #[error("{0}")]
     Replica(#[from] copepod_replica::OpenError),
 
+    #[error(
+        "this server was removed from the cluster; to let it join again, remove {path} and start it with --join",
+        path = path.display()
+    )]
+    Removed { path: PathBuf },
+
     #[error("certificates: {0}")]
     Identity(String),
 }

@@ -1,11 +1,15 @@
 //! How a server finds its place: it founds a cluster, joins one, or comes back to its own.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use copepod_api::Timestamp;
 use copepod_identity::{Authority, MASTERS_GROUP, Tokens};
 use copepod_proto::peers::{PeerJoinReply, PeerJoinRequest, peers_client::PeersClient};
-use copepod_replica::Member;
+use copepod_replica::{Founder, Member, RebirthError, Reborn};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -67,9 +71,38 @@ pub async fn place(config: &ServerConfig, keys: &Keys) -> Result<Place, ServerEr
             Place { id: reply.id, founds: false, contacts: contacts.collect() }
         }
     };
-    let text = serde_json::to_vec(&place).map_err(|error| ServerError::Identity(error.to_string()))?;
-    write_private(&file, &text)?;
+    keep(&file, &place)?;
     Ok(place)
+}
+
+/// Writes down the place of a server that goes on from what another cluster left.
+pub fn keep_place(data_dir: &Path, id: u64) -> Result<(), ServerError> {
+    keep(&data_dir.join("server.json"), &Place { id, founds: false, contacts: Vec::new() })
+}
+
+fn keep(file: &Path, place: &Place) -> Result<(), ServerError> {
+    let text = serde_json::to_vec(place).map_err(|error| ServerError::Identity(error.to_string()))?;
+    write_private(file, &text)
+}
+
+/// Makes this server, whose cluster lost its majority, a cluster of one.
+pub fn recover(data_dir: &Path, founder: Founder) -> Result<Reborn, RecoverError> {
+    if read(&data_dir.join("server.json"))?.is_none() {
+        return Err(RecoverError::NoServer { path: data_dir.to_owned() });
+    }
+    let reborn = copepod_replica::recover(&data_dir.join("raft"), founder)?;
+    keep_place(data_dir, reborn.id)?;
+    Ok(reborn)
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    #[error("{path} is not the directory of a server", path = path.display())]
+    NoServer { path: PathBuf },
+    #[error("{0}")]
+    Rebirth(#[from] RebirthError),
+    #[error("{0}")]
+    Server(#[from] ServerError),
 }
 
 fn read(file: &Path) -> Result<Option<Place>, ServerError> {

@@ -21,6 +21,7 @@ const AUTHORITY_KEY: &str = "authority.key";
 /// What joining servers are given: everything a server must share with the others.
 const SHARED: [&str; 2] = [AUTHORITY_CERTIFICATE, AUTHORITY_KEY];
 
+#[derive(Clone)]
 pub struct Keys {
     directory: PathBuf,
 }

@@ -13,14 +13,18 @@ mod keys;
 mod leading;
 mod links;
 mod logs;
+mod operations;
 mod peers;
 mod registrations;
 mod roles;
 mod scheduling;
 mod server;
 
+pub use copepod_replica::{Founder, Reborn};
 pub use door::ServerDoor;
 pub use error::ServerError;
+pub use join::{RecoverError, recover};
+pub use operations::{BackupError, Summary, check_backup, restore};
 pub use server::{JoinServer, ServerConfig, run};
 
 /// An error with its causes, in one line.

@@ -21,6 +21,7 @@ use crate::{
     leading::{self, Means},
     links::Links,
     logs::NodeTunnels,
+    operations::{self, Operations},
     peers::{PeerFront, PeerTransport},
 };
 
@@ -77,7 +78,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
     let hub = Hub::new();
     let tunnels = Arc::new(NodeTunnels::new(hub.clone()));
     let door = ServerDoor::open(replica.clone(), Webhooks::new(tunnels.clone()));
-    let admission = Arc::new(Admission::new(authority.clone(), keys, door.clone(), replica.clone()));
+    let admission = Arc::new(Admission::new(authority.clone(), keys.clone(), door.clone(), replica.clone()));
 
     let front = NodeFront::new(door.clone(), hub.clone(), admission.clone());
     let peers = PeerFront { replica: replica.clone(), admission };
@@ -89,16 +90,34 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
     let forwarder = Forwarder::new(copepod_identity::client_config(&certificate, own).map_err(identity)?);
     let front = copepod_apiserver::Config { forwarder: Some(forwarder) };
     let rest = copepod_apiserver::router(door.clone(), tunnels.clone(), front);
-    let router = grpc.into_axum_router().reset_fallback().merge(rest);
+    let own = Operations { name: config.name.clone(), replica: replica.clone(), door: door.clone(), keys };
+    let router = grpc.into_axum_router().reset_fallback().merge(operations::router(own)).merge(rest);
 
     let loops = tokio::spawn(leading::while_leading(Means { replica: replica.clone(), door, hub, tunnels, authority }));
     tracing::info!(name = config.name, address = config.advertise, "the server is up");
+    let removed = tokio::spawn(stop_when_removed(replica.clone(), place.id, stop.clone()));
     copepod_apiserver::serve(listener, Arc::new(ArcSwap::from_pointee(tls)), router, stop).await;
 
     loops.abort();
-    replica.transfer_leadership().await;
+    replica.transfer_leadership(None).await;
     replica.shutdown().await;
-    Ok(())
+    match removed.is_finished() {
+        true => Err(ServerError::Removed { path: config.data_dir }),
+        false => Ok(()),
+    }
+}
+
+/// Ends when the cluster has removed this server, which serves nobody from then on.
+async fn stop_when_removed(replica: Replica, id: u64, stop: CancellationToken) {
+    let mut members = replica.membership();
+    // One that joins knows no members yet, and the first that it hears of include it.
+    let is_out = |members: &Arc<Vec<Member>>| !members.is_empty() && members.iter().all(|member| member.id != id);
+    let was_removed = members.wait_for(is_out).await.is_ok();
+    if !was_removed {
+        // It stops for another reason.
+        std::future::pending::<()>().await;
+    }
+    stop.cancel();
 }
 
 /// Deltas to nodes carry whole object sets after a reset, status batches those of a full node.

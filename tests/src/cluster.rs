@@ -10,6 +10,8 @@ mod harness;
 mod kube_rs;
 mod kubectl;
 mod mistakes;
+mod operations;
 mod pods;
 mod streams;
 mod traffic;
+mod writers;

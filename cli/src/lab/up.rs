@@ -41,6 +41,8 @@ pub async fn up(wanted: Up) -> Outcome {
     ledger.servers = wanted.servers;
     ledger.nodes = wanted.nodes;
     ledger.mirrors = wanted.mirrors;
+    // What ended before has nothing to say about this start.
+    ledger.processes.retain(|_, process| process.lives());
     ledger.write(&lab)?;
 
     let say = Progress::begin(began);
@@ -52,7 +54,9 @@ pub async fn up(wanted: Up) -> Outcome {
 
     say.step("servers");
     let servers = ledger.servers(&lab);
-    for server in servers.iter().filter(|server| server.number() == 1 || is_member(server)) {
+    // The first founds the cluster, unless another knows it: then the first has lost its disk, and joins like any other.
+    let is_founded = servers.iter().any(is_member);
+    for server in servers.iter().filter(|server| is_member(server) || (server.number() == 1 && !is_founded)) {
         start(&lab, &mut ledger, server, None)?;
     }
     let client = first_to_answer(&ledger, &servers).await?;

@@ -11,6 +11,7 @@ mod disk;
 mod log;
 mod machine;
 mod membership;
+mod rebirth;
 mod replica;
 mod snapshot;
 mod storage;
@@ -21,8 +22,9 @@ pub use cursor::ReplicaCursor;
 pub use disk::{Archive, Directory, Disk, Draft};
 pub use machine::{Dice, Input, Machine, Outlet, Settled, SnapshotWork, TICK};
 pub use membership::Member;
+pub use rebirth::{Founder, RebirthError, Reborn, recover, restore};
 pub use replica::{ChangeError, Config, OpenError, ProposeError, ReadError, Replica, Role, Transport};
-pub use snapshot::SnapshotError;
+pub use snapshot::{Contents, SnapshotError, check};
 
 /// The checksum of everything this crate writes and sends (CRC-32C, RFC 3720 appendix B.4).
 pub fn crc32c(data: &[u8]) -> u32 {

@@ -6,7 +6,7 @@
 use std::{
     any::Any,
     cell::RefCell,
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     io::Read,
     rc::Rc,
     sync::{
@@ -71,6 +71,9 @@ const COMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// A learner votes when it is so close to the end of the log.
 const LEARNER_LAG_MAX: u64 = 100;
 
+/// A member that was not heard for so long is away: sixteen unanswered heartbeats, and longer than any election.
+const SILENT_TICKS: u64 = 4 * ELECTION_TICKS as u64;
+
 const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
 const IN_FLIGHT_MAX: usize = 256;
 const UNCOMMITTED_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -123,7 +126,10 @@ pub enum Input {
         id: u64,
         answer: MemberAnswer,
     },
-    Transfer,
+    /// To a member, or to the one that has most of the log.
+    Transfer {
+        to: Option<u64>,
+    },
     /// A snapshot has been written in the background, in so many bytes; or it could not be.
     Written {
         written: std::io::Result<(Ready, u64)>,
@@ -203,6 +209,9 @@ pub struct Machine<D: Disk> {
     /// What Raft wants written and the disk had no space for, and what came meanwhile and cannot be asked for again.
     in_hand: Option<(Step, LogError)>,
     deferred: Vec<Input>,
+    n_ticks: u64,
+    /// At which tick each member was last heard.
+    heard: BTreeMap<u64, u64>,
 }
 
 /// What is to be written before Raft goes on.
@@ -310,6 +319,8 @@ impl<D: Disk> Machine<D> {
             snapshot_bytes,
             in_hand: None,
             deferred: Vec::new(),
+            n_ticks: 0,
+            heard: BTreeMap::new(),
         };
         // A cluster of one has nobody to wait for.
         if machine.raw.raft.prs().conf().voters().ids().iter().collect::<Vec<_>>() == [machine.id] {
@@ -327,6 +338,7 @@ impl<D: Disk> Machine<D> {
 
     /// To be called each `TICK`.
     pub fn tick(&mut self) {
+        self.n_ticks += 1;
         if self.in_hand.is_some() {
             // Others elect a leader meanwhile.
             self.reads.waiting.retain(|answer| !answer.is_closed());
@@ -356,7 +368,7 @@ impl<D: Disk> Machine<D> {
                 drop(answer.send(Err(ChangeError::Busy)));
             }
             // Sent again by those who sent them, or not needed any more.
-            Input::Messages(_) | Input::Snapshot { .. } | Input::Transfer | Input::Stop { .. } => (),
+            Input::Messages(_) | Input::Snapshot { .. } | Input::Transfer { .. } | Input::Stop { .. } => (),
             input @ (Input::Written { .. } | Input::SnapshotSent { .. }) => self.deferred.push(input),
         }
     }
@@ -391,7 +403,7 @@ impl<D: Disk> Machine<D> {
             }
             Input::AddMember { name, address, answer } => self.add_member(name, address, answer),
             Input::RemoveMember { id, answer } => self.remove_member(id, answer),
-            Input::Transfer => self.transfer(),
+            Input::Transfer { to } => self.transfer(to),
             Input::Written { written } => self.written(written),
             Input::SnapshotSent { to, arrived } => {
                 let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
@@ -402,7 +414,12 @@ impl<D: Disk> Machine<D> {
     }
 
     fn step(&mut self, message: Message) {
+        if message.to != self.id {
+            // For a server that had this address before, such as one whose disk was lost: its promises are not ours.
+            return;
+        }
         let (from, kind) = (message.from, message.get_msg_type());
+        self.heard.insert(from, self.n_ticks);
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(from, ?kind, %error, "a Raft message was not taken");
         }
@@ -713,22 +730,28 @@ impl<D: Disk> Machine<D> {
     }
 
     fn add_member(&mut self, name: String, address: String, answer: MemberAnswer) {
-        let known = self.membership.named(&name).cloned();
-        if let Some(member) = known.as_ref().filter(|member| member.address == address) {
-            return drop(answer.send(Ok(member.clone())));
+        if self.raw.raft.state != StateRole::Leader {
+            return drop(answer.send(Err(ChangeError::NotLeader)));
         }
-        let (kind, member) = match known {
-            Some(member) if member.learner => (ConfChangeType::AddLearnerNode, Member { address, ..member }),
-            Some(member) => (ConfChangeType::AddNode, Member { address, ..member }),
-            None => {
-                let id = self.membership.last_id + 1;
-                (ConfChangeType::AddLearnerNode, Member { id, name, address, learner: true })
-            }
-        };
-        self.change(kind, member, answer);
+        // Whoever asks has nothing on its disk. What the one of this name had promised, it may know no more; so it is not
+        // that one, and gets an id of its own.
+        if let Some(known) = self.membership.named(&name) {
+            let is_alive = known.id == self.id || self.hears(known.id);
+            let error = if is_alive { ChangeError::Alive(name) } else { ChangeError::Silent(known.id) };
+            return drop(answer.send(Err(error)));
+        }
+        let id = self.membership.last_id + 1;
+        self.change(ConfChangeType::AddLearnerNode, Member { id, name, address, learner: true }, answer);
+    }
+
+    fn hears(&self, id: u64) -> bool {
+        self.heard.get(&id).is_some_and(|at| self.n_ticks - at <= SILENT_TICKS)
     }
 
     fn remove_member(&mut self, id: u64, answer: MemberAnswer) {
+        if self.raw.raft.state != StateRole::Leader {
+            return drop(answer.send(Err(ChangeError::NotLeader)));
+        }
         let Some(member) = self.membership.members.get(&id).cloned() else {
             return drop(answer.send(Err(ChangeError::Unknown(id))));
         };
@@ -736,13 +759,21 @@ impl<D: Disk> Machine<D> {
         if !member.learner && voters == 1 {
             return drop(answer.send(Err(ChangeError::LastVoter)));
         }
+        let left = self.membership.members.values().filter(|other| !other.learner && other.id != id);
+        let silent: Vec<&str> = left
+            .filter(|other| other.id != self.id && !self.hears(other.id))
+            .map(|other| other.name.as_str())
+            .collect();
+        let n_left = voters - usize::from(!member.learner);
+        if !member.learner && n_left - silent.len() < n_left / 2 + 1 {
+            let error = ChangeError::NoMajority { name: member.name, silent: silent.join(", ") };
+            return drop(answer.send(Err(error)));
+        }
         self.change(ConfChangeType::RemoveNode, member, answer);
     }
 
+    /// On the leader.
     fn change(&mut self, kind: ConfChangeType, member: Member, answer: MemberAnswer) {
-        if self.raw.raft.state != StateRole::Leader {
-            return drop(answer.send(Err(ChangeError::NotLeader)));
-        }
         if self.member_change.is_some() || self.raw.raft.has_pending_conf() {
             return drop(answer.send(Err(ChangeError::Busy)));
         }
@@ -769,7 +800,7 @@ impl<D: Disk> Machine<D> {
         }
     }
 
-    fn transfer(&mut self) {
+    fn transfer(&mut self, to: Option<u64>) {
         if self.raw.raft.state != StateRole::Leader {
             return;
         }
@@ -778,7 +809,7 @@ impl<D: Disk> Machine<D> {
             .membership
             .members
             .values()
-            .filter(|member| member.id != self.id && !member.learner)
+            .filter(|member| member.id != self.id && !member.learner && to.is_none_or(|to| member.id == to))
             .filter_map(|member| progress.get(member.id).map(|progress| (progress.matched, member.id)))
             .max();
         if let Some((_, id)) = best {
@@ -886,7 +917,7 @@ impl<D: Disk> Machine<D> {
 }
 
 /// The newest snapshot, and its size.
-fn newest_snapshot(disk: &impl Disk) -> Result<Option<(State, u64)>, OpenError> {
+pub fn newest_snapshot(disk: &impl Disk) -> Result<Option<(State, u64)>, OpenError> {
     let names = disk.list().map_err(|error| OpenError::Io { path: disk.place(""), error })?;
     let Some(name) = names.iter().rfind(|name| is_file(name)) else { return Ok(None) };
     let file = disk.archive().open(name).map_err(|error| OpenError::Io { path: disk.place(name), error })?;
@@ -921,7 +952,7 @@ impl SnapshotWork {
     }
 }
 
-fn write_snapshot(state: &State, archive: &dyn Archive, stop: &AtomicBool) -> std::io::Result<(Ready, u64)> {
+pub fn write_snapshot(state: &State, archive: &dyn Archive, stop: &AtomicBool) -> std::io::Result<(Ready, u64)> {
     let mut draft = archive.draft()?;
     let n_bytes = state.write(&mut |piece| match stop.load(Ordering::Relaxed) {
         true => Err(std::io::ErrorKind::Interrupted.into()),

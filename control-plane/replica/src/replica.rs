@@ -1,9 +1,10 @@
 //! The handle that everybody holds; the thread behind it is `core`.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, Read},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, mpsc},
     time::Duration,
 };
@@ -19,6 +20,7 @@ use crate::{
     disk::{Archive, Directory, Disk, Draft},
     log::LogError,
     machine::{Dice, Incoming, Input, Machine, Outlet, Shown},
+    membership::Membership,
     snapshot::{SnapshotError, State},
 };
 
@@ -107,6 +109,12 @@ pub enum ChangeError {
     Unknown(u64),
     #[error("the last voting server cannot be removed")]
     LastVoter,
+    #[error("a server named {0} is up; stop that one first, or give this one another name")]
+    Alive(String),
+    #[error("member {0} has the name and has fallen silent")]
+    Silent(u64),
+    #[error("without {name} no majority would answer, for {silent} is away; bring that back first")]
+    NoMajority { name: String, silent: String },
     #[error("this server is stopping")]
     Stopping,
 }
@@ -120,6 +128,17 @@ pub struct Replica {
     members: watch::Receiver<Arc<Vec<Member>>>,
     cluster_id: watch::Receiver<String>,
     archive: Arc<dyn Archive>,
+}
+
+/// Held for as long as a process uses the directory.
+pub fn lock(directory: &Path) -> Result<fs::File, OpenError> {
+    let path = directory.join("lock");
+    let lock = fs::File::create(&path).map_err(|error| OpenError::Io { path: path.clone(), error })?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(OpenError::Locked { path: directory.to_owned() }),
+        Err(fs::TryLockError::Error(error)) => Err(OpenError::Io { path, error }),
+    }
 }
 
 /// Whatever is read is written to the draft as well.
@@ -143,13 +162,7 @@ impl Replica {
     pub fn open(config: Config, transport: Arc<dyn Transport>) -> Result<Replica, OpenError> {
         let failed = |error| OpenError::Io { path: config.data_dir.clone(), error };
         let directory = Directory::open(&config.data_dir).map_err(failed)?;
-        let lock_path = config.data_dir.join("lock");
-        let lock = fs::File::create(&lock_path).map_err(failed)?;
-        match lock.try_lock() {
-            Ok(()) => (),
-            Err(fs::TryLockError::WouldBlock) => return Err(OpenError::Locked { path: config.data_dir }),
-            Err(fs::TryLockError::Error(error)) => return Err(OpenError::Io { path: lock_path, error }),
-        }
+        let lock = lock(&config.data_dir)?;
         directory.clean().map_err(failed)?;
         Replica::on(config, directory, transport, Some(lock))
     }
@@ -262,8 +275,20 @@ impl Replica {
         self.members.borrow().to_vec()
     }
 
-    /// Adds a server as a learner, on the leader; it votes once it has caught up. A name that is known keeps its id.
+    /// Adds a server with an empty disk as a learner, on the leader; it votes once it has caught up. A member that had its
+    /// name and has fallen silent is removed first, for it has lost its disk: the new one gets another id, so that nothing
+    /// is voted on twice.
     pub async fn add_member(&self, name: &str, address: &str) -> Result<Member, ChangeError> {
+        match self.ask_to_add(name, address).await {
+            Err(ChangeError::Silent(id)) => {
+                self.remove_member(id).await?;
+                self.ask_to_add(name, address).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn ask_to_add(&self, name: &str, address: &str) -> Result<Member, ChangeError> {
         let (answer, receiver) = oneshot::channel();
         let input = Input::AddMember { name: name.to_owned(), address: address.to_owned(), answer };
         self.inputs.send(input).map_err(|_| ChangeError::Stopping)?;
@@ -276,16 +301,33 @@ impl Replica {
         receiver.await.map_err(|_| ChangeError::Stopping)?.map(drop)
     }
 
-    /// Hands leadership to the member that has most of the log; at once when this replica does not lead.
-    pub async fn transfer_leadership(&self) {
+    /// Hands leadership to a member, or to the one that has most of the log; at once when this replica does not lead.
+    pub async fn transfer_leadership(&self, to: Option<u64>) {
         let mut role = self.role.clone();
-        self.hand_over();
+        let _ = self.inputs.send(Input::Transfer { to });
         let _ = tokio::time::timeout(TRANSFER_MAX, role.wait_for(|role| !role.leading)).await;
     }
 
-    /// The same, without waiting for it.
+    /// Hands leadership to the member that has most of the log, without waiting for it.
     pub fn hand_over(&self) {
-        let _ = self.inputs.send(Input::Transfer);
+        let _ = self.inputs.send(Input::Transfer { to: None });
+    }
+
+    /// Writes a view out as a snapshot, in a stream; says how many bytes that were. Takes as long as it takes: not for a
+    /// thread on which others wait.
+    pub fn save(&self, view: &View, out: &mut dyn FnMut(&[u8]) -> io::Result<()>) -> io::Result<u64> {
+        let members: BTreeMap<u64, Member> = self.members().into_iter().map(|member| (member.id, member)).collect();
+        let last_id = members.keys().next_back().copied().unwrap_or_default();
+        let state = State {
+            view: view.clone(),
+            index: 1,
+            term: 1,
+            voters: members.keys().copied().collect(),
+            learners: Vec::new(),
+            membership: Membership { members, last_id },
+            cluster_id: self.cluster_id(),
+        };
+        state.write(out)
     }
 
     /// Stops the thread; everything acknowledged is on disk already.

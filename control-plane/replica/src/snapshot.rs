@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use copepod_api::{Object, Revision};
+use copepod_api::{Object, Revision, Timestamp};
 use copepod_store::View;
 use raft::prelude::{ConfState, SnapshotMetadata};
 
@@ -49,8 +49,44 @@ pub struct State {
 pub enum SnapshotError {
     #[error("{0}")]
     Malformed(#[from] Malformed),
+    /// In the piece that begins there.
+    #[error("damaged at offset {offset}: {what}")]
+    Damaged { offset: u64, what: Malformed },
     #[error("{0}")]
     Io(#[from] io::Error),
+}
+
+/// What a snapshot holds, without its objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Contents {
+    pub cluster_id: String,
+    pub revision: Revision,
+    /// Of the newest transaction.
+    pub at: Timestamp,
+    pub n_objects: u64,
+}
+
+/// Reads a snapshot to its end, decodes every object, and keeps none: however large it is, that takes little memory.
+pub fn check(source: &mut dyn Read) -> Result<Contents, SnapshotError> {
+    Records::read(source, |records, head| {
+        for _ in 0..head.n_objects {
+            records.object()?;
+        }
+        Ok(Contents { cluster_id: head.cluster_id, revision: head.revision, at: head.at, n_objects: head.n_objects })
+    })
+}
+
+/// What stands before the objects.
+struct Head {
+    index: u64,
+    term: u64,
+    voters: Vec<u64>,
+    learners: Vec<u64>,
+    cluster_id: String,
+    membership: Membership,
+    revision: Revision,
+    at: Timestamp,
+    n_objects: u64,
 }
 
 impl State {
@@ -104,33 +140,17 @@ impl State {
 
     /// Reads what `write` wrote, to its end.
     pub fn read(source: &mut dyn Read) -> Result<State, SnapshotError> {
-        let mut beginning = vec![0; MAGIC.len() + 1];
-        source.read_exact(&mut beginning).map_err(|error| short(error, "snapshot: too short"))?;
-        if !beginning.starts_with(MAGIC) {
-            return Err(Malformed("snapshot: not a snapshot of copepod").into());
-        }
-        let mut records = match beginning[MAGIC.len()] {
-            VERSION => Records { source, checksum: 0, piece: Reader::new(Bytes::new()), has_ended: false },
-            VERSION_WHOLE => Records::whole(source, beginning)?,
-            _ => return Err(Malformed("snapshot: written by a newer version").into()),
-        };
-        records.fill()?;
-        let from = &mut records.piece;
-        let (index, term) = (from.number()?, from.number()?);
-        let (voters, learners) = (ids(from)?, ids(from)?);
-        let cluster_id = from.text()?;
-        let membership = Membership::read(from)?;
-        let (revision, at) = (Revision(from.number()?), from.time()?);
-        let n_objects = from.number()?;
-
-        let mut failure = None;
-        let objects = (0..n_objects).map_while(|_| records.object().map_err(|error| failure = Some(error)).ok());
-        let view = View::restore(revision, at, objects);
-        if let Some(failure) = failure {
-            return Err(failure);
-        }
-        records.end()?;
-        Ok(State { view, index, term, voters, learners, membership, cluster_id })
+        Records::read(source, |records, head| {
+            let mut failure = None;
+            let objects =
+                (0..head.n_objects).map_while(|_| records.object().map_err(|error| failure = Some(error)).ok());
+            let view = View::restore(head.revision, head.at, objects);
+            if let Some(failure) = failure {
+                return Err(failure);
+            }
+            let Head { index, term, voters, learners, cluster_id, membership, .. } = head;
+            Ok(State { view, index, term, voters, learners, membership, cluster_id })
+        })
     }
 
     /// Once it is in its file.
@@ -199,29 +219,87 @@ impl Pieces<'_> {
 /// The records of a snapshot, a piece at a time.
 struct Records<'a> {
     source: &'a mut dyn Read,
+    /// How far it is read, and where the piece begins.
+    n_read: u64,
+    offset: u64,
     checksum: u32,
     piece: Reader,
     has_ended: bool,
 }
 
 impl<'a> Records<'a> {
+    /// Reads what `objects` takes, which is all of it, and says where damage is.
+    fn read<T>(
+        source: &'a mut dyn Read,
+        objects: impl FnOnce(&mut Records<'a>, Head) -> Result<T, SnapshotError>,
+    ) -> Result<T, SnapshotError> {
+        let piece = Reader::new(Bytes::new());
+        let mut records = Records { source, n_read: 0, offset: 0, checksum: 0, piece, has_ended: false };
+        let mut outcome = records.begin().and_then(|head| objects(&mut records, head));
+        if outcome.is_ok()
+            && let Err(error) = records.end()
+        {
+            outcome = Err(error);
+        }
+        outcome.map_err(|error| match error {
+            SnapshotError::Malformed(what) => SnapshotError::Damaged { offset: records.offset, what },
+            other => other,
+        })
+    }
+
+    fn begin(&mut self) -> Result<Head, SnapshotError> {
+        let mut beginning = vec![0; MAGIC.len() + 1];
+        self.take(&mut beginning, "snapshot: too short")?;
+        if !beginning.starts_with(MAGIC) {
+            return Err(Malformed("snapshot: not a snapshot of copepod").into());
+        }
+        match beginning[MAGIC.len()] {
+            VERSION => (),
+            VERSION_WHOLE => self.whole(beginning)?,
+            _ => return Err(Malformed("snapshot: written by a newer version").into()),
+        }
+        self.fill()?;
+        let from = &mut self.piece;
+        Ok(Head {
+            index: from.number()?,
+            term: from.number()?,
+            voters: ids(from)?,
+            learners: ids(from)?,
+            cluster_id: from.text()?,
+            membership: Membership::read(from)?,
+            revision: Revision(from.number()?),
+            at: from.time()?,
+            n_objects: from.number()?,
+        })
+    }
+
     /// Of version 1: all of it at once.
-    fn whole(source: &'a mut dyn Read, mut bytes: Vec<u8>) -> Result<Records<'a>, SnapshotError> {
+    fn whole(&mut self, mut bytes: Vec<u8>) -> Result<(), SnapshotError> {
         let start = bytes.len();
-        source.read_to_end(&mut bytes)?;
+        self.source.read_to_end(&mut bytes)?;
         let bytes = Bytes::from(bytes);
         let end = bytes.len().checked_sub(4).filter(|end| *end >= start).ok_or(Malformed("snapshot: too short"))?;
         if crc32c(&bytes[..end]).to_le_bytes() != bytes[end..] {
             return Err(Malformed("snapshot: its checksum does not match").into());
         }
-        Ok(Records { source, checksum: 0, piece: Reader::new(bytes.slice(start..end)), has_ended: true })
+        self.piece = Reader::new(bytes.slice(start..end));
+        self.has_ended = true;
+        Ok(())
+    }
+
+    /// An end before the end is damage.
+    fn take(&mut self, into: &mut [u8], what: &'static str) -> Result<(), SnapshotError> {
+        self.source.read_exact(into).map_err(|error| short(error, what))?;
+        self.n_read += into.len() as u64;
+        Ok(())
     }
 
     /// Makes the next piece the one that is read, when this one is read to its end.
     fn fill(&mut self) -> Result<(), SnapshotError> {
         while self.piece.is_empty() && !self.has_ended {
+            self.offset = self.n_read;
             let mut header = [0; 8];
-            self.source.read_exact(&mut header).map_err(|error| short(error, "snapshot: it ends too early"))?;
+            self.take(&mut header, "snapshot: it ends too early")?;
             let [a, b, c, d, checksum @ ..] = header;
             let (length, checksum) = (u32::from_le_bytes([a, b, c, d]) as usize, u32::from_le_bytes(checksum));
             if length == 0 {
@@ -235,7 +313,7 @@ impl<'a> Records<'a> {
                 return Err(Malformed("snapshot: a piece is too long").into());
             }
             let mut content = vec![0; length];
-            self.source.read_exact(&mut content).map_err(|error| short(error, "snapshot: it ends too early"))?;
+            self.take(&mut content, "snapshot: it ends too early")?;
             if crc32c(&content) != checksum {
                 return Err(Malformed("snapshot: the checksum of a piece does not match").into());
             }
@@ -253,7 +331,7 @@ impl<'a> Records<'a> {
         Ok(Object::store(key, &body, revision).map_err(|_| Malformed("object"))?)
     }
 
-    fn end(mut self) -> Result<(), SnapshotError> {
+    fn end(&mut self) -> Result<(), SnapshotError> {
         self.fill()?;
         if !self.piece.is_empty() || self.source.read(&mut [0])? != 0 {
             return Err(Malformed("snapshot: more than its objects").into());
@@ -272,7 +350,7 @@ pub struct Ready {
 #[cfg(test)]
 mod tests {
     use copepod_api::{
-        Body, Expect, Key, Op, Timestamp, Txn,
+        Body, Expect, Key, Op, Txn,
         resource::{CONFIG_MAPS, PODS},
     };
     use serde_json::json;
@@ -353,6 +431,17 @@ mod tests {
             assert!(read(&rotten).is_err(), "{place}");
         }
         assert!(read(&[&bytes[..], b"x"].concat()).is_err());
+    }
+
+    #[test]
+    fn a_check_decodes_everything_and_says_where_damage_is() {
+        let (mut bytes, _) = written(&state(300, 10_000));
+        let contents = check(&mut &bytes[..]).unwrap();
+        assert_eq!((contents.n_objects, contents.revision, &*contents.cluster_id), (300, Revision(300), "c"));
+        let second = MAGIC.len() + 1 + 8 + u32::from_le_bytes(bytes[18..22].try_into().unwrap()) as usize;
+        bytes[second + 100] ^= 1;
+        let refusal = check(&mut &bytes[..]).unwrap_err().to_string();
+        assert!(refusal.contains(&format!("offset {second}:")), "{refusal}");
     }
 
     #[test]

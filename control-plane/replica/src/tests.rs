@@ -13,10 +13,12 @@ use std::{
 use bytes::Bytes;
 use copepod_api::{Body, Expect, Key, Op, Revision, Timestamp, Txn, resource::CONFIG_MAPS};
 use copepod_store::Cursor;
+use prost_raft::Message as _;
+use raft::prelude::{Message, MessageType};
 use serde_json::json;
 
 use self::disk::FakeDisk;
-use crate::{Config, Member, OpenError, Replica, Transport, log::LogError};
+use crate::{ChangeError, Config, Member, OpenError, Replica, Transport, log::LogError};
 
 /// Carries messages between the replicas of one test.
 #[derive(Default)]
@@ -322,12 +324,49 @@ async fn a_snapshot_that_is_not_what_was_sent_is_refused_and_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_member_that_joins_again_keeps_its_id_and_changes_its_address() {
+async fn a_server_that_lost_its_disk_joins_again_as_another_and_only_while_its_name_is_silent() {
+    let mut cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let lost = (1..=3).find(|id| *id != leader.role().borrow().leader.as_ref().unwrap().id).unwrap();
+    let name = format!("s{lost}");
+    assert_eq!(leader.add_member(&name, "s4:1").await, Err(ChangeError::Alive(name.clone())));
+    cluster.stop(lost).await;
+    let mut joined = None;
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
+    while joined.is_none() && std::time::Instant::now() < deadline {
+        joined = leader.add_member(&name, "s4:1").await.ok();
+    }
+    assert_eq!(joined.map(|member| (member.id, member.learner)), Some((4, true)));
+    cluster.contacts = leader.members();
+    cluster.start(4, FakeDisk::default(), false).unwrap();
+    until(|| leader.members().iter().any(|member| member.id == 4 && !member.learner)).await;
+    assert_eq!(leader.members().len(), 3);
+}
+
+#[tokio::test]
+async fn what_is_meant_for_another_id_is_not_taken() {
     let cluster = Cluster::of(2).await;
     let leader = cluster.leader().await;
-    let member = leader.add_member("s2", "elsewhere:1").await.unwrap();
-    assert_eq!((member.id, member.address.as_str()), (2, "elsewhere:1"));
-    until(|| leader.members().iter().any(|member| member.address == "elsewhere:1" && !member.learner)).await;
+    let term = leader.role().borrow().term;
+    let mut message = Message { from: 2, to: 7, term: term + 5, ..Message::default() };
+    message.set_msg_type(MessageType::MsgAppendResponse);
+    leader.receive(vec![message.encode_to_vec().into()]);
+    write(&leader, "a").await;
+    assert_eq!(leader.role().borrow().term, term);
+}
+
+#[tokio::test]
+async fn a_member_is_not_removed_where_no_majority_would_be_left() {
+    let cluster = Cluster::of(3).await;
+    let leader = cluster.leader().await;
+    let own = leader.role().borrow().leader.as_ref().unwrap().id;
+    let others: Vec<u64> = (1..=3).filter(|id| *id != own).collect();
+    cluster.cut(others[0]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let outcome = leader.remove_member(others[1]).await;
+    assert!(matches!(outcome, Err(ChangeError::NoMajority { .. })), "{outcome:?}");
+    leader.remove_member(others[0]).await.unwrap();
+    write(&leader, "a").await;
 }
 
 #[tokio::test]
@@ -346,7 +385,7 @@ async fn a_member_can_be_removed_but_not_the_last() {
 async fn leadership_can_be_handed_over() {
     let cluster = Cluster::of(3).await;
     let (first, leader) = (cluster.leader_id().await, cluster.leader().await);
-    leader.transfer_leadership().await;
+    leader.transfer_leadership(None).await;
     until(|| !leader.role().borrow().leading).await;
     assert_ne!(cluster.leader_id().await, first);
 }

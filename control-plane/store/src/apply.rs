@@ -81,6 +81,14 @@ impl View {
         inner.revision = revision;
         View { inner: Arc::new(inner) }
     }
+
+    /// The same objects at a later revision: what a cluster goes on with that may have lost its newest transactions. Whoever
+    /// has seen those finds that revisions do not go back.
+    pub fn skip_to(&self, revision: Revision) -> View {
+        let mut inner = Inner::clone(&self.inner);
+        inner.revision = inner.revision.max(revision);
+        View { inner: Arc::new(inner) }
+    }
 }
 
 impl Inner {

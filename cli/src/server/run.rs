@@ -1,4 +1,4 @@
-//! `copepod server`: one server of the control plane.
+//! `copepod server` without a verb: one server of the control plane.
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -6,13 +6,11 @@ use clap::Args;
 use copepod_control_plane::{JoinServer, ServerConfig};
 use tokio_util::sync::CancellationToken;
 
+use super::DATA_DIR;
 use crate::failure::{Failure, Outcome};
 
-pub const DATA_DIR: &str = "/var/lib/copepod/server";
-pub const ADMIN_KUBECONFIG: &str = "/var/lib/copepod/server/admin.kubeconfig";
-
 #[derive(Args)]
-pub struct Server {
+pub struct Run {
     /// Name of this server, unique among the servers [default: the host's name]
     #[arg(long, env = "COPEPOD_NAME")]
     name: Option<String>,
@@ -33,16 +31,11 @@ pub struct Server {
     token: Option<String>,
 }
 
-pub async fn run(server: Server, stop: CancellationToken) -> Outcome {
+pub async fn run(server: Run, stop: CancellationToken) -> Outcome {
     let advertise = match server.advertise {
         Some(advertise) => advertise,
         None if !server.listen.ip().is_unspecified() => server.listen.to_string(),
-        None => {
-            let address = crate::agent::way_out().ok_or_else(|| {
-                Failure::new("this machine's address is not clear").hint("say it with --advertise HOST:PORT")
-            })?;
-            SocketAddr::new(address, server.listen.port()).to_string()
-        }
+        None => super::own_address(server.listen.port())?,
     };
     let config = ServerConfig {
         name: server.name.map_or_else(crate::agent::host_name, Ok)?,
