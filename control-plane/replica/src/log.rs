@@ -87,6 +87,8 @@ pub struct Log<D> {
     /// The entry before the first: index and term.
     pub before: (u64, u64),
     pub hard_state: HardState,
+    /// The hard state is newer than what is on disk: more is committed.
+    is_behind: bool,
     /// What reading and applying all entries takes, in bytes.
     pub bytes: usize,
     /// Kept, so that a write allocates nothing.
@@ -108,6 +110,7 @@ impl<D: Disk> Log<D> {
             tail_bytes: 0,
             before,
             hard_state: HardState::default(),
+            is_behind: false,
             bytes: 0,
             frame: Vec::new(),
         };
@@ -209,6 +212,17 @@ impl<D: Disk> Log<D> {
         hard_state: Option<&HardState>,
         sync: bool,
     ) -> Result<(), LogError> {
+        if entries.is_empty() && !sync {
+            // Only more is committed, which others know as well: it is written with what comes next. A frame that is not
+            // synchronised could be torn in front of another, and that would look like rot.
+            if let Some(hard_state) = hard_state {
+                self.hard_state = hard_state.clone();
+                self.is_behind = true;
+            }
+            return Ok(());
+        }
+        let newest = self.hard_state.clone();
+        let hard_state = hard_state.or_else(|| self.is_behind.then_some(&newest));
         if entries.is_empty() && hard_state.is_none() {
             return Ok(());
         }
@@ -243,8 +257,15 @@ impl<D: Disk> Log<D> {
         }
         if let Some(hard_state) = hard_state {
             self.hard_state = hard_state.clone();
+            self.is_behind = false;
         }
         Ok(())
+    }
+
+    /// More is committed; written with what comes next.
+    pub fn commit(&mut self, index: u64) {
+        self.hard_state.commit = index;
+        self.is_behind = true;
     }
 
     /// Takes over an entry, in place of any that had its index or a later one.

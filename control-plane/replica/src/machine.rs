@@ -31,7 +31,7 @@ use crate::{
     cursor::Published,
     disk::{Archive, Disk, Draft},
     log::{Log, LogError},
-    membership::{Membership, change},
+    membership::{Membership, change, read_member, write_member},
     replica::{ChangeError, Config},
     snapshot::{Ready, State, is_file},
     storage::{Shared, Storage},
@@ -73,6 +73,12 @@ const LEARNER_LAG_MAX: u64 = 100;
 
 /// A member that was not heard for so long is away: sixteen unanswered heartbeats, and longer than any election.
 const SILENT_TICKS: u64 = 4 * ELECTION_TICKS as u64;
+
+/// How the context of a message begins that tells of its sender. Raft's own contexts are numbers and one word.
+const INTRODUCTION: &[u8] = b"from:";
+
+/// Servers known beside the members. More than a cluster has; those that are gone make room.
+const CONTACTS_MAX: usize = 32;
 
 const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
 const IN_FLIGHT_MAX: usize = 256;
@@ -212,6 +218,8 @@ pub struct Machine<D: Disk> {
     n_ticks: u64,
     /// At which tick each member was last heard.
     heard: BTreeMap<u64, u64>,
+    /// A change of members was applied, and whether the disk knows that it is committed is not certain.
+    has_new_members: bool,
 }
 
 /// What is to be written before Raft goes on.
@@ -321,6 +329,7 @@ impl<D: Disk> Machine<D> {
             deferred: Vec::new(),
             n_ticks: 0,
             heard: BTreeMap::new(),
+            has_new_members: false,
         };
         // A cluster of one has nobody to wait for.
         if machine.raw.raft.prs().conf().voters().ids().iter().collect::<Vec<_>>() == [machine.id] {
@@ -413,15 +422,43 @@ impl<D: Disk> Machine<D> {
         }
     }
 
-    fn step(&mut self, message: Message) {
+    fn step(&mut self, mut message: Message) {
         if message.to != self.id {
             // For a server that had this address before, such as one whose disk was lost: its promises are not ours.
             return;
         }
+        self.meet(&mut message);
         let (from, kind) = (message.from, message.get_msg_type());
         self.heard.insert(from, self.n_ticks);
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(from, ?kind, %error, "a Raft message was not taken");
+        }
+    }
+
+    /// Learns where the sender is, if the log has not told yet: who was away for long may be asked by servers that joined
+    /// meanwhile, and must be able to answer them before it can have the entries that name them.
+    fn meet(&mut self, message: &mut Message) {
+        let Some(introduction) = message.context.strip_prefix(INTRODUCTION).filter(|_| introduces(message)) else {
+            return;
+        };
+        let introduced = read_member(introduction);
+        message.context.clear();
+        let Ok(member) = introduced else { return };
+        if member.id == message.from && self.member(member.id).is_none() {
+            if self.contacts.len() >= CONTACTS_MAX {
+                self.contacts.remove(0);
+            }
+            self.contacts.push(member);
+        }
+    }
+
+    /// Says where this server is.
+    fn introduce(&self, message: &mut Message) {
+        if introduces(message)
+            && message.context.is_empty()
+            && let Some(own) = self.membership.members.get(&self.id)
+        {
+            message.context = [INTRODUCTION, &write_member(own)].concat();
         }
     }
 
@@ -505,10 +542,23 @@ impl<D: Disk> Machine<D> {
             }
             self.finish(step.ready);
         }
+        self.keep_members()?;
         self.answer_reads();
         self.forget_lost();
         self.show_role();
         Ok(Settled::Done)
+    }
+
+    /// A server that starts again must not take an older set of members for its own and be elected by it: that a change
+    /// is committed is written down at once.
+    fn keep_members(&mut self) -> Result<(), LogError> {
+        if std::mem::take(&mut self.has_new_members)
+            && let Err(error) = self.shared.borrow_mut().log.append(&mut Vec::new(), None, true)
+        {
+            self.has_new_members = true;
+            return if error.is_full() { Ok(()) } else { Err(error) };
+        }
+        Ok(())
     }
 
     /// What comes before the write. A leader's followers write while it does.
@@ -531,7 +581,7 @@ impl<D: Disk> Machine<D> {
         }
         let mut light = self.raw.advance(ready);
         if let Some(commit) = light.commit_index() {
-            self.shared.borrow_mut().log.hard_state.commit = commit;
+            self.shared.borrow_mut().log.commit(commit);
         }
         self.send(light.take_messages());
         self.apply(light.take_committed_entries());
@@ -541,7 +591,8 @@ impl<D: Disk> Machine<D> {
 
     fn send(&mut self, messages: Vec<Message>) {
         let mut batches: Vec<(u64, Vec<Bytes>)> = Vec::new();
-        for message in messages {
+        for mut message in messages {
+            self.introduce(&mut message);
             let to = message.to;
             if message.get_msg_type() == MessageType::MsgSnapshot {
                 self.send_snapshot(message);
@@ -673,6 +724,12 @@ impl<D: Disk> Machine<D> {
             Err(error) => return tracing::error!(%error, "a change of members cannot be applied"),
         };
         self.membership.apply(change, &state);
+        self.has_new_members = true;
+        if self.raw.raft.state == StateRole::Leader && !state.voters.contains(&self.id) {
+            // Raft counts a leader's own vote, and this one has none any more. The others elect one of theirs.
+            let term = self.raw.raft.term;
+            self.raw.raft.become_follower(term, 0);
+        }
         {
             let mut shared = self.shared.borrow_mut();
             shared.conf_state = state;
@@ -914,6 +971,18 @@ impl<D: Disk> Machine<D> {
             let _ = proposal.answer.send(Err(refusal.clone()));
         }
     }
+}
+
+/// Whether a message may tell of its sender: those that ask for an answer. Where Raft puts something into the context
+/// itself, another of these follows soon.
+fn introduces(message: &Message) -> bool {
+    matches!(
+        message.get_msg_type(),
+        MessageType::MsgAppend
+            | MessageType::MsgHeartbeat
+            | MessageType::MsgRequestVote
+            | MessageType::MsgRequestPreVote
+    )
 }
 
 /// The newest snapshot, and its size.

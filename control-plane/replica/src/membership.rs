@@ -72,7 +72,7 @@ pub fn change(kind: ConfChangeType, member: &Member) -> ConfChangeV2 {
     ConfChangeV2 { changes: vec![single], context, ..ConfChangeV2::default() }
 }
 
-fn write_member(member: &Member) -> Vec<u8> {
+pub fn write_member(member: &Member) -> Vec<u8> {
     let mut out = Writer::default();
     out.number(member.id);
     out.text(&member.name);
@@ -81,7 +81,7 @@ fn write_member(member: &Member) -> Vec<u8> {
     out.0
 }
 
-fn read_member(bytes: &[u8]) -> Result<Member, Malformed> {
+pub fn read_member(bytes: &[u8]) -> Result<Member, Malformed> {
     let mut from = Reader::new(bytes.to_vec().into());
     Ok(Member { id: from.number()?, name: from.text()?, address: from.text()?, learner: from.u8()? == 1 })
 }
