@@ -72,12 +72,8 @@ const ROOMS: &[Room] = &[
     // The top.
     room("cli", &["api", "registry", "identity", "control-plane", "runtime", "images", "node-agent"]),
     room("tests", &["api", "store", "registry", "scheduler", "controllers"]),
-<<<<<<< HEAD
     room("bench", &["api", "store", "replica", "identity", "control-plane", "node-agent"]),
-=======
-    room("bench", &["api", "store", "replica"]),
     room("simulation", &["api", "store", "registry", "replica"]),
->>>>>>> ebbcdbe (wip)
 ];
 
 /// What pure rooms may use of others: values and encodings, nothing that acts.

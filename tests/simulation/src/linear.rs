@@ -7,6 +7,10 @@
 
 use std::collections::BTreeSet;
 
+/// Steps after which the search gives up and nothing is said against the calls: with many calls without an answer it can
+/// take longer than the run.
+const STEPS_MAX: usize = 100_000;
+
 /// What one object holds: no two writes write the same value.
 pub type State = Option<u64>;
 
@@ -66,7 +70,7 @@ pub fn is_linearizable(calls: &[Call]) -> bool {
         .copied()
         .collect();
     calls.sort_by_key(|call| call.began);
-    let mut search = Search { calls: &calls, taken: vec![false; calls.len()], tried: BTreeSet::new() };
+    let mut search = Search { calls: &calls, taken: vec![false; calls.len()], tried: BTreeSet::new(), n_steps: 0 };
     search.goes_on(0, None)
 }
 
@@ -74,11 +78,16 @@ struct Search<'a> {
     calls: &'a [Call],
     taken: Vec<bool>,
     tried: BTreeSet<(Vec<u64>, State)>,
+    n_steps: usize,
 }
 
 impl Search<'_> {
     /// All calls before `first` are taken.
     fn goes_on(&mut self, first: usize, state: State) -> bool {
+        self.n_steps += 1;
+        if self.n_steps > STEPS_MAX {
+            return true;
+        }
         let first = (first..self.calls.len()).find(|place| !self.taken[*place]).unwrap_or(self.calls.len());
         let open = || (first..self.calls.len()).filter(|place| !self.taken[*place]);
         let is_known = |place: &usize| self.calls[*place].answer != Answer::Unknown;

@@ -77,6 +77,8 @@ pub struct Server {
     in_flight: Rc<Cell<usize>>,
     is_lost: Rc<Cell<bool>>,
     waiting: Vec<(u64, Waiting)>,
+    /// The second halves of transactions, where these are written apart.
+    later: Vec<(u64, u64, Vec<Request>, Timestamp)>,
     dice: Dice,
     mutation: Option<Mutation>,
 }
@@ -111,12 +113,16 @@ impl Server {
             in_flight: Rc::default(),
             is_lost: Rc::default(),
             waiting: Vec::new(),
+            later: Vec::new(),
             dice,
             mutation,
         })
     }
 
     pub fn tick(&mut self) {
+        for (call, term, requests, now) in std::mem::take(&mut self.later) {
+            self.decide(call, term, &requests, now);
+        }
         self.machine.tick();
     }
 
@@ -212,11 +218,12 @@ impl Server {
             self.is_lost.set(false);
             self.ahead = Some((role.term, self.replica.view()));
         }
-        if self.mutation == Some(Mutation::SplitTransaction) {
-            for (place, request) in requests.iter().enumerate() {
-                let answered = if place + 1 == requests.len() { call } else { u64::MAX };
-                self.decide(answered, role.term, std::slice::from_ref(request), now);
-            }
+        if self.mutation == Some(Mutation::SplitTransaction)
+            && let [first, rest @ ..] = requests
+            && !rest.is_empty()
+        {
+            self.later.push((call, role.term, rest.to_vec(), now));
+            self.decide(u64::MAX, role.term, std::slice::from_ref(first), now);
             return Ok(());
         }
         self.decide(call, role.term, requests, now);
