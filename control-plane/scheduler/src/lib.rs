@@ -1,13 +1,15 @@
 //! Which node a pod runs on.
 //!
 //! Pods of one shape (the same asks, rules and owner) are placed as a class: nodes are filtered and scored once, and then
-//! every pod takes the best node from a heap and puts it back with its new score. Only classes with rules about other
-//! pods look at all nodes again for each pod.
+//! every pod takes the best node from a heap and puts it back with its new score (see `contest`).
 //!
 //! What is kept between two calls is a table of nodes derived from the view, and nothing else: a scheduler that starts
 //! afresh decides the same.
 
 mod amounts;
+mod candidates;
+mod contest;
+mod crowds;
 mod filters;
 mod place;
 mod refusal;
@@ -18,6 +20,7 @@ mod shapes;
 mod table;
 #[cfg(test)]
 mod tests;
+mod topology;
 mod wish;
 
 use std::{

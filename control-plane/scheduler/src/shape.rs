@@ -104,6 +104,19 @@ impl Shape {
         }))
     }
 
+    /// Stands for this shape while it is held somewhere.
+    pub fn id(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
+
+    /// May run on the same nodes, and likes them as much, whatever else runs there.
+    pub fn runs_where(&self, other: &Shape) -> bool {
+        self.node_selector == other.node_selector
+            && self.node_affinity == other.node_affinity
+            && self.tolerations == other.tolerations
+            && self.images == other.images
+    }
+
     /// Where one pod goes depends on where the others of its class went, beyond what a heap can follow.
     pub fn minds_others(&self) -> bool {
         !(self.near.is_empty()

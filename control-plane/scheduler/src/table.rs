@@ -4,6 +4,7 @@
 //! through the cache with it. A node keeps its row for life; rows of nodes that went are used again.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -15,7 +16,10 @@ use copepod_api::{
 
 use crate::{
     amounts::Amounts,
+    candidates::Remembered,
+    crowds::Crowds,
     shape::{HostPort, Labels, Shape},
+    topology::Topology,
 };
 
 #[derive(Default)]
@@ -32,9 +36,13 @@ pub struct Table {
     pub images: Vec<BTreeSet<String>>,
     pods_on: Vec<BTreeSet<Name>>,
     pods: BTreeMap<Name, Placed>,
-    /// Pods that keep others away from themselves.
-    keep_apart: BTreeSet<Name>,
+    pub crowds: Crowds,
+    pub remembered: Remembered,
+    topologies: RefCell<BTreeMap<String, Arc<Topology>>>,
 }
+
+/// Labels that rules divide nodes by: a handful, as a rule.
+const TOPOLOGIES_MAX: usize = 64;
 
 /// A pod on a node.
 pub struct Placed {
@@ -90,6 +98,12 @@ impl Table {
             || self.cordoned[row] != cordoned
             || self.capacity[row] != capacity
             || self.labels[row] != labels;
+        if changed || self.images[row] != images {
+            self.remembered.clear();
+        }
+        if self.labels[row] != labels {
+            self.topologies.get_mut().clear();
+        }
         self.taints[row] = taints;
         self.cordoned[row] = cordoned;
         self.capacity[row] = capacity;
@@ -116,13 +130,38 @@ impl Table {
         self.ports[row].clear();
         self.pods_on[row].clear();
         self.rows.insert(name, row);
+        self.nodes_changed();
         row
+    }
+
+    fn nodes_changed(&mut self) {
+        self.remembered.clear();
+        self.topologies.get_mut().clear();
+    }
+
+    /// The domains of a label.
+    pub fn topology(&self, key: &str) -> Arc<Topology> {
+        if let Some(known) = self.topologies.borrow().get(key) {
+            return known.clone();
+        }
+        let topology = Arc::new(Topology::of(self, key));
+        let mut topologies = self.topologies.borrow_mut();
+        if topologies.len() >= TOPOLOGIES_MAX {
+            topologies.clear();
+        }
+        topologies.insert(key.to_owned(), topology.clone());
+        topology
     }
 
     pub fn remove_node(&mut self, name: &str) -> bool {
         let Some(row) = self.rows.remove(name) else { return false };
+        self.nodes_changed();
         self.names[row] = None;
-        self.pods_on[row].clear();
+        for pod in std::mem::take(&mut self.pods_on[row]) {
+            if let Some(placed) = self.pods.get(&pod) {
+                self.crowds.remove(&placed.shape, placed.pod.meta.is_leaving(), row);
+            }
+        }
         self.free.push(row);
         true
     }
@@ -134,20 +173,18 @@ impl Table {
         if let Some(row) = self.row(node) {
             self.take(row, shape);
             self.pods_on[row].insert(name.clone());
-        }
-        if !shape.apart.is_empty() {
-            self.keep_apart.insert(name.clone());
+            self.crowds.add(shape, pod.meta.is_leaving(), row);
         }
         self.pods.insert(name.clone(), Placed { pod: pod.clone(), node: node.into(), shape: shape.clone() });
     }
 
     pub fn remove(&mut self, name: &Name) -> bool {
         let Some(placed) = self.pods.remove(name) else { return false };
-        self.keep_apart.remove(name);
         if let Some(row) = self.row(&placed.node)
             && self.pods_on[row].remove(name)
         {
             self.give_back(row, &placed.shape);
+            self.crowds.remove(&placed.shape, placed.pod.meta.is_leaving(), row);
         }
         true
     }
@@ -170,21 +207,6 @@ impl Table {
                 }
             }
         }
-    }
-
-    pub fn pods(&self) -> impl Iterator<Item = (usize, &Placed)> {
-        self.pods.values().filter_map(|placed| Some((self.row(&placed.node)?, placed)))
-    }
-
-    /// The pods that keep others away, and where they are.
-    pub fn keeping_apart(&self) -> impl Iterator<Item = (usize, &Placed)> {
-        let placed = self.keep_apart.iter().filter_map(|name| self.pods.get(name));
-        placed.filter_map(|placed| Some((self.row(&placed.node)?, placed)))
-    }
-
-    pub fn placed(&self, name: &Name) -> Option<(usize, &Placed)> {
-        let placed = self.pods.get(name)?;
-        Some((self.row(&placed.node)?, placed))
     }
 }
 

@@ -3,6 +3,8 @@
 //! `node n1 cpu=2 zone=a cordoned taint=k:NoSchedule | pods web 3 cpu=500m | pods db 1 on=n1`: `pods` has a name and a
 //! number of replicas.
 
+mod contest;
+
 use std::collections::BTreeMap;
 
 use copepod_api::{Action, Body, Expect, Key, Op, Plan, Timestamp, Txn, resource};
@@ -73,6 +75,7 @@ impl World {
                 },
                 "spec": {"containers": [{"name": "c", "resources": {"requests": {}}}]},
             });
+            let mut object_labels = object["metadata"]["labels"].clone();
             let spec = &mut object["spec"];
             let same =
                 json!({"labelSelector": {"matchLabels": {"app": words[1]}}, "topologyKey": "kubernetes.io/hostname"});
@@ -99,6 +102,19 @@ impl World {
                             "labelSelector": same["labelSelector"],
                         }]);
                     }
+                    Some(("app", app)) => object_labels = json!({"app": app}),
+                    Some(("wish", key)) => {
+                        spec["topologySpreadConstraints"] = json!([{
+                            "maxSkew": 1, "topologyKey": key, "whenUnsatisfiable": "ScheduleAnyway",
+                            "labelSelector": same["labelSelector"],
+                        }]);
+                    }
+                    Some(("rather", term)) => {
+                        let (app, key) = term.split_once(':').unwrap();
+                        let term = json!({"labelSelector": {"matchLabels": {"app": app}}, "topologyKey": key});
+                        spec["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"] =
+                            json!([{"weight": 50, "podAffinityTerm": term}]);
+                    }
                     Some(("wants", expression)) => {
                         let (key, rest) = expression.split_once(':').unwrap();
                         let (operator, value) = rest.split_once(':').unwrap();
@@ -117,6 +133,7 @@ impl World {
                     None => panic!("a pod has no {word}"),
                 }
             }
+            object["metadata"]["labels"] = object_labels;
             self.put(Key::new(resource::PODS, "default", name), &object);
         }
     }

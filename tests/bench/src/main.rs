@@ -9,6 +9,7 @@ mod heap;
 mod nodes;
 mod objects;
 mod replica;
+mod scheduler;
 mod snapshots;
 mod store;
 mod yardsticks;
@@ -30,6 +31,7 @@ const ROOMS: &[Room] = &[
     Room { name: "replica", measure: replica::measure },
     Room { name: "memory", measure: replica::memory },
     Room { name: "snapshots", measure: snapshots::measure },
+    Room { name: "scheduler", measure: scheduler::measure },
     Room { name: "nodes", measure: nodes::measure },
 ];
 

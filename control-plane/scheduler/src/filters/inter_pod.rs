@@ -3,11 +3,12 @@
 use copepod_store::View;
 
 use crate::{
-    place::{Domains, Scene},
+    place::Scene,
     refusal::{Check, Reason},
     selectors::PodTerm,
     shape::Shape,
     table::Table,
+    topology::Domains,
 };
 
 /// How many pods each rule finds in each domain.
@@ -33,43 +34,44 @@ impl Counts {
             kept: Vec::new(),
         };
         if !shape.near.is_empty() || !shape.apart.is_empty() {
-            for (row, placed) in table.pods() {
-                let is = |term: &PodTerm| term.matches(view, &placed.shape.namespace, &placed.shape.labels);
+            for crowd in table.crowds.all() {
+                let is = |term: &PodTerm| term.matches(view, &crowd.shape.namespace, &crowd.shape.labels);
                 if !shape.near.is_empty() && shape.near.iter().all(is) {
-                    counts.add_company(row);
+                    crowd.rows().for_each(|(row, n)| counts.add_company(row, n));
                 }
                 for (term, (domains, _)) in shape.apart.iter().zip(&mut counts.apart) {
                     if is(term) {
-                        domains.add(row);
+                        crowd.rows().for_each(|(row, n)| domains.add_many(row, n));
                     }
                 }
             }
         }
-        for (row, placed) in table.keeping_apart() {
-            for term in placed.shape.apart.iter().filter(|term| matches(term)) {
-                let known = counts.kept.iter_mut().find(|domains| domains.key == term.key);
-                match known {
-                    Some(domains) => domains.add(row),
-                    None => {
-                        let mut domains = Domains::of(table, &term.key);
-                        domains.add(row);
-                        counts.kept.push(domains);
-                    }
-                }
+        for crowd in table.crowds.keeping_apart() {
+            for term in crowd.shape.apart.iter().filter(|term| matches(term)) {
+                let known = counts.kept.iter().position(|domains| domains.topology.key == term.key);
+                let known = known.unwrap_or_else(|| {
+                    counts.kept.push(Domains::of(table, &term.key));
+                    counts.kept.len() - 1
+                });
+                crowd.rows().for_each(|(row, n)| counts.kept[known].add_many(row, n));
             }
         }
         counts
     }
 
-    fn add_company(&mut self, row: usize) {
+    fn add_company(&mut self, row: usize, n: i64) {
         self.has_company = true;
-        self.near.iter_mut().for_each(|domains| domains.add(row));
+        self.near.iter_mut().for_each(|domains| domains.add_many(row, n));
+    }
+
+    pub fn domains(&self) -> impl Iterator<Item = &Domains> {
+        self.near.iter().chain(self.apart.iter().map(|(domains, _)| domains)).chain(&self.kept)
     }
 
     /// One more pod of this class is on a node.
     pub fn placed(&mut self, row: usize) {
         if self.is_own_company && !self.near.is_empty() {
-            self.add_company(row);
+            self.add_company(row, 1);
         }
         for (domains, is_own) in &mut self.apart {
             if *is_own {
@@ -81,14 +83,15 @@ impl Counts {
 
 pub fn check(scene: &Scene<'_>, row: usize) -> Check {
     let counts = &scene.pods;
-    if counts.kept.iter().any(|domains| domains.count(row).unwrap_or(0) > 0) {
+    let refuses = |domains: &Domains| scene.sees(domains) && domains.count(row).unwrap_or(0) > 0;
+    if counts.kept.iter().any(refuses) {
         return Err(vec![Reason::plain("node(s) didn't satisfy existing pods anti-affinity rules")]);
     }
-    if counts.apart.iter().any(|(domains, _)| domains.count(row).unwrap_or(0) > 0) {
+    if counts.apart.iter().any(|(domains, _)| refuses(domains)) {
         return Err(vec![Reason::plain("node(s) didn't match pod anti-affinity rules")]);
     }
     let first_of_its_kind = !counts.has_company && counts.is_own_company;
-    let is_near = counts.near.iter().all(|domains| match domains.count(row) {
+    let is_near = counts.near.iter().filter(|domains| scene.sees(domains)).all(|domains| match domains.count(row) {
         Some(count) => count > 0 || first_of_its_kind,
         None => false,
     });

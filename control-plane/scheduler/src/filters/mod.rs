@@ -1,4 +1,4 @@
-//! What rules a node out. A new filter is a file and a line in one of the two lists.
+//! What rules a node out. A new filter is a file and a line in one of the lists.
 
 pub mod inter_pod;
 mod node_affinity;
@@ -16,7 +16,10 @@ pub type Filter = fn(&Scene<'_>, usize) -> Check;
 pub const FIXED: &[Filter] = &[unschedulable::check, node_affinity::check, taints::check];
 
 /// These depend on the pods that are on nodes already.
-pub const CHANGING: &[Filter] = &[resources::check, ports::check, inter_pod::check, spread::check];
+pub const CHANGING: &[Filter] = &[resources::check, ports::check];
+
+/// These are rules about other pods, on the node and in its domains.
+pub const AMONG_PODS: &[Filter] = &[inter_pod::check, spread::check];
 
 pub use node_affinity::check as affinity;
 pub use taints::{check as taints, tolerates};

@@ -1,12 +1,11 @@
 //! Pods are to lie evenly over domains.
 
-use copepod_store::View;
-
 use crate::{
-    place::{Domains, Scene},
+    place::Scene,
     refusal::{Check, Reason},
     shape::{Shape, Spread},
     table::Table,
+    topology::Domains,
 };
 
 /// How pods lie over the domains of each constraint.
@@ -24,10 +23,11 @@ pub struct Constraint {
 
 impl Counts {
     /// `eligible` says for a constraint whether a node counts at all.
-    pub fn of(table: &Table, _view: &View, shape: &Shape, eligible: impl Fn(&Spread, usize) -> bool) -> Counts {
+    pub fn of(table: &Table, shape: &Shape, eligible: impl Fn(&Spread, usize) -> bool) -> Counts {
         let mut constraints: Vec<Constraint> = Vec::new();
+        let topologies: Vec<_> = shape.spread.iter().map(|rule| table.topology(&rule.key)).collect();
         for rule in &shape.spread {
-            let counts_for_all = |row: usize| shape.spread.iter().all(|r| table.labels[row].contains_key(&r.key));
+            let counts_for_all = |row: usize| topologies.iter().all(|topology| topology.has(row));
             let mut domains = Domains::of(table, &rule.key);
             domains.keep(|row| counts_for_all(row) && eligible(rule, row));
             constraints.push(Constraint {
@@ -38,13 +38,11 @@ impl Counts {
             });
         }
         if !constraints.is_empty() {
-            for (row, placed) in table.pods() {
-                if placed.shape.namespace != shape.namespace || placed.pod.meta.is_leaving() {
-                    continue;
-                }
+            let staying = table.crowds.all().filter(|crowd| !crowd.is_leaving);
+            for crowd in staying.filter(|crowd| crowd.shape.namespace == shape.namespace) {
                 for constraint in &mut constraints {
-                    if constraint.rule.selector.matches(&placed.shape.labels) {
-                        constraint.domains.add(row);
+                    if constraint.rule.selector.matches(&crowd.shape.labels) {
+                        crowd.rows().for_each(|(row, n)| constraint.domains.add_many(row, n));
                     }
                 }
             }
@@ -61,6 +59,17 @@ impl Counts {
         }
     }
 
+    pub fn domains(&self) -> impl Iterator<Item = &Domains> {
+        self.constraints.iter().map(|constraint| &constraint.domains)
+    }
+
+    /// How high the emptiest domain is, for the rules that a node alone can break: when it rises, nodes that were refused
+    /// may take pods again.
+    pub fn levels(&self) -> Vec<i64> {
+        let own = self.constraints.iter().filter(|it| it.rule.required && it.domains.topology.is_fine);
+        own.map(|constraint| constraint.least).collect()
+    }
+
     /// One more pod of this class is on a node.
     pub fn placed(&mut self, row: usize) {
         for constraint in self.constraints.iter_mut().filter(|constraint| constraint.is_own) {
@@ -71,8 +80,9 @@ impl Counts {
 }
 
 pub fn check(scene: &Scene<'_>, row: usize) -> Check {
-    for constraint in scene.spread.constraints.iter().filter(|constraint| constraint.rule.required) {
-        if !scene.table.labels[row].contains_key(&constraint.rule.key) {
+    let required = scene.spread.constraints.iter().filter(|constraint| constraint.rule.required);
+    for constraint in required.filter(|constraint| scene.sees(&constraint.domains)) {
+        if !constraint.domains.topology.has(row) {
             let text = "node(s) didn't match pod topology spread constraints (missing required label)";
             return Err(vec![Reason::told(text, format!("it has no label {}", constraint.rule.key))]);
         }

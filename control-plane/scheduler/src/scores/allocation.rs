@@ -10,8 +10,16 @@ pub fn score(scene: &Scene<'_>, row: usize) -> i64 {
     let (asks, used, capacity) = (&scene.shape.asks, &scene.table.used[row], &scene.table.capacity[row]);
     let share = |ask: i64, quiet: i64, used: i64, capacity: i64| {
         let ask = if ask == 0 { quiet } else { ask };
-        let after = i128::from(used) + i128::from(ask);
-        if capacity <= 0 { 1000 } else { (after * 1000 / i128::from(capacity)).clamp(0, 1000) as i64 }
+        if capacity <= 0 {
+            return 1000;
+        }
+        let thousandfold = used.checked_add(ask).and_then(|after| after.checked_mul(1000));
+        let share = match thousandfold {
+            Some(thousandfold) => thousandfold / capacity,
+            // Petabytes: the wide division takes ten times as long.
+            None => ((i128::from(used) + i128::from(ask)) * 1000 / i128::from(capacity)).clamp(0, 1000) as i64,
+        };
+        share.clamp(0, 1000)
     };
     let cpu = share(asks.cpu, QUIET_CPU, used.cpu, capacity.cpu);
     let memory = share(asks.memory, QUIET_MEMORY, used.memory, capacity.memory);

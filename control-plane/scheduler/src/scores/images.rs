@@ -7,6 +7,9 @@ const WEIGHT: i64 = 20;
 
 pub fn score(scene: &Scene<'_>, row: usize) -> i64 {
     let images = &scene.table.images[row];
+    if images.is_empty() {
+        return 0;
+    }
     let present = scene.shape.images.iter().filter(|image| images.contains(*image)).count() as i64;
     let all = scene.shape.images.len().max(1) as i64;
     WEIGHT * present / all

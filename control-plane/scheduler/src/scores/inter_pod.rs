@@ -2,11 +2,7 @@
 
 use copepod_store::View;
 
-use crate::{
-    place::{Domains, Scene},
-    shape::Shape,
-    table::Table,
-};
+use crate::{place::Scene, shape::Shape, table::Table, topology::Domains};
 
 const WEIGHT: i64 = 2;
 
@@ -21,14 +17,18 @@ impl Counts {
         let apart = shape.rather_apart.iter().map(|(weight, term)| (-weight, term));
         let wishes = near.chain(apart).map(|(weight, term)| {
             let mut domains = Domains::of(table, &term.key);
-            for (row, placed) in table.pods() {
-                if term.matches(view, &placed.shape.namespace, &placed.shape.labels) {
-                    domains.add(row);
+            for crowd in table.crowds.all() {
+                if term.matches(view, &crowd.shape.namespace, &crowd.shape.labels) {
+                    crowd.rows().for_each(|(row, n)| domains.add_many(row, n));
                 }
             }
             (weight, domains, term.matches(view, &shape.namespace, &shape.labels))
         });
         Counts { wishes: wishes.collect() }
+    }
+
+    pub fn domains(&self) -> impl Iterator<Item = &Domains> {
+        self.wishes.iter().map(|(_, domains, _)| domains)
     }
 
     pub fn placed(&mut self, row: usize) {
@@ -41,6 +41,6 @@ impl Counts {
 }
 
 pub fn score(scene: &Scene<'_>, row: usize) -> i64 {
-    let wishes = scene.wishes.wishes.iter();
+    let wishes = scene.wishes.wishes.iter().filter(|(_, domains, _)| scene.sees(domains));
     wishes.map(|(weight, domains, _)| weight * WEIGHT * domains.count(row).unwrap_or(0).min(10)).sum()
 }

@@ -1,7 +1,7 @@
-//! What makes one node better than another. A new score is a file and a line in one of the two lists.
+//! What makes one node better than another. A new score is a file and a line in one of the lists.
 //!
-//! Scores are absolute and not normalised over the candidates, so that placing a pod changes the score of one node only
-//! (and those of its zone, downwards), and a heap stays true.
+//! Scores are absolute and not normalised over the candidates, so that placing a pod changes the score of one node only,
+//! and of its domains as a whole.
 
 mod allocation;
 mod images;
@@ -20,4 +20,7 @@ pub type Score = fn(&Scene<'_>, usize) -> i64;
 pub const FIXED: &[Score] = &[node_affinity::score, taints::score, images::score];
 
 /// These depend on the pods that are on nodes already.
-pub const CHANGING: &[Score] = &[allocation::score, spread::score, inter_pod::score];
+pub const CHANGING: &[Score] = &[allocation::score];
+
+/// These are wishes about other pods, on the node and in its domains.
+pub const AMONG_PODS: &[Score] = &[spread::score, inter_pod::score];
