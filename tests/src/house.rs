@@ -72,7 +72,7 @@ const ROOMS: &[Room] = &[
     // The top.
     room("cli", &["api", "registry", "identity", "control-plane", "runtime", "images", "node-agent"]),
     room("tests", &["api", "store", "registry", "scheduler", "controllers"]),
-    room("bench", &["api", "store", "replica", "identity", "control-plane", "node-agent"]),
+    room("bench", &["api", "store", "replica", "scheduler", "identity", "control-plane", "node-agent"]),
     room("simulation", &["api", "store", "registry", "replica"]),
 ];
 
