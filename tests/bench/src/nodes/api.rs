@@ -1,6 +1,6 @@
-//! The public API, over one connection.
+//! The public API, over one connection after the other: a server closes those that have nothing to say for a while.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use copepod_api::Timestamp;
 use copepod_identity::{Authority, SERVER_NAME};
@@ -18,7 +18,11 @@ use super::server::Server;
 /// Longer than any measurement.
 const VALIDITY: Duration = Duration::from_secs(86_400);
 
+type Failed = Box<dyn std::error::Error>;
+
 pub struct Api {
+    address: SocketAddr,
+    tls: TlsConnector,
     sender: Mutex<SendRequest<Full<Bytes>>>,
 }
 
@@ -28,18 +32,14 @@ impl Api {
         Api::try_connect(server).await.map_err(|error| format!("the API: {error}"))
     }
 
-    async fn try_connect(server: &Server) -> Result<Api, Box<dyn std::error::Error>> {
+    async fn try_connect(server: &Server) -> Result<Api, Failed> {
         let key = fs::read_to_string(server.keys().join("authority.key"))?;
         let authority = Authority::from_pem(server.authority_pem(), &key)?;
         let admin = authority.issue_client("admin", "system:masters", Timestamp::now(), VALIDITY)?;
         let own = Some((admin.certificate_pem.as_str(), admin.key_pem.as_str()));
         let tls = TlsConnector::from(Arc::new(copepod_identity::client_config(server.authority_pem(), own)?));
-        let stream = TcpStream::connect(server.address()).await?;
-        stream.set_nodelay(true)?;
-        let stream = tls.connect(ServerName::try_from(SERVER_NAME)?, stream).await?;
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(Api { sender: Mutex::new(sender) })
+        let sender = dial(server.address(), &tls).await?;
+        Ok(Api { address: server.address(), tls, sender: Mutex::new(sender) })
     }
 
     pub async fn get(&self, path: &str) -> Result<Value, String> {
@@ -64,7 +64,9 @@ impl Api {
             .body(Full::new(body))
             .map_err(|error| error.to_string())?;
         let mut sender = self.sender.lock().await;
-        sender.ready().await.map_err(|error| format!("{what}: {error}"))?;
+        if sender.ready().await.is_err() {
+            *sender = dial(self.address, &self.tls).await.map_err(|error| format!("{what}: {error}"))?;
+        }
         let response = sender.send_request(request).await.map_err(|error| format!("{what}: {error}"))?;
         let code = response.status();
         let bytes = response.into_body().collect().await.map_err(|error| format!("{what}: {error}"))?.to_bytes();
@@ -73,4 +75,13 @@ impl Api {
         }
         serde_json::from_slice(&bytes).map_err(|error| format!("{what}: {error}"))
     }
+}
+
+async fn dial(address: SocketAddr, tls: &TlsConnector) -> Result<SendRequest<Full<Bytes>>, Failed> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let stream = tls.connect(ServerName::try_from(SERVER_NAME)?, stream).await?;
+    let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
 }
