@@ -3,6 +3,7 @@
 //! Each test has a cluster of its own and takes it down; waiting is for conditions, never for time.
 
 mod api;
+mod chaos;
 mod clients;
 mod failures;
 mod golden;

@@ -1,0 +1,216 @@
+//! Real faults on a real cluster, while clients write and check.
+//!
+//! Two of the three servers keep their data on small file systems of their own, so that disks can be full or read-only. Each
+//! fault is one function: it breaks something, waits until the cluster has done what it should, and mends it. After each
+//! round nothing acknowledged is lost and every server votes. One round of all of them is run with the other tests;
+//! `COPEPOD_CHAOS_MINUTES=60` goes on with rounds for an hour.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use super::{
+    harness::{Cluster, hello_manifest},
+    writers::Writers,
+};
+
+/// How long something stays broken that the cluster must do without: several elections.
+const BROKEN: Duration = Duration::from_secs(3);
+
+/// Large enough for the log of a test, small enough to be filled at once.
+const DISK: &str = "size=96m";
+
+type Fault = (&'static str, fn(&Cluster));
+
+const FAULTS: &[Fault] = &[
+    ("the leader is killed", the_leader_is_killed),
+    ("the leader is stopped and goes on", the_leader_is_stopped_and_goes_on),
+    ("the leader is cut off", the_leader_is_cut_off),
+    ("an agent is killed", an_agent_is_killed),
+    ("a disk is full", a_disk_is_full),
+    ("a disk is read-only", a_disk_is_read_only),
+    ("the end of a log is torn", the_end_of_a_log_is_torn),
+    ("the middle of a log has rotted", the_middle_of_a_log_has_rotted),
+    ("a server runs out of file descriptors", a_server_runs_out_of_file_descriptors),
+];
+
+#[test]
+fn faults_while_clients_write() {
+    let minutes = std::env::var("COPEPOD_CHAOS_MINUTES").ok().and_then(|minutes| minutes.parse().ok()).unwrap_or(0);
+    let until = Instant::now() + Duration::from_secs(60 * minutes);
+    let cluster = Cluster::up(1, 2);
+    for server in ["s2", "s3"] {
+        let directory = cluster.directory().join(server);
+        fs::create_dir_all(&directory).expect("made");
+        run("mount", &["-t", "tmpfs", "-o", DISK, "tmpfs", &directory.display().to_string()]);
+    }
+    cluster.ok(&["up", "--servers", "3", "--nodes", "2"]);
+    cluster.apply(&hello_manifest(4, "hello"));
+    cluster.until_ready("hello", 4);
+    let programs = || ["n1", "n2"].into_iter().flat_map(|node| cluster.running_programs(node)).collect::<Vec<_>>();
+    loop {
+        for (name, fault) in FAULTS {
+            let before = programs();
+            let writers = Writers::on(&cluster, 2);
+            fault(&cluster);
+            all_vote(&cluster);
+            cluster.until_ready("hello", 4);
+            let after = programs();
+            let n_disturbed = before.iter().filter(|program| !after.contains(program)).count();
+            println!("{name}: {}; pods disturbed: {n_disturbed}", writers.end(&cluster));
+            assert_eq!(n_disturbed, 0, "{name}: containers go on");
+            let (file, n) = (cluster.directory().join("chaos.backup"), cluster.items(&["configmaps"]).len());
+            cluster.ok(&["backup", &file.display().to_string()]);
+            assert!(n > 0);
+        }
+        if Instant::now() > until {
+            return;
+        }
+    }
+}
+
+fn the_leader_is_killed(cluster: &Cluster) {
+    let leader = leader(cluster);
+    signal(cluster, &leader, Signal::SIGKILL);
+    another_leads(cluster, &leader);
+    cluster.ok(&["lab", "heal", &leader]);
+}
+
+fn the_leader_is_stopped_and_goes_on(cluster: &Cluster) {
+    let leader = leader(cluster);
+    signal(cluster, &leader, Signal::SIGSTOP);
+    another_leads(cluster, &leader);
+    thread::sleep(BROKEN);
+    signal(cluster, &leader, Signal::SIGCONT);
+}
+
+fn the_leader_is_cut_off(cluster: &Cluster) {
+    let leader = leader(cluster);
+    cluster.ok(&["lab", "partition", &leader]);
+    another_leads(cluster, &leader);
+    thread::sleep(BROKEN);
+    cluster.ok(&["lab", "heal", &leader]);
+}
+
+fn an_agent_is_killed(cluster: &Cluster) {
+    signal(cluster, "n1", Signal::SIGKILL);
+    cluster.ok(&["lab", "heal", "n1"]);
+}
+
+fn a_disk_is_full(cluster: &Cluster) {
+    let filler = cluster.directory().join("s3/filler");
+    let into = format!("of={}", filler.display());
+    // It ends where the disk does.
+    let _ = Command::new("dd").args(["if=/dev/zero", &into, "bs=1M"]).output().expect("dd runs");
+    thread::sleep(BROKEN);
+    fs::remove_file(&filler).expect("removed");
+    cluster.ok(&["lab", "heal", "s3"]);
+}
+
+fn a_disk_is_read_only(cluster: &Cluster) {
+    let directory = stopped(cluster, "s3");
+    run("mount", &["-o", "remount,ro", &directory.display().to_string()]);
+    cluster.ok(&["lab", "heal", "s3"]);
+    cluster.until("it says that the disk is read-only", || last_words(cluster, "s3").contains("Read-only file system"));
+    run("mount", &["-o", "remount,rw", &directory.display().to_string()]);
+    cluster.ok(&["lab", "heal", "s3"]);
+}
+
+fn the_end_of_a_log_is_torn(cluster: &Cluster) {
+    let log = newest_log(&stopped(cluster, "s2"));
+    let mut content = fs::read(&log).expect("the log");
+    // The mark of a frame and no more: a whole frame behind a torn one would be damage, and is refused.
+    let torn = content[14..22].to_vec();
+    content.extend(torn);
+    fs::write(&log, content).expect("written");
+    cluster.ok(&["lab", "heal", "s2"]);
+}
+
+fn the_middle_of_a_log_has_rotted(cluster: &Cluster) {
+    let directory = stopped(cluster, "s2");
+    let log = newest_log(&directory);
+    let mut content = fs::read(&log).expect("the log");
+    content[40] ^= 0xff;
+    fs::write(&log, content).expect("written");
+    cluster.ok(&["lab", "heal", "s2"]);
+    cluster.until("it says where", || last_words(cluster, "s2").contains("offset"));
+    // As it says: without its directory it joins again.
+    for entry in fs::read_dir(&directory).expect("the server's directory").flatten() {
+        let path = entry.path();
+        if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) }.expect("removed");
+    }
+    cluster.ok(&["up", "--servers", "3", "--nodes", "2"]);
+}
+
+fn a_server_runs_out_of_file_descriptors(cluster: &Cluster) {
+    let leader = leader(cluster);
+    let pid = format!("--pid={}", cluster.process(&leader));
+    run("prlimit", &[&pid, "--nofile=8:"]);
+    thread::sleep(BROKEN);
+    // Unless it has ended over it; then it is started anew.
+    let _ = Command::new("prlimit").args([&pid, "--nofile=1024:"]).output().expect("prlimit runs");
+    cluster.ok(&["lab", "heal", &leader]);
+}
+
+/// Kills a server, to do something to its directory.
+fn stopped(cluster: &Cluster, server: &str) -> PathBuf {
+    let pid = cluster.process(server);
+    signal(cluster, server, Signal::SIGKILL);
+    cluster.until("it has ended", || !Path::new(&format!("/proc/{pid}/ns/net")).exists());
+    cluster.directory().join(server)
+}
+
+fn newest_log(directory: &Path) -> PathBuf {
+    let files = fs::read_dir(directory.join("raft")).expect("the log's directory").flatten().map(|entry| entry.path());
+    files.filter(|path| path.extension().is_some_and(|end| end == "log")).max().expect("a log")
+}
+
+fn last_words(cluster: &Cluster, server: &str) -> String {
+    let log = fs::read_to_string(cluster.directory().join("log").join(format!("{server}.log"))).unwrap_or_default();
+    log.lines().last().unwrap_or_default().to_owned()
+}
+
+fn leader(cluster: &Cluster) -> String {
+    let mut leader = None;
+    cluster.until("a server leads", || {
+        leader = told_leader(cluster);
+        leader.is_some()
+    });
+    leader.expect("found")
+}
+
+fn told_leader(cluster: &Cluster) -> Option<String> {
+    let list = String::from_utf8_lossy(&cluster.try_run(&["server", "list"]).stdout).into_owned();
+    let line = list.lines().find(|line| line.contains(" leader "))?;
+    line.split_whitespace().next().map(str::to_owned)
+}
+
+fn another_leads(cluster: &Cluster, than: &str) {
+    cluster.until("another server leads", || told_leader(cluster).is_some_and(|leader| leader != than));
+}
+
+fn all_vote(cluster: &Cluster) {
+    cluster.until("all servers vote", || {
+        let list = String::from_utf8_lossy(&cluster.try_run(&["server", "list"]).stdout).into_owned();
+        list.contains("3 of 3 voting servers answer") && list.contains(" leader ")
+    });
+}
+
+fn signal(cluster: &Cluster, member: &str, signal: Signal) {
+    kill(Pid::from_raw(cluster.process(member)), signal).expect("it runs");
+}
+
+fn run(program: &str, arguments: &[&str]) {
+    let output = Command::new(program).args(arguments).output().expect("the program is installed");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {}: {errors}", arguments.join(" "));
+}
