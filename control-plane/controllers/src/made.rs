@@ -1,5 +1,7 @@
 //! Pods made of a template by whoever owns them, and what is told about that.
 
+use std::collections::BTreeSet;
+
 use copepod_api::{Key, Of, Typed, resource};
 use copepod_store::View;
 use serde_json::{Value, json};
@@ -25,7 +27,8 @@ pub fn pod<O: Typed>(owner: &Of<O>, template: &Value) -> Value {
 }
 
 /// Names for new pods, which follow from the owner as it was read: the same plan made twice names the same pods. Taken
-/// names are skipped: they are of pods that count already, or are on their way out.
+/// names are skipped: they are of pods that count already, or are on their way out. So are those that come a second time:
+/// of 500 names of five letters two are equal in one plan of a hundred, and that plan would be refused for ever.
 pub fn names<'a, O: Typed>(view: &'a View, owner: &'a Of<O>, prefix: &str) -> impl Iterator<Item = String> + 'a {
     let revision = owner.object().revision.to_string();
     let base = base_name(prefix).to_owned();
@@ -34,7 +37,9 @@ pub fn names<'a, O: Typed>(view: &'a View, owner: &'a Of<O>, prefix: &str) -> im
         format!("{base}-{}", hash::letters(hash::fnv1a(&parts), 5))
     };
     let namespace = owner.key().namespace();
-    (0_u64..).map(name).filter(move |name| view.object(&Key::new(resource::PODS, namespace, name.as_str())).is_none())
+    let mut given = BTreeSet::new();
+    let is_free = move |name: &String| view.object(&Key::new(resource::PODS, namespace, name.as_str())).is_none();
+    (0_u64..).map(name).filter(is_free).filter(move |name| given.insert(name.clone()))
 }
 
 /// A pod's name also has to serve as its host name: 63 letters with the suffix.
@@ -54,5 +59,25 @@ pub fn sentence(what: &str, names: &[String]) -> String {
             names[..NAMES_IN_EVENT].join(", "),
             names.len() - NAMES_IN_EVENT
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use copepod_api::{Body, Object, Revision, k8s_openapi::api::apps::v1::ReplicaSet};
+
+    use super::*;
+
+    #[test]
+    fn no_two_pods_of_a_plan_have_one_name() {
+        const N: usize = 20_000;
+        let object = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "web", "uid": "u"}});
+        let key = Key::new(resource::REPLICA_SETS, "default", "web");
+        let object = Object::store(key, &Body::encode(&object), Revision(1)).unwrap();
+        let owner: Of<ReplicaSet> = Of::new(Arc::new(object)).unwrap();
+        let names: Vec<String> = names(&View::default(), &owner, "web").take(N).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), N);
     }
 }

@@ -1,8 +1,8 @@
 //! What one node must hold, as deltas.
 //!
 //! A node is told of its own pods, of the ConfigMaps and Secrets that those name, and of what every data path needs: all
-//! Services, EndpointSlices, NetworkPolicies and Namespaces, and where all nodes are (`peers.rs`); while there are policies, also of who all other pods
-//! are. The feed is a place in the log of events, not a queue: a slow node costs nothing,
+//! Services, EndpointSlices, NetworkPolicies and Namespaces, and where all nodes are (`peers.rs`); while there are
+//! policies, also of who all other pods are. The feed is a place in the log of events, not a queue: a slow node costs nothing,
 //! and one that was away resumes from its revision, or starts over with a reset when the log no longer reaches back.
 
 use std::{
@@ -113,10 +113,13 @@ impl Feed {
 
     /// False if nobody is told otherwise of the node.
     fn peer(&self, event: &Event, changes: &mut Changes) -> bool {
-        let is_there = event.kind != EventKind::Deleted;
-        let before = if is_there { event.previous.as_deref() } else { Some(&*event.object) };
-        let now = is_there.then(|| self.peers.of(&event.object)).flatten();
-        if now == before.and_then(|node| self.peers.of(node)) {
+        if event.kind == EventKind::Deleted {
+            // Whatever was told of it: to look that up would remember a node that is gone.
+            changes.0.insert(event.object.key.clone(), None);
+            return true;
+        }
+        let now = self.peers.of(&event.object);
+        if now == event.previous.as_deref().and_then(|node| self.peers.of(node)) {
             return false;
         }
         match now {

@@ -134,7 +134,8 @@ impl Scheduler {
                             self.learn_pod(pod);
                         }
                     }
-                    changed
+                    // A node that comes again as it was takes the row that it had, and finds nothing changed there.
+                    changed || is_new
                 }
             };
             if helps {

@@ -332,6 +332,18 @@ fn a_parked_pod_is_tried_again_when_room_is_made() {
 }
 
 #[test]
+fn a_node_that_comes_again_as_it_was_is_tried() {
+    let mut world = World::read("node n1 | pods web 1");
+    let node = world.view.object(&Key::new(resource::NODES, "", "n1")).unwrap().value().clone();
+    world.plans();
+    world.commit(Op::Delete { key: Key::new(resource::NODES, "", "n1"), expect: Expect::Present });
+    assert_eq!(world.schedule(), "web-0: no nodes available to schedule pods");
+    world.schedule();
+    world.put(Key::new(resource::NODES, "", "n1"), &node);
+    assert_eq!(world.schedule(), "n1: web-0");
+}
+
+#[test]
 fn a_note_that_comes_late_does_not_park_a_pod_again() {
     let mut world = World::read("pods web 1");
     assert_eq!(world.schedule(), "web-0: no nodes available to schedule pods");
