@@ -3,16 +3,17 @@
 //! It has no thread, no clock and no dice. Ticks, inputs, the disk and random numbers are arguments; what others are to do
 //! goes out through an `Outlet`. `core` runs it on a thread; the simulator runs several in one, from a seed.
 
+mod members;
+mod reads;
+mod snapshots;
+
 use std::{
     any::Any,
     cell::RefCell,
     collections::{BTreeMap, VecDeque},
     io::Read,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,7 +23,7 @@ use copepod_store::{Event, View};
 use prost_raft::Message as _;
 use raft::{
     RawNode, SnapshotStatus, StateRole,
-    prelude::{ConfChangeType, ConfChangeV2, Entry, EntryType, HardState, Message, MessageType, Snapshot},
+    prelude::{ConfChangeV2, Entry, EntryType, HardState, Message, MessageType},
 };
 use tokio::sync::{oneshot, watch};
 
@@ -31,11 +32,15 @@ use crate::{
     cursor::Published,
     disk::{Archive, Disk, Draft},
     log::{Log, LogError},
-    membership::{Membership, change, read_member, write_member},
+    membership::Membership,
     replica::{ChangeError, Config},
-    snapshot::{Ready, State, is_file},
+    snapshot::{Ready, State},
     storage::{Shared, Storage},
 };
+
+use reads::Reads;
+use snapshots::found;
+pub use snapshots::{SnapshotWork, newest_snapshot, write_snapshot};
 
 /// Raft's clock. A leader that falls silent is replaced after `ELECTION_TICKS` to twice as many, by lot: 0.4 to 0.8 s. An
 /// fdatasync behind which heartbeats wait takes a tenth of the lower bound even while a snapshot of a gigabyte is written;
@@ -44,41 +49,12 @@ pub const TICK: Duration = Duration::from_millis(50);
 const HEARTBEAT_TICKS: usize = 2;
 const ELECTION_TICKS: usize = 8;
 
-/// A question to the leader that has no answer after so many ticks is asked again: leadership may have moved meanwhile.
-const ASK_AGAIN_TICKS: u32 = 6;
-
-/// A snapshot is made when the log has become half as long as the last one: then all snapshots together cost twice as much
-/// as the log, whatever the size of the state. Not below the first bound, where they would cost more than they save; and
-/// above the second the log goes no further, for a restart reads and applies it: that much takes two seconds.
-const SNAPSHOT_AFTER_BYTES_MIN: usize = 8 * 1024 * 1024;
-const SNAPSHOT_AFTER_BYTES_MAX: usize = 256 * 1024 * 1024;
-
-/// After a snapshot that could not be written, so many ticks pass before the next is tried. Where a disk is full, each try
-/// takes the space that the log needs to go on; ten seconds are long enough for somebody to be served in between.
-const SNAPSHOT_RETRY_TICKS: u32 = 200;
-
-/// How much of the log is kept behind a snapshot, for followers that are a little behind: a quarter of what it was. To send
-/// them the rest of it is less than to send the snapshot.
-const LOG_KEPT: usize = 4;
-
 /// Proposals handed to Raft at once, by their bytes: about what one message carries to a follower.
 const PROPOSALS_BYTES_MAX: usize = 1024 * 1024;
 
 /// Committed entries that are applied and shown at once: enough that readers are not woken all the time, and few enough
 /// that they are not kept waiting either.
 const COMMITTED_BYTES_MAX: u64 = 4 * 1024 * 1024;
-
-/// A learner votes when it is so close to the end of the log.
-const LEARNER_LAG_MAX: u64 = 100;
-
-/// A member that was not heard for so long is away: sixteen unanswered heartbeats, and longer than any election.
-const SILENT_TICKS: u64 = 4 * ELECTION_TICKS as u64;
-
-/// How the context of a message begins that tells of its sender. Raft's own contexts are numbers and one word.
-const INTRODUCTION: &[u8] = b"from:";
-
-/// Servers known beside the members. More than a cluster has; those that are gone make room.
-const CONTACTS_MAX: usize = 32;
 
 const MESSAGE_BYTES_MAX: u64 = 1024 * 1024;
 const IN_FLIGHT_MAX: usize = 256;
@@ -240,17 +216,6 @@ struct Proposal {
     answer: Answer,
 }
 
-/// Reads that wait for the leader's word. All that wait are asked for together.
-#[derive(Default)]
-struct Reads {
-    number: u64,
-    waiting: Vec<oneshot::Sender<View>>,
-    asked: VecDeque<(u64, Vec<oneshot::Sender<View>>)>,
-    /// Answered: the state must contain the index.
-    confirmed: Vec<(u64, Vec<oneshot::Sender<View>>)>,
-    ticks_since_asked: u32,
-}
-
 impl<D: Disk> Machine<D> {
     pub fn open(
         config: Config,
@@ -361,10 +326,7 @@ impl<D: Disk> Machine<D> {
         self.raw.tick();
         self.promote_learner();
         self.snapshot_if_due();
-        self.reads.ticks_since_asked += 1;
-        if self.reads.ticks_since_asked >= ASK_AGAIN_TICKS && !self.reads.asked.is_empty() {
-            self.ask();
-        }
+        self.tick_reads();
     }
 
     /// Takes what came; what follows from it happens in `settle`.
@@ -435,33 +397,6 @@ impl<D: Disk> Machine<D> {
         }
     }
 
-    /// Learns where the sender is, if the log has not told yet: who was away for long may be asked by servers that joined
-    /// meanwhile, and must be able to answer them before it can have the entries that name them.
-    fn meet(&mut self, message: &mut Message) {
-        let Some(introduction) = message.context.strip_prefix(INTRODUCTION).filter(|_| introduces(message)) else {
-            return;
-        };
-        let introduced = read_member(introduction);
-        message.context.clear();
-        let Ok(member) = introduced else { return };
-        if member.id == message.from && self.member(member.id).is_none() {
-            if self.contacts.len() >= CONTACTS_MAX {
-                self.contacts.remove(0);
-            }
-            self.contacts.push(member);
-        }
-    }
-
-    /// Says where this server is.
-    fn introduce(&self, message: &mut Message) {
-        if introduces(message)
-            && message.context.is_empty()
-            && let Some(own) = self.membership.members.get(&self.id)
-        {
-            message.context = [INTRODUCTION, &write_member(own)].concat();
-        }
-    }
-
     /// Hands what was proposed to Raft: together, so that one message a follower carries all of it.
     fn propose(&mut self) {
         let (term, leads) = (self.raw.raft.term, self.raw.raft.state == StateRole::Leader);
@@ -490,25 +425,6 @@ impl<D: Disk> Machine<D> {
                 proposals.into_iter().for_each(|proposal| drop(proposal.answer.send(Err(error.clone()))));
             }
         }
-    }
-
-    fn ask_for_reads(&mut self) {
-        self.reads.asked.retain_mut(|(_, waiting)| {
-            waiting.retain(|answer| !answer.is_closed());
-            !waiting.is_empty()
-        });
-        if self.reads.waiting.is_empty() {
-            return;
-        }
-        let waiting = std::mem::take(&mut self.reads.waiting);
-        self.reads.asked.push_back((self.reads.number + 1, waiting));
-        self.ask();
-    }
-
-    fn ask(&mut self) {
-        self.reads.number += 1;
-        self.reads.ticks_since_asked = 0;
-        self.raw.read_index(self.reads.number.to_le_bytes().to_vec());
     }
 
     /// Does all that Raft wants done, until it wants nothing. After an error nobody knows what is on the disk but a
@@ -547,18 +463,6 @@ impl<D: Disk> Machine<D> {
         self.forget_lost();
         self.show_role();
         Ok(Settled::Done)
-    }
-
-    /// A server that starts again must not take an older set of members for its own and be elected by it: that a change
-    /// is committed is written down at once.
-    fn keep_members(&mut self) -> Result<(), LogError> {
-        if std::mem::take(&mut self.has_new_members)
-            && let Err(error) = self.shared.borrow_mut().log.append(&mut Vec::new(), None, true)
-        {
-            self.has_new_members = true;
-            return if error.is_full() { Ok(()) } else { Err(error) };
-        }
-        Ok(())
     }
 
     /// What comes before the write. A leader's followers write while it does.
@@ -610,21 +514,6 @@ impl<D: Disk> Machine<D> {
                 None => self.raw.report_unreachable(to),
             }
         }
-    }
-
-    fn send_snapshot(&mut self, message: Message) {
-        let to = message.to;
-        let index = message.get_snapshot().get_metadata().index;
-        let ready = self.shared.borrow().ready.clone().filter(|ready| ready.metadata.index == index);
-        let data = ready.and_then(|ready| self.archive.open(&ready.name).ok());
-        let (Some(data), Some(member)) = (data, self.member(to).cloned()) else {
-            return self.raw.report_snapshot(to, SnapshotStatus::Failure);
-        };
-        self.outlet.send_snapshot(&member, message.encode_to_vec().into(), data);
-    }
-
-    fn member(&self, id: u64) -> Option<&Member> {
-        self.membership.members.get(&id).or_else(|| self.contacts.iter().find(|member| member.id == id))
     }
 
     /// Applies what is committed, shows all of it at once, and then answers.
@@ -718,52 +607,6 @@ impl<D: Disk> Machine<D> {
         }
     }
 
-    fn apply_change(&mut self, entry: &Entry, change: &ConfChangeV2) {
-        let state = match self.raw.apply_conf_change(change) {
-            Ok(state) => state,
-            Err(error) => return tracing::error!(%error, "a change of members cannot be applied"),
-        };
-        self.membership.apply(change, &state);
-        self.has_new_members = true;
-        if self.raw.raft.state == StateRole::Leader && !state.voters.contains(&self.id) {
-            // Raft counts a leader's own vote, and this one has none any more. The others elect one of theirs.
-            let term = self.raw.raft.term;
-            self.raw.raft.become_follower(term, 0);
-        }
-        {
-            let mut shared = self.shared.borrow_mut();
-            shared.conf_state = state;
-            // A new member takes no snapshot that does not know it.
-            shared.ready = None;
-        }
-        self.show_members();
-        if let Some((index, member, answer)) = self.member_change.take() {
-            if index == entry.index {
-                let _ = answer.send(Ok(member));
-            } else {
-                self.member_change = Some((index, member, answer));
-            }
-        }
-    }
-
-    fn confirm(&mut self, context: &[u8], index: u64) {
-        let Ok(number) = context.try_into().map(u64::from_le_bytes) else { return };
-        // A later answer confirms earlier questions too.
-        while self.reads.asked.front().is_some_and(|(asked, _)| *asked <= number) {
-            let Some((_, waiting)) = self.reads.asked.pop_front() else { return };
-            self.reads.confirmed.push((index, waiting));
-        }
-    }
-
-    fn answer_reads(&mut self) {
-        let applied = self.applied.0;
-        for (_, waiting) in self.reads.confirmed.extract_if(.., |(index, _)| *index <= applied) {
-            for answer in waiting {
-                let _ = answer.send(self.view.clone());
-            }
-        }
-    }
-
     fn show_role(&mut self) {
         let raft = &self.raw.raft;
         let leads = raft.state == StateRole::Leader;
@@ -782,185 +625,6 @@ impl<D: Disk> Machine<D> {
         });
     }
 
-    fn show_members(&self) {
-        self.members.send_replace(Arc::new(self.membership.members.values().cloned().collect()));
-    }
-
-    fn add_member(&mut self, name: String, address: String, answer: MemberAnswer) {
-        if self.raw.raft.state != StateRole::Leader {
-            return drop(answer.send(Err(ChangeError::NotLeader)));
-        }
-        // Whoever asks has nothing on its disk. What the one of this name had promised, it may know no more; so it is not
-        // that one, and gets an id of its own.
-        if let Some(known) = self.membership.named(&name) {
-            let is_alive = known.id == self.id || self.hears(known.id);
-            let error = if is_alive { ChangeError::Alive(name) } else { ChangeError::Silent(known.id) };
-            return drop(answer.send(Err(error)));
-        }
-        let id = self.membership.last_id + 1;
-        self.change(ConfChangeType::AddLearnerNode, Member { id, name, address, learner: true }, answer);
-    }
-
-    fn hears(&self, id: u64) -> bool {
-        self.heard.get(&id).is_some_and(|at| self.n_ticks - at <= SILENT_TICKS)
-    }
-
-    fn remove_member(&mut self, id: u64, answer: MemberAnswer) {
-        if self.raw.raft.state != StateRole::Leader {
-            return drop(answer.send(Err(ChangeError::NotLeader)));
-        }
-        let Some(member) = self.membership.members.get(&id).cloned() else {
-            return drop(answer.send(Err(ChangeError::Unknown(id))));
-        };
-        let voters = self.membership.members.values().filter(|member| !member.learner).count();
-        if !member.learner && voters == 1 {
-            return drop(answer.send(Err(ChangeError::LastVoter)));
-        }
-        let left = self.membership.members.values().filter(|other| !other.learner && other.id != id);
-        let silent: Vec<&str> = left
-            .filter(|other| other.id != self.id && !self.hears(other.id))
-            .map(|other| other.name.as_str())
-            .collect();
-        let n_left = voters - usize::from(!member.learner);
-        if !member.learner && n_left - silent.len() < n_left / 2 + 1 {
-            let error = ChangeError::NoMajority { name: member.name, silent: silent.join(", ") };
-            return drop(answer.send(Err(error)));
-        }
-        self.change(ConfChangeType::RemoveNode, member, answer);
-    }
-
-    /// On the leader.
-    fn change(&mut self, kind: ConfChangeType, member: Member, answer: MemberAnswer) {
-        if self.member_change.is_some() || self.raw.raft.has_pending_conf() {
-            return drop(answer.send(Err(ChangeError::Busy)));
-        }
-        match self.raw.propose_conf_change(Vec::new(), change(kind, &member)) {
-            Ok(()) => self.member_change = Some((self.raw.raft.raft_log.last_index(), member, answer)),
-            Err(_) => drop(answer.send(Err(ChangeError::Busy))),
-        }
-    }
-
-    fn promote_learner(&mut self) {
-        if self.raw.raft.state != StateRole::Leader || self.raw.raft.has_pending_conf() {
-            return;
-        }
-        let last = self.raw.raft.raft_log.last_index();
-        let caught_up = self.membership.members.values().find(|member| {
-            let progress = self.raw.raft.prs().get(member.id);
-            member.learner
-                && progress.is_some_and(|progress| progress.matched > 0 && progress.matched + LEARNER_LAG_MAX >= last)
-        });
-        if let Some(member) = caught_up {
-            let voter = Member { learner: false, ..member.clone() };
-            tracing::info!(server = voter.name, "has caught up and votes from now on");
-            let _ = self.raw.propose_conf_change(Vec::new(), change(ConfChangeType::AddNode, &voter));
-        }
-    }
-
-    fn transfer(&mut self, to: Option<u64>) {
-        if self.raw.raft.state != StateRole::Leader {
-            return;
-        }
-        let progress = self.raw.raft.prs();
-        let best = self
-            .membership
-            .members
-            .values()
-            .filter(|member| member.id != self.id && !member.learner && to.is_none_or(|to| member.id == to))
-            .filter_map(|member| progress.get(member.id).map(|progress| (progress.matched, member.id)))
-            .max();
-        if let Some((_, id)) = best {
-            self.raw.transfer_leader(id);
-        }
-    }
-
-    /// Replaces everything by what the leader sent.
-    fn install(&mut self, snapshot: Snapshot, hard_state: Option<HardState>) -> Result<(), LogError> {
-        let metadata = snapshot.get_metadata();
-        let incoming = self.incoming.take().filter(|incoming| incoming.state.index == metadata.index);
-        let Some(Incoming { state, draft, n_bytes }) = incoming else { return Ok(()) };
-        self.snapshot_bytes = n_bytes;
-        let mut shared = self.shared.borrow_mut();
-        let name = state.file_name();
-        // Written and synchronised as it came.
-        draft.keep(&name).map_err(|error| LogError::Io { path: shared.log.disk().place(&name), error })?;
-        let hard_state = hard_state.unwrap_or_else(|| shared.log.hard_state.clone());
-        shared.log.reset((state.index, state.term), hard_state)?;
-        remove_older(shared.log.disk(), &name);
-        shared.conf_state = state.conf_state();
-        shared.ready = Some(state.ready());
-        drop(shared);
-        tracing::info!(index = state.index, revision = state.view.revision().0, "took over a snapshot from the leader");
-        let replaced = std::mem::replace(&mut self.view, state.view.clone());
-        self.outlet.let_go(Box::new(replaced));
-        self.applied = (state.index, state.term);
-        self.membership = state.membership;
-        self.cluster = state.cluster_id.clone();
-        self.cluster_id.send_replace(state.cluster_id);
-        let ended = self.published.restart(state.view);
-        self.outlet.let_go(Box::new(ended));
-        self.show_members();
-        Ok(())
-    }
-
-    /// Starts making a snapshot when the log has grown, or a follower needs one.
-    fn snapshot_if_due(&mut self) {
-        self.snapshot_pause = self.snapshot_pause.saturating_sub(1);
-        if self.is_writing || self.snapshot_pause > 0 || self.applied.0 == 0 {
-            return;
-        }
-        let wanted = self.shared.borrow_mut().wanted.take();
-        let is_due = self.shared.borrow().log.bytes > self.snapshot_after();
-        if !is_due && wanted.is_none() {
-            return;
-        }
-        let conf_state = self.shared.borrow().conf_state.clone();
-        let state = State {
-            view: self.view.clone(),
-            index: self.applied.0,
-            term: self.applied.1,
-            voters: conf_state.voters,
-            learners: conf_state.learners,
-            membership: self.membership.clone(),
-            cluster_id: self.cluster.clone(),
-        };
-        self.is_writing = true;
-        self.outlet.write_snapshot(SnapshotWork { state, archive: self.archive.clone() });
-    }
-
-    /// How much log is too much.
-    fn snapshot_after(&self) -> usize {
-        let half = usize::try_from(self.snapshot_bytes / 2).unwrap_or(usize::MAX);
-        half.clamp(SNAPSHOT_AFTER_BYTES_MIN, SNAPSHOT_AFTER_BYTES_MAX)
-    }
-
-    fn written(&mut self, written: std::io::Result<(Ready, u64)>) {
-        self.is_writing = false;
-        let (ready, n_bytes) = match written {
-            Ok(written) => written,
-            // The log goes on without it.
-            Err(error) => {
-                self.snapshot_pause = SNAPSHOT_RETRY_TICKS;
-                return tracing::warn!(%error, "a snapshot cannot be written");
-            }
-        };
-        let mut shared = self.shared.borrow_mut();
-        let index = ready.metadata.index;
-        if index < shared.log.before.0 {
-            return;
-        }
-        remove_older(shared.log.disk(), &ready.name);
-        // A new member takes no snapshot that does not know it.
-        if ready.metadata.get_conf_state() == &shared.conf_state {
-            shared.ready = Some(ready);
-        }
-        self.snapshot_bytes = n_bytes;
-        let kept = shared.log.index_of_last(self.snapshot_after() / LOG_KEPT);
-        if let Err(error) = shared.log.compact(index.min(kept - 1)) {
-            tracing::warn!(%error, "the log cannot be compacted");
-        }
-    }
-
     fn refuse_proposals(&mut self, error: &LogError) {
         // First the role: whoever hears a refusal must not find this server leading still.
         self.role.send_replace(Role::default());
@@ -969,91 +633,6 @@ impl<D: Disk> Machine<D> {
         let proposed = self.proposed.drain(..).map(|(_, proposal)| proposal);
         for proposal in self.proposals.drain(..).chain(proposed) {
             let _ = proposal.answer.send(Err(refusal.clone()));
-        }
-    }
-}
-
-/// Whether a message may tell of its sender: those that ask for an answer. Where Raft puts something into the context
-/// itself, another of these follows soon.
-fn introduces(message: &Message) -> bool {
-    matches!(
-        message.get_msg_type(),
-        MessageType::MsgAppend
-            | MessageType::MsgHeartbeat
-            | MessageType::MsgRequestVote
-            | MessageType::MsgRequestPreVote
-    )
-}
-
-/// The newest snapshot, and its size.
-pub fn newest_snapshot(disk: &impl Disk) -> Result<Option<(State, u64)>, OpenError> {
-    let names = disk.list().map_err(|error| OpenError::Io { path: disk.place(""), error })?;
-    let Some(name) = names.iter().rfind(|name| is_file(name)) else { return Ok(None) };
-    let file = disk.archive().open(name).map_err(|error| OpenError::Io { path: disk.place(name), error })?;
-    let mut file = Counted { file, n_bytes: 0 };
-    let state = State::read(&mut file).map_err(|error| OpenError::Snapshot { path: disk.place(name), error })?;
-    Ok(Some((state, file.n_bytes)))
-}
-
-struct Counted {
-    file: Box<dyn Read + Send>,
-    n_bytes: u64,
-}
-
-impl Read for Counted {
-    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
-        let n_read = self.file.read(into)?;
-        self.n_bytes += n_read as u64;
-        Ok(n_read)
-    }
-}
-
-/// A snapshot to be written.
-pub struct SnapshotWork {
-    state: State,
-    archive: Arc<dyn Archive>,
-}
-
-impl SnapshotWork {
-    /// Writes it, unless it is told to stop; the machine is to be given the outcome.
-    pub fn carry_out(&self, stop: &AtomicBool) -> Input {
-        Input::Written { written: write_snapshot(&self.state, &*self.archive, stop) }
-    }
-}
-
-pub fn write_snapshot(state: &State, archive: &dyn Archive, stop: &AtomicBool) -> std::io::Result<(Ready, u64)> {
-    let mut draft = archive.draft()?;
-    let n_bytes = state.write(&mut |piece| match stop.load(Ordering::Relaxed) {
-        true => Err(std::io::ErrorKind::Interrupted.into()),
-        false => draft.write(piece),
-    })?;
-    let ready = state.ready();
-    draft.keep(&ready.name)?;
-    Ok((ready, n_bytes))
-}
-
-/// The first state of a new cluster: empty, with one voter. It stands at index 1, so that every server that joins later
-/// is sent a snapshot, and with it the members.
-fn found(config: &Config, disk: &mut impl Disk, lot: u64) -> Result<(State, u64), OpenError> {
-    let member = Member { id: config.id, name: config.name.clone(), address: config.address.clone(), learner: false };
-    let state = State {
-        view: View::default(),
-        index: 1,
-        term: 1,
-        voters: vec![config.id],
-        learners: Vec::new(),
-        membership: Membership::of_founder(member),
-        cluster_id: format!("{:016x}", lot),
-    };
-    let written = write_snapshot(&state, &*disk.archive(), &AtomicBool::new(false));
-    let (_, n_bytes) = written.map_err(|error| OpenError::Io { path: disk.place(&state.file_name()), error })?;
-    Ok((state, n_bytes))
-}
-
-fn remove_older(disk: &mut impl Disk, newest: &str) {
-    for name in disk.list().unwrap_or_default().iter().filter(|name| is_file(name) && name.as_str() < newest) {
-        if let Err(error) = disk.remove(name) {
-            tracing::warn!(%error, "an old snapshot cannot be removed");
         }
     }
 }
