@@ -86,7 +86,8 @@ impl Reborn {
             true => String::new(),
             false => format!(" --data-dir {}", self.data_dir.display()),
         };
-        format!("copepod server --name {founder}{data_dir}")
+        let advertise = self.advertise.as_ref().map(|address| format!(" --advertise {address}")).unwrap_or_default();
+        format!("copepod server --name {founder}{advertise}{data_dir}")
     }
 }
 
