@@ -6,6 +6,7 @@
 //!
 //! A new controller is a file with a `CONTROLLER` in it, and a line in `ALL`.
 
+pub mod agenda;
 pub mod clusterrole_aggregation;
 pub mod cronjob;
 pub mod definitions;
