@@ -15,7 +15,7 @@ pub struct Wanted {
 }
 
 /// How an object is shown.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Shape {
     Whole,
     /// `PartialObjectMetadata`.
@@ -24,7 +24,7 @@ pub enum Shape {
 }
 
 /// What the rows of a table carry besides their cells.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Include {
     Nothing,
     Metadata,

@@ -15,6 +15,7 @@ mod continuation;
 mod crowd;
 mod discovery;
 mod fairness;
+mod fanout;
 mod forward;
 mod frames;
 mod front;

@@ -4,6 +4,7 @@ mod access;
 mod aggregation;
 mod client;
 mod conversion;
+mod fanout;
 mod hostile;
 mod kubectl;
 mod memory;

@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::{
     accept::{Include, Shape, Wanted},
     answer,
+    fanout::{Fanout, Form},
     frames::Frames,
     front::Front,
     metrics::{Labels, Running},
@@ -37,6 +38,9 @@ use crate::{
 
 /// Events are sent in pieces of about this size when there are many.
 const PIECE_BYTES: usize = 64 * 1024;
+
+/// What stands around an object in the frame of its event, at most.
+const FRAME_BYTES: usize = 48;
 
 /// How often a client that wants it hears how far it has seen, when nothing else tells it.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -77,6 +81,7 @@ pub async fn answer(front: &Front, asked: Asked, query: &Query, wanted: Wanted) 
     let watch = Watch {
         door: front.door.clone(),
         versions: front.versions.clone(),
+        fanout: front.fanouts.of(&asked.row),
         cursor: door.watch(Some(asked.row.resource()), from),
         row: asked.row,
         selection,
@@ -140,6 +145,7 @@ struct Initial {
 struct Watch {
     door: Arc<dyn Door>,
     versions: Arc<Versions>,
+    fanout: Arc<Fanout>,
     cursor: Box<dyn Cursor>,
     row: Arc<Row>,
     selection: Selection,
@@ -171,9 +177,11 @@ impl Watch {
             if let Err(status) = self.write_initial(&mut out).await {
                 return Some(self.end(out, &status));
             }
-            self.write_events(&mut out);
             if !out.is_empty() {
                 return Some(out.into());
+            }
+            if let Some(piece) = self.events_piece() {
+                return Some(piece);
             }
             if self.initial.is_some() {
                 continue;
@@ -240,19 +248,32 @@ impl Watch {
         Ok(())
     }
 
-    fn write_events(&mut self, out: &mut Vec<u8>) {
+    /// The next events: one as it was written for all, more in one piece, which is dearer to copy and cheaper to send.
+    fn events_piece(&mut self) -> Option<Bytes> {
+        let mut first = None;
+        let mut more = Vec::new();
         while self.initial.is_none()
-            && out.len() < PIECE_BYTES
+            && more.len() < PIECE_BYTES
             && let Some(event) = self.events.pop_front()
         {
-            self.write_event(out, &event);
+            let Some(written) = self.event(&event) else { continue };
+            match &first {
+                None => first = Some(written),
+                Some(first) => {
+                    if more.is_empty() {
+                        more.extend_from_slice(first);
+                    }
+                    more.extend_from_slice(&written);
+                }
+            }
         }
+        if more.is_empty() { first } else { Some(more.into()) }
     }
 
     /// An object that begins to match is new to this watcher, and one that ceases to match is gone.
-    fn write_event(&mut self, out: &mut Vec<u8>, event: &Event) {
+    fn event(&mut self, event: &Event) -> Option<Bytes> {
         if !self.selection.is_in_namespace(&event.object.key.name) {
-            return;
+            return None;
         }
         let is_in = event.kind != EventKind::Deleted && self.selection.matches(&event.object);
         let was_in = match (&event.previous, event.kind) {
@@ -261,17 +282,39 @@ impl Watch {
             (None, _) => false,
         };
         match (was_in, is_in) {
-            (false, false) => {}
-            (false, true) => self.write(out, "ADDED", &event.object),
-            (true, true) => self.write(out, "MODIFIED", &event.object),
-            (true, false) => match (&event.previous, event.kind) {
+            (false, false) => None,
+            (false, true) => Some(self.shared("ADDED", &event.object, event.object.revision)),
+            (true, true) => Some(self.shared("MODIFIED", &event.object, event.object.revision)),
+            (true, false) => Some(match (&event.previous, event.kind) {
                 // What it was when it last matched, at the revision at which it ceased to.
                 (Some(previous), EventKind::Added | EventKind::Modified) => {
-                    self.write(out, "DELETED", &Arc::new(previous.at(event.revision)));
+                    self.shared("DELETED", previous, event.revision)
                 }
-                _ => self.write(out, "DELETED", &event.object),
-            },
+                _ => self.shared("DELETED", &event.object, event.object.revision),
+            }),
         }
+    }
+
+    /// An event of `object` at `revision`, written by whoever needs it first.
+    fn shared(&mut self, kind: &'static str, object: &Arc<Object>, revision: Revision) -> Bytes {
+        let now = Timestamp::now();
+        let is_table = matches!(self.shape, Shape::Table(_));
+        let form = Form {
+            event: kind,
+            revision,
+            shape: self.shape,
+            is_protobuf: matches!(self.frames, Frames::Protobuf(_)),
+            with_columns: is_table && !std::mem::replace(&mut self.columns_sent, true),
+            second: if is_table { now.as_second() } else { 0 },
+        };
+        self.fanout.written(object, form, || {
+            let object = if object.revision == revision { object.clone() } else { Arc::new(object.at(revision)) };
+            let object = self.row.show(&object);
+            let mut out = Vec::with_capacity(object.bytes().len() + FRAME_BYTES);
+            let shown = |out: &mut Vec<u8>| shape::write(out, &self.row, &object, form.shape, now, form.with_columns);
+            self.frames.write(&mut out, kind, shown);
+            out.into()
+        })
     }
 
     fn write(&mut self, out: &mut Vec<u8>, kind: &str, object: &Arc<Object>) {

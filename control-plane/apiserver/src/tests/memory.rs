@@ -7,7 +7,8 @@ use std::sync::{
 
 use bytes::Bytes;
 use copepod_api::{
-    Action, Body, Expect, Op, Reply, Request, Resource, Revision, Status, Target, Timestamp, Txn, User, WriteOptions,
+    Action, Body, Expect, Key, Op, Reply, Request, Resource, Revision, Status, Target, Timestamp, Txn, User,
+    WriteOptions,
 };
 use copepod_registry::{Env, Testimony, Undecided, decide};
 use copepod_store::{Compacted, Cursor, Door, Event, History, Leader, View, door::Async};
@@ -80,6 +81,16 @@ impl Memory {
         *view = done.view;
         self.revision.send_replace(view.revision());
         Ok(done.replies)
+    }
+
+    /// Stores these bytes as they are.
+    pub fn store(&self, key: Key, body: Body) {
+        let mut state = self.state.lock().unwrap();
+        let op = Op::Put { key, body, expect: Expect::Any };
+        let (view, events) = state.view.apply(&Txn { ops: vec![op] }, Timestamp::now()).expect("an object");
+        events.into_iter().for_each(|event| state.history.push(event));
+        state.view = view;
+        self.revision.send_replace(state.view.revision());
     }
 
     /// Forgets the events so far, as compaction does.
