@@ -176,9 +176,12 @@ impl Object {
         self.pod.as_deref().unwrap_or(PodFacts::NONE)
     }
 
-    /// The object as the Rust type of its kind, for whoever looks at it once: nobody keeps what is decoded.
+    /// The object as the Rust type of its kind, for whoever looks at it once: nobody keeps what is decoded. Who set which
+    /// field is left out: it is most of what a small object takes in memory, and is read from JSON where it matters.
     pub fn decoded<T: Typed>(&self) -> Result<T, DecodeError> {
-        serde_json::from_slice(&self.bytes).map_err(|error| DecodeError::new(&self.key, error))
+        let mut decoded: T = serde_json::from_slice(&self.bytes).map_err(|error| DecodeError::new(&self.key, error))?;
+        decoded.metadata_mut().managed_fields = None;
+        Ok(decoded)
     }
 
     fn made(&self) -> &Made {
@@ -190,13 +193,12 @@ impl Object {
         self.made().value.get_or_init(|| serde_json::from_slice(&self.bytes).unwrap_or(Value::Null))
     }
 
-    /// The object as the Rust type of its kind. Decoded on the first call; one type an object.
+    /// The same, kept: decoded on the first call; one type an object.
     pub fn typed<T: Typed>(&self) -> Result<&T, DecodeError> {
         let made = &self.made().typed;
         if made.get().is_none() {
-            let decoded: T = serde_json::from_slice(&self.bytes).map_err(|e| DecodeError::new(&self.key, e))?;
             // Somebody else may have been faster; then both decoded the same bytes.
-            let _ = made.set(Arc::new(decoded));
+            let _ = made.set(Arc::new(self.decoded::<T>()?));
         }
         made.get()
             .and_then(|any| any.downcast_ref::<T>())
@@ -257,6 +259,17 @@ mod tests {
         assert_eq!(object.node.as_deref(), Some("n1"));
         assert_eq!(object.body(), body);
         assert_eq!(object.at(Revision(1234)).value()["metadata"]["resourceVersion"], "1234");
+    }
+
+    #[test]
+    fn a_typed_form_leaves_out_who_set_what() {
+        let body = Body::encode(&json!({"kind": "Node", "apiVersion": "v1", "metadata": {
+            "name": "n1", "managedFields": [{"manager": "kubectl", "fieldsV1": {"f:spec": {"f:taints": {}}}}],
+        }}));
+        let object = Object::store(Key::new(resource::NODES, "", "n1"), &body, Revision(7)).unwrap();
+        let node = object.typed::<k8s_openapi::api::core::v1::Node>().unwrap();
+        assert_eq!((node.metadata.name.as_deref(), &node.metadata.managed_fields), (Some("n1"), &None));
+        assert_eq!(object.value()["metadata"]["managedFields"][0]["manager"], "kubectl");
     }
 
     #[test]
