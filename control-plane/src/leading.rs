@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use copepod_apiserver::Tunnels;
 use copepod_identity::Authority;
-use copepod_nodes::Hub;
+use copepod_nodes::NodeFront;
 use copepod_replica::Replica;
 use copepod_store::Door;
 
@@ -18,13 +18,13 @@ use crate::{
 pub struct Means {
     pub replica: Replica,
     pub door: Arc<dyn Door>,
-    pub hub: Arc<Hub>,
+    pub nodes: NodeFront,
     pub tunnels: Arc<dyn Tunnels>,
     pub authority: Arc<Authority>,
 }
 
 pub async fn while_leading(means: Means) {
-    let Means { replica, door, hub, tunnels, authority } = means;
+    let Means { replica, door, nodes, tunnels, authority } = means;
     let controllers = copepod_controllers::ALL.iter().map(|controller| Box::new(controller) as Box<dyn driver::Job>);
     let jobs: Vec<Box<dyn driver::Job>> =
         controllers.chain(keyed::jobs(&authority)).chain([Box::new(Local) as _]).collect();
@@ -38,10 +38,9 @@ pub async fn while_leading(means: Means) {
             () = driver::run(door.clone(), &jobs) => (),
             () = scheduling::run(door.clone()) => (),
             () = registrations::run(door.clone(), tunnels.clone()) => (),
-            () = copepod_nodes::watch_silence(door.clone(), hub.clone()) => (),
+            () = nodes.lead() => (),
         }
-        // Agents are sent on to whoever leads.
-        hub.close_all();
+        nodes.stop_leading();
         tracing::info!(term = leading.term, "this server leads no more");
     }
 }

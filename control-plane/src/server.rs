@@ -80,11 +80,12 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
     let door = ServerDoor::open(replica.clone(), Webhooks::new(tunnels.clone()));
     let admission = Arc::new(Admission::new(authority.clone(), keys.clone(), door.clone(), replica.clone()));
 
-    let front = NodeFront::new(door.clone(), hub.clone(), admission.clone());
+    let nodes = NodeFront::new(door.clone(), hub, admission.clone());
     let peers = PeerFront { replica: replica.clone(), admission };
-    let grpc = tonic::service::Routes::new(NodesServer::new(front).max_decoding_message_size(MESSAGE_BYTES_MAX))
-        .add_service(peers.service())
-        .prepare();
+    let grpc =
+        tonic::service::Routes::new(NodesServer::new(nodes.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
+            .add_service(peers.service())
+            .prepare();
     let tls = copepod_identity::server_config(&certificate, &issued).map_err(identity)?;
     let own = Some((issued.certificate_pem.as_str(), issued.key_pem.as_str()));
     let forwarder = Forwarder::new(copepod_identity::client_config(&certificate, own).map_err(identity)?);
@@ -93,7 +94,8 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
     let own = Operations { name: config.name.clone(), replica: replica.clone(), door: door.clone(), keys };
     let router = grpc.into_axum_router().reset_fallback().merge(operations::router(own)).merge(rest);
 
-    let loops = tokio::spawn(leading::while_leading(Means { replica: replica.clone(), door, hub, tunnels, authority }));
+    let means = Means { replica: replica.clone(), door, nodes, tunnels, authority };
+    let loops = tokio::spawn(leading::while_leading(means));
     tracing::info!(name = config.name, address = config.advertise, "the server is up");
     let removed = tokio::spawn(stop_when_removed(replica.clone(), place.id, stop.clone()));
     copepod_apiserver::serve(listener, Arc::new(ArcSwap::from_pointee(tls)), router, stop).await;

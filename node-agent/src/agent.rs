@@ -3,6 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,19 +12,18 @@ use copepod_proto::nodes::Delta;
 use k8s_openapi::{
     List,
     api::{
-        core::v1::{Namespace, Node, Pod, Service},
-        discovery::v1::EndpointSlice,
+        core::v1::{Namespace, Pod, Service},
         networking::v1::NetworkPolicy,
     },
 };
 use serde::de::DeserializeOwned;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::{
     assignments::Place,
     config::AgentError,
     machine::Machine,
-    surface::{FoundSandbox, PodRef},
+    surface::{Cluster, FoundSandbox, PodRef, Shared},
     worker::{self, Handle, Note},
 };
 
@@ -34,8 +34,16 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// The pause after the data path could not be brought up to date. Nothing is acknowledged meanwhile.
 const APPLY_AGAIN: Duration = Duration::from_secs(1);
 
+/// How long the ways to others stay unwritten after a change, so that more of them are written together.
+const WRITE_REST: Duration = Duration::from_secs(1);
+
+/// How much of the disk's time they may take, in the long run.
+const WRITE_BYTES_A_SECOND: f64 = 32.0 * 1024.0;
+
 pub struct Agent {
     pub machine: Arc<Machine>,
+    /// Something has not been written down.
+    unwritten: Notify,
     workers: Mutex<BTreeMap<String, Handle>>,
     /// Sandboxes of pods nobody has spoken of yet. They are left alone until the control plane has: the journal might be
     /// what was lost.
@@ -65,6 +73,7 @@ impl Agent {
         let revision = machine.assignments().revision();
         let agent = Arc::new(Agent {
             machine,
+            unwritten: Notify::new(),
             workers: Mutex::default(),
             strangers: Mutex::new(found),
             wanted: watch::Sender::new(Wanted { revision, version: 1 }),
@@ -72,7 +81,7 @@ impl Agent {
         });
         let places: BTreeSet<Place> = {
             let assignments = agent.machine.assignments();
-            ["services", "endpointslices", "nodes", "networkpolicies", "namespaces", "neighbours"]
+            ["services", "networkpolicies", "namespaces", "neighbours"]
                 .iter()
                 .flat_map(|plural| assignments.of(plural).map(|(place, _)| place.clone()).collect::<Vec<_>>())
                 .collect()
@@ -108,10 +117,17 @@ impl Agent {
     }
 
     /// Takes a delta over.
-    pub fn take(&self, delta: Delta) -> std::io::Result<()> {
+    pub fn take(&self, delta: Delta) -> io::Result<()> {
         let revision = delta.revision;
-        let changed = self.machine.assignments().apply(delta)?;
-        let data_path = self.data_path(&changed.places);
+        let (changed, is_written) = {
+            let mut assignments = self.machine.assignments();
+            let Cluster { slices, peers, .. } = &mut *self.machine.cluster();
+            (assignments.apply(delta, slices, peers)?, assignments.is_written())
+        };
+        if !is_written {
+            self.unwritten.notify_one();
+        }
+        let data_path = self.data_path(&changed.places) | changed.paths;
         self.sync_pods(Some(&changed.places));
         self.adopt_strangers();
         self.tell_of_configuration(&changed.places);
@@ -232,8 +248,6 @@ impl Agent {
             let mut cluster = self.machine.cluster();
             match place.plural.as_str() {
                 "services" => update::<Service>(&mut cluster.services, key, place, bytes.as_ref()),
-                "endpointslices" => update::<EndpointSlice>(&mut cluster.slices, key, place, bytes.as_ref()),
-                "nodes" => update::<Node>(&mut cluster.nodes, place.name.clone(), place, bytes.as_ref()),
                 "networkpolicies" => update::<NetworkPolicy>(&mut cluster.policies, key, place, bytes.as_ref()),
                 "namespaces" => update::<Namespace>(&mut cluster.namespaces, place.name.clone(), place, bytes.as_ref()),
                 "neighbours" => update::<List<Pod>>(&mut cluster.neighbours, place.name.clone(), place, bytes.as_ref()),
@@ -242,6 +256,26 @@ impl Agent {
             changed = true;
         }
         changed
+    }
+
+    /// Writes down what the ways to others are, not more often than a disk of this node bears; for as long as the agent runs.
+    pub async fn keep_written(&self) {
+        loop {
+            self.unwritten.notified().await;
+            tokio::time::sleep(WRITE_REST).await;
+            let n_bytes = self.write();
+            tokio::time::sleep(Duration::from_secs_f64(n_bytes as f64 / WRITE_BYTES_A_SECOND)).await;
+        }
+    }
+
+    /// Writes down what has not been yet; how many bytes.
+    pub fn write(&self) -> usize {
+        let mut assignments = self.machine.assignments();
+        let cluster = self.machine.cluster().clone();
+        let written = assignments.write(&cluster.slices, &cluster.peers);
+        written
+            .inspect_err(|error| tracing::warn!(%error, "what the node was told cannot be written down"))
+            .unwrap_or(0)
     }
 
     /// Has volumes show new tokens before the old ones run out; for as long as the agent runs.
@@ -308,12 +342,8 @@ fn refers_to(pod: &Pod, place: &Place) -> bool {
     })
 }
 
-fn update<T: DeserializeOwned>(
-    map: &mut BTreeMap<String, Arc<T>>,
-    key: String,
-    place: &Place,
-    bytes: Option<&bytes::Bytes>,
-) {
+fn update<T: DeserializeOwned>(map: &mut Shared<T>, key: String, place: &Place, bytes: Option<&bytes::Bytes>) {
+    let map = Arc::make_mut(map);
     match bytes.and_then(|bytes| decode(place, bytes)) {
         Some(object) => drop(map.insert(key, Arc::new(object))),
         None => drop(map.remove(&key)),

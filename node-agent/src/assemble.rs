@@ -65,8 +65,8 @@ pub(crate) async fn drive(
     address: IpAddr,
     stop: CancellationToken,
 ) -> Result<(), AgentError> {
-    let assignments =
-        Assignments::open(&config.data_dir.join("assignments")).map_err(AgentError::io("what this node was told"))?;
+    let opened = Assignments::open(&config.data_dir.join("assignments"), &config.name);
+    let (assignments, slices, peers) = opened.map_err(AgentError::io("what this node was told"))?;
     let capacity = node::capacity(&config.data_dir);
     let version = rooms.runtime.version();
     let machine = Arc::new(Machine {
@@ -78,7 +78,7 @@ pub(crate) async fn drive(
         allocatable: capacity.clone(),
         authority,
         assignments: Mutex::new(assignments),
-        cluster: Mutex::new(Cluster::default()),
+        cluster: Mutex::new(Cluster { slices, peers, ..Cluster::default() }),
         reports: Reports::default(),
         events: Events::new(&config.name),
         tokens: crate::tokens::Tokens::default(),
@@ -90,8 +90,10 @@ pub(crate) async fn drive(
         () = session::hold(session, stop.clone()) => (),
         () = agent.keep_data_path() => (),
         () = agent.keep_tokens() => (),
+        () = agent.keep_written() => (),
         () = stop.cancelled() => (),
     }
+    agent.write();
     // Workers may be in the middle of something; they end here with their runtime, and go on in the next life.
     agent.stop();
     Ok(())

@@ -29,6 +29,7 @@ mod logs;
 mod machine;
 mod membership;
 mod node;
+mod paths;
 mod ports;
 mod reports;
 mod session;

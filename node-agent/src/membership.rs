@@ -27,7 +27,7 @@ use x509_parser::{parse_x509_certificate, pem::parse_x509_pem};
 use crate::{
     assignments::write,
     config::{AgentConfig, AgentError},
-    connect::{Dial, endpoint},
+    connect::{Dial, endpoint, keep_asking},
 };
 
 /// The pause before a join or a renewal is tried again.
@@ -186,6 +186,7 @@ async fn connect(server: &str, from: Option<IpAddr>, mut tls: Arc<ClientConfig>)
         async move {
             let stream = open(&address, from).await?;
             stream.set_nodelay(true)?;
+            keep_asking(&stream)?;
             let name = ServerName::try_from(SERVER_NAME).map_err(io::Error::other)?;
             Ok::<_, io::Error>(TokioIo::new(connector.connect(name, stream).await?))
         }

@@ -5,12 +5,17 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use copepod_proto::nodes::{
-    Acknowledged, FromNode, Heartbeat, Hello, PodUsage, StatusBatch, ToNode, from_node, nodes_client::NodesClient,
-    to_node,
+    Acknowledged, Delta, FromNode, Heartbeat, Hello, PodUsage, StatusBatch, ToNode, from_node,
+    nodes_client::NodesClient, to_node,
 };
+use prost::Message;
 use rand::RngExt;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, Interval, MissedTickBehavior},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -32,6 +37,10 @@ const BATCH_MAX: usize = 200;
 
 /// Until the server says otherwise.
 const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long after a heartbeat the server's answer may come, or half a heartbeat. One that hangs answers nobody, and another
+/// leads by then; one that has much to do must not be left, for it would have more to do.
+const HEARD_MAX: Duration = Duration::from_secs(4);
 
 /// Messages up, waiting for the connection. Reports wait outside, by pod, so that this stays short.
 const OUTBOX: usize = 64;
@@ -134,28 +143,39 @@ async fn carry(
     let machine = &agent.machine;
     let mut contained = agent.contained();
     contained.mark_unchanged();
-    let mut heartbeat = tokio::time::interval(HEARTBEAT);
-    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut every = HEARTBEAT;
+    let mut heartbeat = pulse(every);
+    // When the server is given up, unless it says something.
+    let mut silent = Instant::now() + ANSWER_MAX;
     let mut welcome = false;
     let mut heard = false;
+    let mut parts = Delta::default();
     loop {
         let say = tokio::select! {
-            told = inbound.message() => match told {
+            told = inbound.message() => {
+                silent = Instant::now() + patience(every);
+                match told {
                 Ok(Some(ToNode { message: Some(told) })) => match told {
                     to_node::Message::Welcome(told) => {
                         if !welcome {
                             tracing::info!(server, "session begins");
                         }
                         if told.heartbeat_milliseconds > 0 {
-                            heartbeat = tokio::time::interval(Duration::from_millis(told.heartbeat_milliseconds.into()));
-                            heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+                            every = Duration::from_millis(told.heartbeat_milliseconds.into());
+                            heartbeat = pulse(every);
+                            silent = Instant::now() + patience(every);
                         }
                         session.dial.learn(&told.servers);
                         welcome = true;
                         None
                     }
-                    to_node::Message::Delta(delta) => {
-                        if let Err(error) = agent.take(delta) {
+                    to_node::Message::Delta(part) => {
+                        let whole = match gather(&mut parts, part) {
+                            Ok(whole) => whole,
+                            Err(error) => return End::Broken(format!("what the server said is no delta: {error}")),
+                        };
+                        let Some(whole) = whole else { continue };
+                        if let Err(error) = agent.take(whole) {
                             return End::Broken(format!("what the server said cannot be written down: {error}"));
                         }
                         if !heard {
@@ -173,6 +193,7 @@ async fn carry(
                         tunnels::open(agent.clone(), channel.clone(), open);
                         None
                     }
+                    to_node::Message::Heard(_) => None,
                     to_node::Message::Redirect(redirect) => return End::Redirect(redirect.leader),
                 },
                 Ok(Some(ToNode { message: None })) => None,
@@ -180,7 +201,9 @@ async fn carry(
                 Ok(None) => return End::Refused("the server closed it at once".into()),
                 Err(status) if welcome => return End::Broken(status.message().to_owned()),
                 Err(status) => return End::Refused(status.message().to_owned()),
-            },
+                }
+            }
+            () = tokio::time::sleep_until(silent) => return End::Broken("the server does not answer any more".into()),
             () = machine.reports.changed(), if heard => {
                 tokio::time::sleep(GATHER).await;
                 let pods = machine.reports.take(BATCH_MAX);
@@ -202,6 +225,36 @@ async fn carry(
             return End::Broken("the connection closed".into());
         }
     }
+}
+
+/// How long a server may say nothing at all.
+fn patience(every: Duration) -> Duration {
+    every + HEARD_MAX.max(every / 2)
+}
+
+/// Beats as often as that, beginning at a moment that is another on each node: those that are told an
+/// interval together would beat together for ever.
+fn pulse(every: Duration) -> Interval {
+    let first = Instant::now() + every.mul_f64(rand::rng().random_range(0.0..1.0));
+    let mut pulse = tokio::time::interval_at(first, every);
+    pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    pulse
+}
+
+/// Adds a part to those before; gives the delta once it is whole.
+fn gather(parts: &mut Delta, part: Bytes) -> Result<Option<Delta>, prost::DecodeError> {
+    // Objects are kept as slices of what was read: of this copy, and not of the connection's buffer.
+    let more = Delta::decode(Bytes::copy_from_slice(&part))?;
+    if more.reset {
+        // Whatever began before it was broken off.
+        *parts = Delta::default();
+    }
+    parts.revision = more.revision;
+    parts.reset |= more.reset;
+    parts.changes.extend(more.changes);
+    parts.slices.extend(more.slices);
+    parts.peers.extend(more.peers);
+    Ok((!more.more).then(|| std::mem::take(parts)))
 }
 
 fn message(message: from_node::Message) -> FromNode {

@@ -5,17 +5,19 @@
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use copepod_api::Timestamp;
+pub use copepod_network::Range;
+pub use copepod_proto::nodes::SlicePort;
 use k8s_openapi::{
     List,
     api::{
-        core::v1::{Capabilities, Namespace, Node, Pod, SeccompProfile, Service},
-        discovery::v1::EndpointSlice,
+        core::v1::{Capabilities, Namespace, Pod, SeccompProfile, Service},
         networking::v1::NetworkPolicy,
     },
 };
@@ -262,16 +264,52 @@ pub struct HostPort {
     pub container_port: u16,
 }
 
+/// Objects by namespace and name. Whoever keeps what it was told shares it.
+pub type Shared<T> = Arc<BTreeMap<String, Arc<T>>>;
+
+pub type Slices = Shared<Slice>;
+
 /// Everything the node's data path is made of.
 #[derive(Clone, Debug, Default)]
 pub struct Cluster {
-    pub services: BTreeMap<String, std::sync::Arc<Service>>,
-    pub slices: BTreeMap<String, std::sync::Arc<EndpointSlice>>,
-    pub nodes: BTreeMap<String, std::sync::Arc<Node>>,
-    pub policies: BTreeMap<String, std::sync::Arc<NetworkPolicy>>,
-    pub namespaces: BTreeMap<String, std::sync::Arc<Namespace>>,
+    pub services: Shared<Service>,
+    pub slices: Slices,
+    pub peers: Peers,
+    pub policies: Shared<NetworkPolicy>,
+    pub namespaces: Shared<Namespace>,
     /// All pods of every node while there are policies, with no more than their labels, addresses and named ports.
-    pub neighbours: BTreeMap<String, std::sync::Arc<List<Pod>>>,
+    pub neighbours: Shared<List<Pod>>,
+}
+
+/// Of an EndpointSlice, what the data path is made of.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Slice {
+    pub namespace: String,
+    /// Whose endpoints they are.
+    pub service: String,
+    pub revision: u64,
+    pub ports: Vec<SlicePort>,
+    pub endpoints: BTreeMap<Ipv4Addr, Endpoint>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Takes requests.
+    pub is_ready: bool,
+    /// Is about to end and still takes requests.
+    pub is_leaving: bool,
+    /// Its pod runs on this node.
+    pub is_local: bool,
+    pub hostname: Option<Box<str>>,
+}
+
+/// Where pods are, by the ranges of their addresses.
+#[derive(Clone, Debug, Default)]
+pub struct Peers {
+    /// The range of this node's pods, and the node's address.
+    pub own: Option<(Range, Ipv4Addr)>,
+    /// Those of the other nodes.
+    pub others: Arc<BTreeMap<Range, Ipv4Addr>>,
 }
 
 #[tonic::async_trait]

@@ -41,6 +41,12 @@ const HEAD_MAX: Duration = Duration::from_secs(15);
 const ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const ALIVE_MAX: Duration = Duration::from_secs(15);
 
+/// The same for nodes: an agent whose machine is gone is to be missed in seconds. The kernel asks, so that it costs next to
+/// nothing even with thousands of nodes.
+const NODE_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+const NODE_ALIVE_MAX: Duration = Duration::from_secs(3);
+const NODES: &str = "system:nodes";
+
 /// How many requests one connection may have under way; a controller that watches every kind needs a few hundred.
 const STREAMS_MAX: u32 = 1_000;
 
@@ -131,9 +137,7 @@ async fn connection(
 ) {
     let _ = stream.set_nodelay(true);
     // HTTP/1.1 has no pings: without these, a watch of a client that vanished would stay for an hour.
-    let socket = SockRef::from(&stream);
-    let _ = socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(ALIVE_INTERVAL).with_interval(ALIVE_MAX));
-    let _ = socket.set_tcp_user_timeout(Some(ALIVE_INTERVAL + ALIVE_MAX));
+    keep_asking(&stream, ALIVE_INTERVAL, ALIVE_MAX);
     let stream = match tokio::time::timeout(HANDSHAKE_MAX, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%peer, %error, "no TLS connection came about"),
@@ -143,6 +147,9 @@ async fn connection(
     let user: User = certificates
         .and_then(|chain| copepod_identity::user_of_certificate(chain.first()?))
         .unwrap_or_else(who::anonymous);
+    if user.is_in(NODES) {
+        keep_asking(stream.get_ref().0, NODE_ALIVE_INTERVAL, NODE_ALIVE_MAX);
+    }
 
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(user.clone());
@@ -176,4 +183,12 @@ async fn connection(
             }
         }
     }
+}
+
+/// Has the kernel ask a silent peer whether it lives, and give the connection up when nothing comes back for so long.
+fn keep_asking(stream: &TcpStream, interval: Duration, max: Duration) {
+    let socket = SockRef::from(stream);
+    let asking = TcpKeepalive::new().with_time(interval).with_interval(interval.min(max));
+    let _ = socket.set_tcp_keepalive(&asking);
+    let _ = socket.set_tcp_user_timeout(Some(interval + max));
 }

@@ -7,6 +7,8 @@
 mod eviction;
 mod taints;
 
+use std::{cell::LazyCell, ops::Deref};
+
 use copepod_api::{
     Action, Key, Object, Of, Plan, Request, Timestamp, User,
     k8s_openapi::{
@@ -33,7 +35,8 @@ fn all(view: &View) -> Vec<Key> {
 fn wakes(view: &View, event: &Event) -> Vec<Key> {
     let key = &event.object.key;
     if key.resource == resource::NODES {
-        let health = |object: &Object| object.typed::<Node>().ok().map(health);
+        // Former states are read once, so what is read of them is not kept.
+        let health = |object: &Object| object.decoded::<Node>().ok().map(|node| health(&node));
         let before = event.previous.as_deref().and_then(health);
         // Whether the many are silent decides about each: a change of one is a change for all.
         let is_same = before == health(&event.object);
@@ -55,7 +58,7 @@ fn everybody() -> Key {
 
 fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let now = time::whole_seconds(now);
-    let outage = Outage::of(view);
+    let outage = LazyCell::new(|| Outage::of(view));
     if *key != everybody() {
         return view.get::<Node>("", key.name()).map_or_else(Plan::nothing, |node| one(view, &node, &outage, now));
     }
@@ -77,7 +80,7 @@ fn loses_pods(node: &Node) -> bool {
     health(node) == Health::Silent || taints::evicting(node).next().is_some()
 }
 
-fn one(view: &View, node: &Of<Node>, outage: &Outage, now: Timestamp) -> Plan {
+fn one(view: &View, node: &Of<Node>, outage: &dyn Deref<Target = Outage>, now: Timestamp) -> Plan {
     let (mut plan, key) = (Plan::nothing(), node.key());
     let user = User::system("system:controller:node-lifecycle-controller");
     if let Some(taints) = taints::change(node, now) {

@@ -1,12 +1,14 @@
 //! The requests that controllers make, each with the preconditions that have a stale plan refused.
 
+use std::borrow::Cow;
+
 use copepod_api::{
     Action, DeleteOptions, Object, Of, Patch, Plan, Request, Target, Timestamp, Typed, User, WriteOptions,
     k8s_openapi::api::core::v1::{Event, Namespace},
     request, resource, time,
 };
 use copepod_store::View;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::hash;
@@ -40,8 +42,8 @@ pub fn delete_unchanged(user: &User, object: &Object) -> Request {
 
 /// A request about a stored object of any kind. The version stays empty: the preferred one.
 pub fn about(user: &User, object: &Object, action: Action) -> Request {
-    let api_version = object.value()["apiVersion"].as_str().unwrap_or_default();
-    let version = api_version.rsplit('/').next().unwrap_or_default();
+    let named: Named = serde_json::from_slice(object.bytes()).unwrap_or_default();
+    let version = named.api_version.rsplit('/').next().unwrap_or_default();
     Request {
         user: user.clone(),
         target: Target {
@@ -58,6 +60,16 @@ pub fn about(user: &User, object: &Object, action: Action) -> Request {
             ..WriteOptions::default()
         },
     }
+}
+
+/// What an object calls itself, read without keeping the rest: of a large cluster's objects each is written about once.
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct Named<'a> {
+    #[serde(borrow)]
+    api_version: Cow<'a, str>,
+    #[serde(borrow)]
+    kind: Cow<'a, str>,
 }
 
 /// A namespace that is on its way out takes nothing new, and a plan that tried would be refused again and again.
@@ -84,14 +96,14 @@ pub fn announce(plan: &mut Plan, view: &View, user: &User, object: &Object, news
     if !is_open(view, namespace) || view.object(&key).is_some() {
         return;
     }
-    let value = object.value();
+    let named: Named = serde_json::from_slice(object.bytes()).unwrap_or_default();
     let at = time::rfc3339(now);
     let component = user.name.rsplit(':').next().unwrap_or_default();
     let event = json!({
         "apiVersion": "v1", "kind": "Event",
         "metadata": {"name": name, "namespace": namespace},
         "involvedObject": {
-            "apiVersion": value["apiVersion"], "kind": value["kind"], "name": object.key.name(),
+            "apiVersion": named.api_version, "kind": named.kind, "name": object.key.name(),
             "namespace": object.key.namespace(), "uid": object.meta.uid, "resourceVersion": revision,
         },
         "type": news.kind, "reason": news.reason, "message": news.message, "count": 1,

@@ -4,20 +4,25 @@
 //! refer to, and what the data path needs; up it go status, heartbeats and acknowledgements. Heartbeats stay in memory:
 //! only a change of mind (a node fell silent, a node is back) is written.
 
+mod board;
+mod common;
+mod dispatch;
 mod feed;
 mod hub;
 mod join;
+mod lost;
 mod neighbours;
+mod pace;
 mod peers;
 mod references;
 mod release;
 mod service;
 mod silence;
+mod slices;
 mod status;
 mod tunnel;
 
 pub use hub::Hub;
 pub use join::Issue;
 pub use service::NodeFront;
-pub use silence::watch_silence;
 pub use tunnel::Tunnel;

@@ -1,28 +1,20 @@
-//! What nodes are told of each other: the addresses of a node, and those of its pods.
+//! What nodes are told of each other: where the pods of each are.
 //!
 //! A Node says much more, and says something new when it falls silent, is cordoned or has pulled an image; told as it is,
-//! each such change would be read, sent and written down by all others. So a node's object is told with everything else
-//! left out, and only when what is left has changed. It is made once for all who are told.
+//! each such change would be read, sent and written down by all others. So only the range and the address are told, and only
+//! when they have changed.
 
-#[cfg(test)]
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{collections::BTreeMap, sync::Arc};
 
-use bytes::Bytes;
-use copepod_api::{Object, Revision};
-use dashmap::DashMap;
+use copepod_api::{Object, Revision, resource::NODES};
+use copepod_proto::nodes::Peer;
+use copepod_store::{Event, EventKind, View};
 use serde::Deserialize;
-use serde_json::json;
 
-/// An event is looked at with the object that it replaces, and sessions are not all at the same event.
-const REVISIONS_KEPT: usize = 4;
-
-/// What nodes are told of each other, made once for all.
+/// What others are told of each node, made once for all who ask for everything.
 #[derive(Default)]
 pub struct Peers {
-    told: DashMap<String, Vec<(Revision, Option<Bytes>)>>,
-    /// How often something was made.
-    #[cfg(test)]
-    made: AtomicUsize,
+    made: BTreeMap<Arc<str>, (Revision, Option<Peer>)>,
 }
 
 #[derive(Deserialize)]
@@ -51,42 +43,35 @@ struct Address {
 }
 
 impl Peers {
-    /// What others are told of this node; `None` while there is no way to its pods.
-    pub fn of(&self, node: &Object) -> Option<Bytes> {
-        let mut kept = self.told.entry(node.key.name().to_owned()).or_default();
-        if let Some((_, told)) = kept.iter().find(|(revision, _)| *revision == node.revision) {
-            return told.clone();
+    pub fn all(&mut self, view: &View) -> Vec<Peer> {
+        let mut before = std::mem::take(&mut self.made);
+        for node in view.objects(&NODES, None) {
+            let held = before.remove_entry(node.key.name()).filter(|(_, (revision, _))| *revision == node.revision);
+            let made = held.unwrap_or_else(|| (node.key.name().into(), (node.revision, make(node))));
+            self.made.insert(made.0, made.1);
         }
-        #[cfg(test)]
-        self.made.fetch_add(1, Ordering::Relaxed);
-        let told = make(node);
-        // What is the same is kept once.
-        let told = kept.iter().map(|(_, other)| other).find(|other| **other == told).cloned().unwrap_or(told);
-        if kept.len() == REVISIONS_KEPT {
-            kept.remove(0);
-        }
-        kept.push((node.revision, told.clone()));
-        told
-    }
-
-    pub fn forget(&self, node: &str) {
-        self.told.remove(node);
-    }
-
-    #[cfg(test)]
-    pub fn made(&self) -> usize {
-        self.made.load(Ordering::Relaxed)
+        self.made.values().filter_map(|(_, peer)| peer.clone()).collect()
     }
 }
 
-fn make(node: &Object) -> Option<Bytes> {
+/// What is to be told after an event of a node: nothing, that a range is nobody's, where a range is, or both of two ranges.
+pub fn change(event: &Event) -> Vec<Peer> {
+    let is_there = event.kind != EventKind::Deleted;
+    let now = is_there.then(|| make(&event.object)).flatten();
+    let before = if is_there { event.previous.as_deref() } else { Some(&*event.object) }.and_then(make);
+    if now == before {
+        return Vec::new();
+    }
+    let left = before.filter(|before| now.as_ref().is_none_or(|now| now.range != before.range));
+    let left = left.map(|before| Peer { address: String::new(), ..before });
+    left.into_iter().chain(now).collect()
+}
+
+/// `None` while there is no way to its pods.
+fn make(node: &Object) -> Option<Peer> {
     let told: Node = serde_json::from_slice(node.bytes()).ok()?;
     let range = told.spec?.range?;
     let addresses = told.status?.addresses?.into_iter();
     let address = addresses.filter(|address| address.kind == "InternalIP").map(|address| address.address).next()?;
-    let peer = json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": node.key.name()},
-        "spec": {"podCIDR": range}, "status": {"addresses": [{"type": "InternalIP", "address": address}]},
-    });
-    Some(peer.to_string().into())
+    Some(Peer { node: node.key.name().to_owned(), range, address })
 }

@@ -4,40 +4,68 @@
 //! hence everybody's `preStop: sleep`. Here the order is kept: first no EndpointSlice offers the pod any more, then every
 //! living node says that its data path knows, then the pod's own node is told to stop it.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use copepod_api::{
     Key, Object, Revision,
     k8s_openapi::api::discovery::v1::EndpointSlice,
     resource::{ENDPOINT_SLICES, PODS},
 };
-use copepod_store::{Event, View};
+use copepod_store::{Event, EventKind, View};
 
-/// The leaving pods of one session, and the revision that all nodes must contain before each is stopped.
+/// The leaving pods of the nodes that have sessions, and the revision that all nodes must contain before each is stopped.
 #[derive(Default)]
 pub struct Leaving {
     pods: BTreeMap<Key, Wait>,
+    /// Namespaces whose slices may offer less than when they were looked at last, or whose pods have not been looked for.
+    look: BTreeSet<String>,
 }
 
 struct Wait {
+    node: Arc<str>,
     uid: String,
-    /// Known once no slice offers the pod.
-    withdrawn_at: Option<Revision>,
+    stage: Stage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Offered,
+    /// No slice has offered it since then.
+    Withdrawn(Revision),
+    /// Its node was told to stop it, and has not said yet that it is gone.
+    Released,
+}
+
+/// A pod that may be stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Release {
+    pub node: Arc<str>,
+    pub uid: String,
 }
 
 impl Leaving {
-    pub fn of(node: &str, view: &View) -> Leaving {
-        let mut leaving = Leaving::default();
-        view.pods_on(node).for_each(|pod| leaving.consider(pod));
-        leaving
+    /// A node has come, and may not know what it was told of its pods.
+    pub fn begin(&mut self, node: &str, view: &View) {
+        self.end(node);
+        view.pods_on(node).for_each(|pod| self.consider(pod));
     }
 
-    pub fn after(&mut self, node: &str, events: &[Event]) {
+    pub fn end(&mut self, node: &str) {
+        self.pods.retain(|_, wait| *wait.node != *node);
+    }
+
+    /// `has_session`: whether there is anybody to be told of a node's pods.
+    pub fn after(&mut self, events: &[Event], has_session: impl Fn(&str) -> bool) {
         for event in events {
             let object = &event.object;
-            if object.key.resource == PODS && object.node.as_deref() == Some(node) {
+            if object.key.resource == ENDPOINT_SLICES {
+                self.look.insert(object.key.namespace().to_owned());
+            } else if object.key.resource == PODS && object.node.as_deref().is_some_and(&has_session) {
                 match event.kind {
-                    copepod_store::EventKind::Deleted => drop(self.pods.remove(&object.key)),
+                    EventKind::Deleted => drop(self.pods.remove(&object.key)),
                     _ => self.consider(object),
                 }
             }
@@ -45,37 +73,48 @@ impl Leaving {
     }
 
     fn consider(&mut self, pod: &Object) {
-        if pod.meta.is_leaving() {
+        let Some(node) = pod.node.clone().filter(|_| pod.meta.is_leaving()) else { return };
+        if self.pods.get(&pod.key).is_none_or(|wait| pod.meta.uid != wait.uid) {
+            self.look.insert(pod.key.namespace().to_owned());
             let uid = pod.meta.uid.to_string();
-            self.pods.entry(pod.key.clone()).or_insert(Wait { uid, withdrawn_at: None });
+            self.pods.insert(pod.key.clone(), Wait { node, uid, stage: Stage::Offered });
         }
     }
 
     pub fn is_waiting(&self) -> bool {
-        !self.pods.is_empty()
+        self.pods.values().any(|wait| wait.stage != Stage::Released)
     }
 
-    /// The uids of pods that may be stopped now that every node contains so much; each is named once.
-    pub fn released(&mut self, view: &View, contained: Revision) -> Vec<String> {
+    /// Those that may be stopped now that every node contains so much; each is named once.
+    pub fn released(&mut self, view: &View, contained: Revision) -> Vec<Release> {
+        let mut offered: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut released = Vec::new();
-        self.pods.retain(|key, wait| {
-            if wait.withdrawn_at.is_none() && !is_offered(view, key, &wait.uid) {
-                wait.withdrawn_at = Some(view.revision());
+        for (key, wait) in &mut self.pods {
+            if wait.stage == Stage::Offered && self.look.contains(key.namespace()) {
+                let namespace = key.namespace();
+                let offered = offered.entry(namespace.to_owned()).or_insert_with(|| offered_in(view, namespace));
+                if !offered.contains(&wait.uid) {
+                    wait.stage = Stage::Withdrawn(view.revision());
+                }
             }
-            let may_stop = wait.withdrawn_at.is_some_and(|revision| contained >= revision);
-            if may_stop {
-                released.push(std::mem::take(&mut wait.uid));
+            if let Stage::Withdrawn(revision) = wait.stage
+                && contained >= revision
+            {
+                wait.stage = Stage::Released;
+                released.push(Release { node: wait.node.clone(), uid: wait.uid.clone() });
             }
-            !may_stop
-        });
+        }
+        self.look.clear();
         released
     }
 }
 
-fn is_offered(view: &View, pod: &Key, uid: &str) -> bool {
-    view.objects(&ENDPOINT_SLICES, Some(pod.namespace()))
+/// The uids of pods that slices offer.
+fn offered_in(view: &View, namespace: &str) -> BTreeSet<String> {
+    view.objects(&ENDPOINT_SLICES, Some(namespace))
         .filter_map(|object| object.typed::<EndpointSlice>().ok())
         .flat_map(|slice| slice.endpoints.iter().flatten())
         .filter(|endpoint| endpoint.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false)))
-        .any(|endpoint| endpoint.target_ref.as_ref().is_some_and(|target| target.uid.as_deref() == Some(uid)))
+        .filter_map(|endpoint| endpoint.target_ref.as_ref()?.uid.clone())
+        .collect()
 }

@@ -2,29 +2,23 @@
 
 use std::{pin::Pin, sync::Arc};
 
-use copepod_api::{
-    Key, Object, Revision, Timestamp, User,
-    resource::{ENDPOINT_SLICES, PODS},
-    time::rfc3339,
-};
+use copepod_api::{Key, Object, Revision, Timestamp, User, resource::PODS, time::rfc3339};
 use copepod_proto::nodes::{
-    FromNode, JoinReply, JoinRequest, Redirect, Released, RenewRequest, ToNode, TokenReply, TokenRequest, TunnelData,
-    Welcome, from_node, nodes_server::Nodes, to_node,
+    FromNode, Heard, JoinReply, JoinRequest, Redirect, RenewRequest, ToNode, TokenReply, TokenRequest, TunnelData,
+    from_node, nodes_server::Nodes, to_node,
 };
-use copepod_store::{Cursor, Door, Event, Leader};
+use copepod_store::{Door, Leader};
 use futures::{Stream, StreamExt};
 use serde_json::Value;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     Hub, Issue,
-    feed::{Fed, Feed},
-    hub::{HEARTBEAT, SESSION_QUEUE, Session},
-    join, references,
-    release::Leaving,
-    silence,
+    dispatch::{self, dispatch},
+    hub::{SESSION_QUEUE, Session},
+    join, lost, references, silence,
     status::{self, Readiness},
 };
 
@@ -42,6 +36,22 @@ pub struct NodeFront {
 impl NodeFront {
     pub fn new(door: Arc<dyn Door>, hub: Arc<Hub>, issue: Arc<dyn Issue>) -> NodeFront {
         NodeFront { door, hub, issue }
+    }
+
+    /// What only the leader does: tells all nodes what concerns them, and watches over who lives. Until dropped; then call
+    /// `stop_leading`.
+    pub async fn lead(&self) {
+        silence::assume_alive(&self.hub, &self.door.view());
+        tokio::select! {
+            () = dispatch(self.door.clone(), self.hub.clone(), self.issue.clone()) => (),
+            () = silence::watch(self.door.clone(), self.hub.clone()) => (),
+            () = self.hub.count() => (),
+        }
+    }
+
+    /// Agents are sent on to whoever leads.
+    pub fn stop_leading(&self) {
+        self.hub.close_all();
     }
 }
 
@@ -106,11 +116,10 @@ impl Nodes for NodeFront {
             .map_err(|error| Status::invalid_argument(format!("hello.node is no JSON: {error}")))?;
         self.introduce(&node, &told).await?;
 
-        silence::assume_alive(&self.hub, &self.door.view());
         let (outbox, outbound) = mpsc::channel(SESSION_QUEUE);
         let session = self.hub.open(&node, outbox);
         tracing::info!(node, "session begins");
-        tokio::spawn(self.clone().carry(session, hello.revision, inbound));
+        tokio::spawn(self.clone().carry(session, Revision(hello.revision), inbound));
         Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
     }
 
@@ -129,7 +138,6 @@ impl NodeFront {
     /// Makes the Node object say what the agent says, and that it lives.
     async fn introduce(&self, node: &str, told: &Value) -> Result<(), Status> {
         let user = user_of(node);
-        self.hub.beat(node);
         let view = self.door.fresh().await.map_err(unavailable)?;
         for request in status::of_node(&view, &user, node, told) {
             self.door.submit(vec![request]).await.map_err(refused)?;
@@ -141,25 +149,40 @@ impl NodeFront {
         Ok(())
     }
 
-    /// Both directions of a session until either ends.
-    async fn carry(self, session: Arc<Session>, from: u64, inbound: Streaming<FromNode>) {
-        let up = self.listen(&session, inbound);
-        let down = self.feed(&session, from);
-        tokio::select! {
-            () = up => (),
-            _ = down => (),
+    /// A session from its beginning to its end. What it is told comes from `dispatch`.
+    async fn carry(self, session: Arc<Session>, from: Revision, inbound: Streaming<FromNode>) {
+        let welcome = dispatch::welcome(&self.hub, &*self.issue);
+        let mut is_lost = false;
+        if session.send(to_node::Message::Welcome(welcome)).await.is_ok() {
+            self.hub.arrives(session.clone(), from);
+            tokio::select! {
+                lost = self.listen(&session, inbound) => is_lost = lost,
+                () = self.until_replaced(&session) => (),
+            }
         }
-        self.hub.close(&session);
-        tracing::info!(node = &*session.node, "session ends");
+        self.hub.close(&session, is_lost);
+        tracing::info!(node = &*session.node, is_lost, "session ends");
     }
 
-    async fn listen(&self, session: &Session, mut inbound: Streaming<FromNode>) {
+    async fn until_replaced(&self, session: &Session) {
+        while self.hub.is_current(session) {
+            session.ended.notified().await;
+        }
+    }
+
+    /// Hears what the agent says until the session is over; whether its machine does not answer any more.
+    async fn listen(&self, session: &Session, mut inbound: Streaming<FromNode>) -> bool {
         let user = user_of(&session.node);
-        while let Some(Ok(message)) = inbound.next().await {
+        loop {
+            let message = match inbound.next().await {
+                Some(Ok(message)) => message,
+                Some(Err(status)) => return lost::is_lost(&status),
+                None => return false,
+            };
             if !self.hub.is_current(session) {
-                return;
+                return false;
             }
-            self.hub.beat(&session.node);
+            self.hub.beat(session);
             match message.message {
                 Some(from_node::Message::Acknowledged(acknowledged)) => {
                     self.hub.acknowledge(session, acknowledged.revision)
@@ -181,7 +204,11 @@ impl NodeFront {
                     let request = status::of_event(&self.door.view(), &user, &event);
                     self.submit(request.into_iter().collect()).await;
                 }
-                Some(from_node::Message::Heartbeat(_) | from_node::Message::Hello(_)) | None => (),
+                Some(from_node::Message::Heartbeat(_)) => {
+                    // One whose queue is full is told enough.
+                    let _ = session.try_send(to_node::Message::Heard(Heard {}));
+                }
+                Some(from_node::Message::Hello(_)) | None => (),
             }
         }
     }
@@ -201,109 +228,6 @@ impl NodeFront {
             }
         }
     }
-
-    async fn feed(&self, session: &Session, from: u64) -> Option<()> {
-        self.welcome(session).await?;
-        // Only those whose pods leave have to know how far the others are.
-        let mut others: Option<watch::Receiver<Revision>> = None;
-        let (mut feed, mut cursor) = self.begin(session, Revision(from)).await?;
-        let mut leaving = Leaving::of(&session.node, &self.door.view());
-        while self.hub.is_current(session) {
-            if !leaving.is_waiting() {
-                others = None;
-            }
-            let contained = others.as_mut().map_or(Revision::ZERO, |others| *others.borrow_and_update());
-            for uid in leaving.released(&self.door.view(), contained) {
-                session.send(to_node::Message::Released(Released { uid })).await.ok()?;
-            }
-            tokio::select! {
-                events = cursor.next() => match events {
-                    Ok(events) => {
-                        let position = cursor.position();
-                        let view = self.door.view();
-                        leaving.after(&session.node, &events);
-                        if events.iter().any(is_about_servers) {
-                            self.welcome(session).await?;
-                        }
-                        if let Some(fed) = feed.after(&events, &view, position) {
-                            send(session, fed).await?;
-                        }
-                        self.hub.looked_at(session, position);
-                    }
-                    Err(_) => {
-                        (feed, cursor) = self.reset(session).await?;
-                        leaving = Leaving::of(&session.node, &self.door.view());
-                    }
-                },
-                changed = further(&mut others, &self.hub), if leaving.is_waiting() => changed?,
-                () = session.ended.notified() => (),
-            }
-        }
-        None
-    }
-
-    /// Tells the agent which servers there are: at first, and whenever that has changed, so that it knows where to go when
-    /// this one is gone.
-    async fn welcome(&self, session: &Session) -> Option<()> {
-        let heartbeat_milliseconds = HEARTBEAT.as_millis() as u32;
-        let welcome = Welcome { heartbeat_milliseconds, servers: self.issue.servers() };
-        session.send(to_node::Message::Welcome(welcome)).await.ok()
-    }
-
-    /// From where the node is, when the log still reaches back to there and the node is not ahead of this cluster.
-    async fn begin(&self, session: &Session, from: Revision) -> Option<(Feed, Box<dyn Cursor>)> {
-        let view = self.door.view();
-        if from == Revision::ZERO || from > view.revision() {
-            return self.reset(session).await;
-        }
-        let mut cursor = self.door.watch(None, from);
-        if from < view.revision() {
-            // A first look tells whether the log reaches back; what it finds is fed like anything later.
-            let Ok(events) = cursor.next().await else { return self.reset(session).await };
-            let (mut feed, held) = Feed::resume(&session.node, &self.hub.peers, &view);
-            let position = cursor.position();
-            let fed = feed.after(&events, &self.door.view(), position);
-            let mut changes = held.delta.changes;
-            let data_path = fed.as_ref().is_some_and(|fed| fed.data_path);
-            changes.extend(fed.into_iter().flat_map(|fed| fed.delta.changes));
-            let delta = copepod_proto::nodes::Delta { revision: position.0, reset: false, changes };
-            send(session, Fed { delta, data_path }).await?;
-            self.hub.looked_at(session, position);
-            return Some((feed, cursor));
-        }
-        let (feed, mut held) = Feed::resume(&session.node, &self.hub.peers, &view);
-        held.delta.revision = from.0;
-        send(session, held).await?;
-        self.hub.looked_at(session, from);
-        Some((feed, cursor))
-    }
-
-    async fn reset(&self, session: &Session) -> Option<(Feed, Box<dyn Cursor>)> {
-        let view = self.door.view();
-        let (feed, fed) = Feed::reset(&session.node, &self.hub.peers, &view);
-        send(session, fed).await?;
-        self.hub.looked_at(session, view.revision());
-        Some((feed, self.door.watch(None, view.revision())))
-    }
-}
-
-/// Waits until the other nodes contain more.
-async fn further(others: &mut Option<watch::Receiver<Revision>>, hub: &Hub) -> Option<()> {
-    others.get_or_insert_with(|| hub.contained()).changed().await.ok()
-}
-
-/// The servers stand as the endpoints of `kubernetes`, which change with every change of the members.
-fn is_about_servers(event: &Event) -> bool {
-    let key = &event.object.key;
-    key.resource == ENDPOINT_SLICES && key.namespace() == "default" && key.name() == "kubernetes"
-}
-
-/// The data path's debt is noted before the delta leaves, so that nobody believes the node is up to date meanwhile.
-async fn send(session: &Session, fed: Fed) -> Option<()> {
-    if fed.data_path {
-        session.sends_data_path(fed.delta.revision);
-    }
-    session.send(to_node::Message::Delta(fed.delta)).await.ok()
 }
 
 fn user_of(node: &str) -> User {

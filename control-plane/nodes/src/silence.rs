@@ -1,12 +1,13 @@
 //! Who lives. The leader hears heartbeats and writes only when it changes its mind about a node.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use copepod_api::{
-    Of, Timestamp, User,
+    Object, Request, Revision, Timestamp, User,
     k8s_openapi::api::{coordination::v1::Lease, core::v1::Node},
     resource::NODES,
     time::rfc3339,
@@ -15,7 +16,7 @@ use copepod_store::{Door, EventKind, View};
 
 use crate::{
     Hub,
-    hub::SILENCE_MAX,
+    pace::SILENCE_MAX,
     status::{self, Readiness},
 };
 
@@ -23,67 +24,113 @@ use crate::{
 const LEASES_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: u64 = 40;
 
-/// Watches over the nodes while this server leads; dropped when it no longer does.
-pub async fn watch_silence(door: Arc<dyn Door>, hub: Arc<Hub>) {
-    tokio::select! {
-        () = watch(door, hub.clone()) => (),
-        () = hub.count() => (),
-    }
-}
+/// Between two looks at all nodes, so that one at the edge of silence does not make this a busy loop.
+const REST: Duration = Duration::from_millis(50);
 
-async fn watch(door: Arc<dyn Door>, hub: Arc<Hub>) {
+/// Watches over the nodes while this server leads; dropped when it no longer does.
+pub async fn watch(door: Arc<dyn Door>, hub: Arc<Hub>) {
     let user = User::system("system:node-front");
-    let view = door.view();
-    assume_alive(&hub, &view);
-    let mut nodes = door.watch(Some(NODES), view.revision());
+    let mut nodes = door.watch(Some(NODES), door.view().revision());
+    let mut noted = Noted::default();
+    let (mut looked, mut next) = (Instant::now(), Instant::now());
     loop {
-        let view = door.view();
-        let now = rfc3339(Timestamp::now());
-        let mut changed = Vec::new();
-        for node in view.list::<Node>(None) {
-            if let Some(readiness) = readiness(&view, &hub, &node, Timestamp::now()) {
-                changed.extend(status::ready(&view, &user, node.key().name(), readiness, &now));
-            }
-        }
-        for request in changed {
-            let (name, outcome) = (request.target.name.clone(), door.submit(vec![request]).await);
-            match outcome {
-                Ok(_) => tracing::info!(node = &*name, "whether the node lives has changed"),
-                Err(status) => tracing::warn!(node = &*name, %status, "could not note whether the node lives"),
-            }
-        }
-        let next = next_look(&hub, &door.view());
+        let mut objects: Vec<Arc<Object>> = Vec::new();
         tokio::select! {
-            () = tokio::time::sleep(next) => (),
+            () = tokio::time::sleep_until(next.into()) => {
+                let view = door.view();
+                objects.extend(view.objects(&NODES, None).cloned());
+                looked = Instant::now();
+                next = looked + next_look(&hub, &view);
+            }
+            // Some session is over, and its node has less time from now on.
+            () = hub.closed.notified() => next = next.min(looked + REST),
             events = nodes.next() => match events {
-                Ok(events) => events
-                    .iter()
-                    .filter(|event| event.kind == EventKind::Deleted)
-                    .for_each(|event| hub.forget(event.object.key.name())),
-                Err(_) => nodes = door.watch(Some(NODES), door.view().revision()),
+                Ok(events) => for event in events {
+                    match event.kind {
+                        EventKind::Deleted => noted.forget(&hub, event.object.key.name()),
+                        _ => objects.push(event.object),
+                    }
+                },
+                Err(_) => {
+                    nodes = door.watch(Some(NODES), door.view().revision());
+                    next = looked + REST;
+                }
             },
         }
+        let view = door.view();
+        let now = Timestamp::now();
+        let changed = objects.iter().filter_map(|node| noted.look(&view, &hub, &user, node, now)).collect();
+        note(&*door, changed).await;
     }
 }
 
+/// Nodes that are as this server thinks of them, so that they need not be read again. What it decides, it decides anew
+/// from the view.
+#[derive(Default)]
+struct Noted(BTreeMap<Arc<str>, (Revision, Readiness)>);
+
+impl Noted {
+    /// What is to be written because this server thinks otherwise of a node than its object says.
+    fn look(&mut self, view: &View, hub: &Hub, user: &User, node: &Object, now: Timestamp) -> Option<Request> {
+        let name = node.key.name();
+        let readiness = readiness(view, hub, node, now)?;
+        if self.0.get(name) == Some(&(node.revision, readiness)) {
+            return None;
+        }
+        let request = status::ready(view, user, name, readiness, &rfc3339(now));
+        if request.is_none() {
+            self.0.insert(name.into(), (node.revision, readiness));
+        }
+        request
+    }
+
+    fn forget(&mut self, hub: &Hub, name: &str) {
+        hub.forget(name);
+        self.0.remove(name);
+    }
+}
+
+/// Those who fall silent together are noted together; where that is refused, each alone.
+async fn note(door: &dyn Door, changed: Vec<Request>) {
+    for together in changed.chunks(TOGETHER_MAX) {
+        if door.submit(together.to_vec()).await.is_ok() {
+            let nodes: Vec<&str> = together.iter().map(|request| &*request.target.name).collect();
+            tracing::info!(?nodes, "whether nodes live has changed");
+            continue;
+        }
+        for request in together {
+            if let Err(status) = door.submit(vec![request.clone()]).await {
+                let node = &*request.target.name;
+                tracing::warn!(node, %status, "could not note whether the node lives");
+            }
+        }
+    }
+}
+
+/// Nodes noted in one transaction.
+const TOGETHER_MAX: usize = 100;
+
 /// Gives every node of ours the benefit of the doubt when a server begins to lead.
-pub(crate) fn assume_alive(hub: &Hub, view: &View) {
-    let nodes = view.list::<Node>(None).filter(|node| is_ours(node)).map(|node| node.key().name().to_owned());
-    nodes.for_each(|name| hub.assume_alive(&name));
+pub fn assume_alive(hub: &Hub, view: &View) {
+    hub.has_nodes(view.count(&NODES));
+    let nodes = view.objects(&NODES, None).filter(|node| is_ours(node));
+    nodes.for_each(|node| hub.assume_alive(node.key.name()));
 }
 
 /// Whether an agent of ours runs it. Others, such as a kubelet, hold no session here.
-fn is_ours(node: &Node) -> bool {
+fn is_ours(node: &Object) -> bool {
+    let Ok(node) = node.decoded::<Node>() else { return false };
     let info = node.status.as_ref().and_then(|status| status.node_info.as_ref());
     info.is_some_and(|info| info.kubelet_version.contains("+copepod"))
 }
 
 /// What the leader thinks of a node. A node that is not ours says itself that it is ready, and shows that it lives by
 /// renewing its lease; one without a lease is believed.
-fn readiness(view: &View, hub: &Hub, node: &Of<Node>, now: Timestamp) -> Option<Readiness> {
-    let name = node.key().name();
-    if is_ours(node) || hub.last_seen(name).is_some() {
-        let alive = hub.last_seen(name).is_some_and(|at| at.elapsed() <= SILENCE_MAX);
+fn readiness(view: &View, hub: &Hub, node: &Object, now: Timestamp) -> Option<Readiness> {
+    let name = node.key.name();
+    let patience = hub.patience(name);
+    if patience.is_some() || is_ours(node) {
+        let alive = patience.is_some_and(|patience| !patience.is_zero());
         return Some(if alive { Readiness::Alive } else { Readiness::Silent });
     }
     let lease = view.get::<Lease>(LEASES_NAMESPACE, name)?;
@@ -94,15 +141,8 @@ fn readiness(view: &View, hub: &Hub, node: &Of<Node>, now: Timestamp) -> Option<
     (renewed + good_for < now).then_some(Readiness::Silent)
 }
 
-/// The first moment at which some node that lives may have been silent for too long. Bounded below, so that a node at
-/// the edge does not make this a busy loop.
+/// When some node that lives may have been silent for too long.
 fn next_look(hub: &Hub, view: &View) -> Duration {
-    let now = Instant::now();
-    view.objects(&NODES, None)
-        .filter_map(|node| hub.last_seen(node.key.name()))
-        .filter(|at| at.elapsed() <= SILENCE_MAX)
-        .map(|at| (at + SILENCE_MAX).saturating_duration_since(now))
-        .min()
-        .unwrap_or(SILENCE_MAX)
-        .max(Duration::from_millis(50))
+    let patience = view.objects(&NODES, None).filter_map(|node| hub.patience(node.key.name()));
+    patience.filter(|patience| !patience.is_zero()).min().unwrap_or(SILENCE_MAX).min(SILENCE_MAX).max(REST)
 }

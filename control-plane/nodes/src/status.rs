@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 
 use copepod_api::{
-    Action, DeleteOptions, Key, Patch, Request, User,
+    Action, DeleteOptions, Key, Object, Patch, Request, User,
     k8s_openapi::api::core::v1::{Event, Node, Pod},
     resource::{NODES, PODS},
 };
@@ -36,7 +36,7 @@ pub fn of_pod(view: &View, user: &User, node: &str, report: &PodStatus) -> Optio
         tracing::warn!(node, pod = %pod.key, "dropped a status that is no JSON object");
         return None;
     };
-    let current = pod.value().get("status").and_then(Value::as_object).cloned().unwrap_or_default();
+    let current = self::status(pod);
     keep_conditions(&current, &mut status, |kind| !CONDITIONS_OF_AGENT.contains(&kind));
     if !status.contains_key("qosClass") {
         status.extend(current.get("qosClass").map(|class| ("qosClass".to_owned(), class.clone())));
@@ -64,8 +64,9 @@ pub fn of_node(view: &View, user: &User, name: &str, told: &Value) -> Vec<Reques
             requests.push(Request::of::<Node>(user, "", name, "", Action::Create { object: node }));
         }
         Some(node) => {
+            let stored = serde_json::from_slice::<Value>(node.bytes()).unwrap_or_default();
             let stands = |field: &str, of: &Value| {
-                let has = node.value().pointer(&format!("/metadata/{field}"));
+                let has = stored.pointer(&format!("/metadata/{field}"));
                 of.as_object().into_iter().flatten().all(|(key, value)| has.and_then(|has| has.get(key)) == Some(value))
             };
             if !stands("labels", &labels) || !stands("annotations", &annotations) {
@@ -74,8 +75,7 @@ pub fn of_node(view: &View, user: &User, name: &str, told: &Value) -> Vec<Reques
             }
         }
     }
-    let empty = Map::new();
-    let before = current.and_then(|node| node.value().get("status")).and_then(Value::as_object).unwrap_or(&empty);
+    let before = &current.map(|node| self::status(node)).unwrap_or_default();
     if let Some(status) = told.get("status").and_then(Value::as_object) {
         let mut status = status.clone();
         keep_conditions(before, &mut status, |kind| kind == CONDITION_READY);
@@ -94,8 +94,7 @@ pub fn ready(view: &View, user: &User, name: &str, ready: Readiness, now: &str) 
         Readiness::Alive => ("True", "AgentReady", "the node agent reports"),
         Readiness::Silent => ("Unknown", "NodeStatusUnknown", "the node agent has stopped reporting"),
     };
-    let mut conditions: Vec<Value> =
-        node.value().pointer("/status/conditions").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut conditions = conditions(node);
     let current = conditions.iter().find(|condition| condition["type"] == CONDITION_READY);
     if current.is_some_and(|condition| condition["status"] == status) {
         return None;
@@ -106,6 +105,21 @@ pub fn ready(view: &View, user: &User, name: &str, ready: Readiness, now: &str) 
         "lastHeartbeatTime": now, "lastTransitionTime": now,
     }));
     Some(status_patch(user, name, json!({"conditions": conditions})))
+}
+
+/// Those of a node, read without keeping what is read: there are many nodes.
+fn conditions(node: &Object) -> Vec<Value> {
+    let status = status(node);
+    status.get("conditions").and_then(Value::as_array).cloned().unwrap_or_default()
+}
+
+fn status(object: &Object) -> Map<String, Value> {
+    #[derive(serde::Deserialize)]
+    struct Stored {
+        #[serde(default)]
+        status: Map<String, Value>,
+    }
+    serde_json::from_slice::<Stored>(object.bytes()).map(|stored| stored.status).unwrap_or_default()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    POD_RANGE, SERVICE_RANGE,
+    POD_RANGES, SERVICE_RANGE,
     addresses::Range,
     elements::Backends,
     netfilter::{CONNECTIONS, Socket, attribute, find, nested},
@@ -87,6 +87,7 @@ fn tuple(attributes: &[u8]) -> Option<(SocketAddrV4, SocketAddrV4)> {
 
 fn is_stale(flow: &Flow, backends: &Backends) -> bool {
     let within = |range: &str, address: &Ipv4Addr| Range::parse(range).is_some_and(|range| range.contains(*address));
+    let is_pod = |address: &Ipv4Addr| POD_RANGES.iter().any(|range| within(range, address));
     let (to, end) = (flow.to, flow.answers_from);
     let is_led = to != end;
     if let Some(backends) = backends.at(to, Protocol::Udp) {
@@ -97,10 +98,10 @@ fn is_stale(flow: &Flow, backends: &Backends) -> bool {
     }
     // The others are addresses of this machine, or none of ours.
     match backends.at_node(to.port(), Protocol::Udp) {
-        Some(backends) if is_led => within(POD_RANGE, end.ip()) && !backends.contains(&end),
+        Some(backends) if is_led => is_pod(end.ip()) && !backends.contains(&end),
         // It came before anybody was there to be led to. What left under another address went elsewhere.
-        Some(_) => flow.answers_to == flow.from && !within(POD_RANGE, to.ip()),
-        None => is_led && within(POD_RANGE, end.ip()) && !within(POD_RANGE, to.ip()),
+        Some(_) => flow.answers_to == flow.from && !is_pod(to.ip()),
+        None => is_led && is_pod(end.ip()) && !is_pod(to.ip()),
     }
 }
 

@@ -24,7 +24,7 @@ mod tunnel;
 
 pub use addresses::Range;
 pub use dns::Search;
-pub use node::{Config, Network, NetworkError, Peer, PodLink, upstream};
+pub use node::{Config, Network, NetworkError, PodLink, upstream};
 pub use pods::Wishes;
 pub use policies::{Allowance, Peers, Policies, Ports};
 pub use resolver::{DnsConfig, DnsPolicy, resolv_conf};
@@ -32,6 +32,7 @@ pub use services::{Endpoint, Host, HostPort, Protocol, Service, ServicePort};
 
 /// Where services have their addresses, and where names are answered.
 pub const SERVICE_RANGE: &str = "10.96.0.0/16";
-pub const POD_RANGE: &str = "10.244.0.0/16";
+/// Where pods have theirs: those of the first 256 nodes in the first, all others in the second.
+pub const POD_RANGES: [&str; 2] = ["10.244.0.0/16", "240.0.0.0/8"];
 pub const DNS_ADDRESS: std::net::Ipv4Addr = std::net::Ipv4Addr::new(10, 96, 0, 10);
 pub const CLUSTER_DOMAIN: &str = "cluster.local";

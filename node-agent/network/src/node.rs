@@ -31,13 +31,6 @@ pub struct Config {
     pub upstream: Vec<SocketAddr>,
 }
 
-/// Another node, and the range of its pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Peer {
-    pub address: Ipv4Addr,
-    pub range: String,
-}
-
 /// A pod to be connected.
 #[derive(Clone, Debug)]
 pub struct PodLink {
@@ -176,16 +169,17 @@ impl Network {
     }
 
     /// The range of this node's pods, and where those of the others are.
-    pub async fn set_nodes(&self, own: Option<&Peer>, peers: &[Peer]) -> Result<(), NetworkError> {
-        let own = own.and_then(|own| Some((Range::parse(&own.range)?, own.address)));
+    pub async fn set_nodes(
+        &self,
+        own: Option<(Range, Ipv4Addr)>,
+        wanted: &BTreeMap<Range, Ipv4Addr>,
+    ) -> Result<(), NetworkError> {
         if let Some((range, _)) = own {
             *self.range.lock().unwrap_or_else(PoisonError::into_inner) = Some(range);
         }
         let mut given = self.given.lock().await;
         // Routes go with a link that was down for a moment, and nobody brings them back.
         given.routes = routes::held(&self.handle).await?;
-        let wanted: BTreeMap<Range, Ipv4Addr> =
-            peers.iter().filter_map(|peer| Some((Range::parse(&peer.range)?, peer.address))).collect();
         let gone: Vec<Route> =
             given.routes.iter().filter(|route| !wanted.contains_key(&route.range)).copied().collect();
         for route in gone {
@@ -193,8 +187,9 @@ impl Network {
             given.peers.remove(&route.range);
         }
         let mut failed = None;
-        for (range, address) in wanted {
-            let is_routed = given.routes.iter().any(|route| route.range == range);
+        let routed: BTreeSet<Range> = given.routes.iter().map(|route| route.range).collect();
+        for (&range, &address) in wanted {
+            let is_routed = routed.contains(&range);
             if is_routed && given.peers.get(&range) == Some(&address) {
                 continue;
             }

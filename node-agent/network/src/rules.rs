@@ -6,7 +6,7 @@
 use std::{net::Ipv4Addr, time::Duration};
 
 use crate::{
-    DNS_ADDRESS, POD_RANGE, SERVICE_RANGE,
+    DNS_ADDRESS, POD_RANGES, SERVICE_RANGE,
     addresses::Range,
     bytecode::{
         Field::{self, Destination, Dice, OriginalDestination, OriginalPort, OriginalSource, Port, Source},
@@ -204,7 +204,8 @@ fn local_ports() -> Vec<Rule> {
         rule().lead(SERVICE_KEY, "host_address_ports"),
         rule()
             .within(Destination, NotBe, LOOPBACK)
-            .within(Source, NotBe, range(POD_RANGE))
+            .within(Source, NotBe, range(POD_RANGES[0]))
+            .within(Source, NotBe, range(POD_RANGES[1]))
             .machine_has(Source, NotBe)
             .follow(NODE_KEY, "kept_ports"),
         rule().within(Destination, NotBe, LOOPBACK).follow(NODE_KEY, "node_ports"),
@@ -218,18 +219,21 @@ fn local_ports() -> Vec<Rule> {
 
 fn postrouting() -> Vec<Rule> {
     let rule = Rule::new;
-    let pods = range(POD_RANGE);
-    vec![
+    let leaving = POD_RANGES.map(|pods| {
+        rule()
+            .within(Source, Be, range(pods))
+            .within(Destination, NotBe, range(POD_RANGES[0]))
+            .within(Destination, NotBe, range(POD_RANGES[1]))
+            .leaves_by(NotBe, LINKS)
+            .leaves_by(NotBe, "lo\0")
+            .masquerade()
+    });
+    let first = [
         rule().listed(&[Source, Destination], "hairpins").masquerade(),
         rule().within(Source, Be, LOOPBACK).leaves_by(Be, LINKS).masquerade(),
         rule().has_mark(MARK).leaves_by(NotBe, LINKS).masquerade(),
-        rule()
-            .within(Source, Be, pods)
-            .within(Destination, NotBe, pods)
-            .leaves_by(NotBe, LINKS)
-            .leaves_by(NotBe, "lo\0")
-            .masquerade(),
-    ]
+    ];
+    first.into_iter().chain(leaving).collect()
 }
 
 /// Nobody is kept from himself, nor from answering.

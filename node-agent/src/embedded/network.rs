@@ -8,27 +8,21 @@ use std::{
 };
 
 use copepod_network::{
-    Config, DnsConfig, DnsPolicy, Endpoint, Host, HostPort, Network as Node, NetworkError, Peer, PodLink, Protocol,
-    Search, Service, ServicePort, Wishes, resolv_conf, upstream,
+    Config, DnsConfig, DnsPolicy, Endpoint, Host, HostPort, Network as Node, NetworkError, PodLink, Protocol, Search,
+    Service, ServicePort, Wishes, resolv_conf, upstream,
 };
-use k8s_openapi::api::{
-    core::v1::{self, Pod},
-    discovery::v1::EndpointSlice,
-};
+use k8s_openapi::api::core::v1::{self, Pod};
 
 use super::policies::policies;
 use crate::{
     AgentConfig, AgentError,
-    surface::{Cluster, Failure, Network, PodNetwork, PodRef},
+    surface::{Cluster, Failure, Network, PodNetwork, PodRef, Slice},
 };
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// The API's default for the time of ClientIP affinity.
 const AFFINITY_SECONDS: u64 = 10800;
-
-/// Which service a slice belongs to.
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
 pub struct PodsNetwork {
     node: Node,
@@ -71,7 +65,7 @@ impl PodsNetwork {
 
     async fn tell(&self, cluster: &Cluster, pods: &BTreeMap<String, Pod>) -> Result<(), Failure> {
         let policies = policies(cluster, &self.name, pods.values());
-        self.node.set_services(services(cluster, &self.name), policies).await.map_err(failure)
+        self.node.set_services(services(cluster), policies).await.map_err(failure)
     }
 }
 
@@ -99,12 +93,8 @@ impl Network for PodsNetwork {
     }
 
     async fn apply(&self, cluster: &Cluster) -> Result<(), Failure> {
-        let peer = |node: &v1::Node| Some(Peer { address: address(node)?, range: range(node)?.to_owned() });
-        let own = cluster.nodes.get(&self.name).and_then(|node| peer(node));
-        let others = cluster.nodes.iter().filter(|(name, _)| **name != self.name);
-        let peers: Vec<Peer> = others.filter_map(|(_, node)| peer(node)).collect();
         // One node that cannot be reached must not keep the services of all others from being known.
-        let routed = self.node.set_nodes(own.as_ref(), &peers).await;
+        let routed = self.node.set_nodes(cluster.peers.own, &cluster.peers.others).await;
         let mut known = self.known.lock().await;
         self.tell(cluster, &known.pods).await?;
         known.cluster = Some(cluster.clone());
@@ -173,24 +163,11 @@ pub fn protocol(name: &str) -> Protocol {
     }
 }
 
-fn range(node: &v1::Node) -> Option<&str> {
-    node.spec.as_ref()?.pod_cidr.as_deref()
-}
-
-fn address(node: &v1::Node) -> Option<Ipv4Addr> {
-    let addresses = node.status.as_ref()?.addresses.as_ref()?;
-    addresses.iter().find(|address| address.type_ == "InternalIP")?.address.parse().ok()
-}
-
 /// Services with the endpoints of their slices.
-fn services(cluster: &Cluster, own_node: &str) -> Vec<Service> {
-    let mut slices: BTreeMap<(&str, &str), Vec<&EndpointSlice>> = BTreeMap::new();
+fn services(cluster: &Cluster) -> Vec<Service> {
+    let mut slices: BTreeMap<(&str, &str), Vec<&Slice>> = BTreeMap::new();
     for slice in cluster.slices.values() {
-        let labels = slice.metadata.labels.as_ref();
-        let service = labels.and_then(|labels| labels.get(SERVICE_NAME));
-        if let (Some(namespace), Some(service)) = (slice.metadata.namespace.as_deref(), service) {
-            slices.entry((namespace, service)).or_default().push(slice);
-        }
+        slices.entry((&slice.namespace, &slice.service)).or_default().push(slice);
     }
     cluster
         .services
@@ -198,18 +175,12 @@ fn services(cluster: &Cluster, own_node: &str) -> Vec<Service> {
         .filter_map(|service| {
             let (namespace, name) = (service.metadata.namespace.as_deref()?, service.metadata.name.as_deref()?);
             let own = slices.get(&(namespace, name)).map(Vec::as_slice).unwrap_or_default();
-            known(service, namespace, name, own, own_node)
+            known(service, namespace, name, own)
         })
         .collect()
 }
 
-fn known(
-    service: &v1::Service,
-    namespace: &str,
-    name: &str,
-    slices: &[&EndpointSlice],
-    own_node: &str,
-) -> Option<Service> {
+fn known(service: &v1::Service, namespace: &str, name: &str, slices: &[&Slice]) -> Option<Service> {
     let spec = service.spec.as_ref()?;
     let ports = spec.ports.iter().flatten().map(|port| {
         let named = port.name.as_deref().unwrap_or_default();
@@ -219,7 +190,7 @@ fn known(
             protocol: protocol(wire),
             port: u16::try_from(port.port).unwrap_or_default(),
             node_port: port.node_port.and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0),
-            endpoints: slices.iter().flat_map(|slice| endpoints(slice, named, wire, own_node)).collect(),
+            endpoints: slices.iter().flat_map(|slice| endpoints(slice, named, wire)).collect(),
         }
     });
     let address = spec.cluster_ip.as_deref().and_then(|address| address.parse().ok());
@@ -248,39 +219,26 @@ fn affinity(spec: &v1::ServiceSpec) -> Option<Duration> {
 }
 
 /// A slice names its ports as the service does.
-fn endpoints(slice: &EndpointSlice, port_name: &str, wire: &str, own_node: &str) -> Vec<Endpoint> {
-    let port = slice.ports.iter().flatten().find(|port| {
-        port.name.as_deref().unwrap_or_default() == port_name && port.protocol.as_deref().unwrap_or("TCP") == wire
+fn endpoints(slice: &Slice, port_name: &str, wire: &str) -> Vec<Endpoint> {
+    let port = slice.ports.iter().find(|port| port.name == port_name && port.protocol == wire);
+    let Some(port) = port.and_then(|port| u16::try_from(port.port).ok()) else { return Vec::new() };
+    let listed = slice.endpoints.iter().map(|(address, endpoint)| Endpoint {
+        address: *address,
+        port,
+        is_local: endpoint.is_local,
+        is_ready: endpoint.is_ready,
+        is_leaving: endpoint.is_leaving,
     });
-    let Some(port) = port.and_then(|port| u16::try_from(port.port?).ok()) else { return Vec::new() };
-    let listed = slice.endpoints.iter().flatten();
-    listed
-        .flat_map(|endpoint| {
-            let conditions = endpoint.conditions.as_ref();
-            let is_ready = conditions.and_then(|conditions| conditions.ready) != Some(false);
-            let is_leaving = conditions
-                .is_some_and(|conditions| conditions.terminating == Some(true) && conditions.serving != Some(false));
-            let is_local = endpoint.node_name.as_deref() == Some(own_node);
-            endpoint.addresses.iter().filter_map(|address| address.parse().ok()).map(move |address| Endpoint {
-                address,
-                port,
-                is_local,
-                is_ready,
-                is_leaving,
-            })
-        })
-        .collect()
+    listed.collect()
 }
 
 /// Everybody who takes requests, or whose service publishes those that do not (their slices call them ready).
-fn hosts(slice: &EndpointSlice) -> Vec<Host> {
-    let listed = slice.endpoints.iter().flatten();
-    let ready =
-        listed.filter(|endpoint| endpoint.conditions.as_ref().and_then(|conditions| conditions.ready) != Some(false));
+fn hosts(slice: &Slice) -> Vec<Host> {
+    let ready = slice.endpoints.iter().filter(|(_, endpoint)| endpoint.is_ready);
     ready
-        .flat_map(|endpoint| {
-            let addresses = endpoint.addresses.iter().filter_map(|address| address.parse().ok());
-            addresses.map(|address| Host { address, hostname: endpoint.hostname.clone() })
+        .map(|(address, endpoint)| Host {
+            address: *address,
+            hostname: endpoint.hostname.as_deref().map(str::to_owned),
         })
         .collect()
 }

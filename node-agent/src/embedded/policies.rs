@@ -207,15 +207,15 @@ mod tests {
         let here = vec![pod("a", "web", 1, 8080)];
         let there = vec![pod("a", "db", 2, 5432), pod("b", "web", 3, 8081), pod("b", "db", 4, 5432)];
         for (node, items) in [("here", here), ("there", there)] {
-            cluster.neighbours.insert(node.into(), Arc::new(List { items, ..List::default() }));
+            Arc::make_mut(&mut cluster.neighbours).insert(node.into(), Arc::new(List { items, ..List::default() }));
         }
         for (name, team) in [("a", "red"), ("b", "blue")] {
             let namespace =
                 serde_json::from_value(json!({"metadata": {"name": name, "labels": {"team": team}}})).unwrap();
-            cluster.namespaces.insert(name.into(), Arc::new(namespace));
+            Arc::make_mut(&mut cluster.namespaces).insert(name.into(), Arc::new(namespace));
         }
         let policy = json!({"metadata": {"namespace": "a", "name": "p"}, "spec": spec});
-        cluster.policies.insert("a/p".into(), Arc::new(serde_json::from_value(policy).unwrap()));
+        Arc::make_mut(&mut cluster.policies).insert("a/p".into(), Arc::new(serde_json::from_value(policy).unwrap()));
         let policies = policies(&cluster, "here", []);
         let text = |by_pod: &ByPod| {
             let allowances = by_pod.iter().map(|(pod, allowances)| {
@@ -255,11 +255,11 @@ mod tests {
     fn a_pod_is_isolated_before_the_cluster_knows_its_address() {
         let mut cluster = Cluster::default();
         let policy = json!({"metadata": {"namespace": "a", "name": "p"}, "spec": {"podSelector": {"matchLabels": {"app": "web"}}}});
-        cluster.policies.insert("a/p".into(), Arc::new(serde_json::from_value(policy).unwrap()));
+        Arc::make_mut(&mut cluster.policies).insert("a/p".into(), Arc::new(serde_json::from_value(policy).unwrap()));
         let (new, old) = (pod("a", "web", 1, 80), pod("a", "web", 2, 80));
         // Its labels have changed since.
         let list = List { items: vec![pod("a", "other", 2, 80)], ..List::default() };
-        cluster.neighbours.insert("here".into(), Arc::new(list));
+        Arc::make_mut(&mut cluster.neighbours).insert("here".into(), Arc::new(list));
         let ingress = policies(&cluster, "here", [&new, &old]).ingress;
         assert_eq!(ingress.into_keys().collect::<Vec<_>>(), [Ipv4Addr::new(10, 244, 0, 1)]);
     }

@@ -21,6 +21,7 @@ use copepod_proto::nodes::{
     open_tunnel, to_node,
 };
 use futures::{Stream, StreamExt};
+use prost::Message;
 use serde_json::{Value, json};
 use tokio::{
     net::TcpListener,
@@ -317,8 +318,8 @@ impl Cluster {
             name: object["metadata"]["name"].as_str().unwrap().into(),
             object: Some(object.to_string().into_bytes().into()),
         });
-        let delta = Delta { revision, reset, changes: changes.collect() };
-        self.say(to_node::Message::Delta(delta)).await;
+        let delta = Delta { revision, reset, changes: changes.collect(), ..Delta::default() };
+        self.say(to_node::Message::Delta(delta.encode_to_vec().into())).await;
     }
 
     async fn say(&self, message: to_node::Message) {

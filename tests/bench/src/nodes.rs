@@ -78,8 +78,8 @@ async fn measure_size(n_nodes: usize, tell: &mut dyn FnMut(Figure)) -> Result<()
     let mut reached = Vec::new();
     for turn in 1..=TURNS {
         let begin = Instant::now();
-        api.put(&slice_path(0), &slice(0, turn)).await?;
-        reached.extend(agents.until_told(turn, begin, PATIENCE).await?);
+        let written = api.put(&slice_path(0), &slice(0, turn)).await?;
+        reached.extend(agents.until_told(revision_of(&written)?, begin, PATIENCE).await?);
     }
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
     tell(Figure::new(told("an endpoint reaches a node, p50"), milliseconds(quantile(&mut reached, 0.5)), "ms"));
@@ -88,7 +88,7 @@ async fn measure_size(n_nodes: usize, tell: &mut dyn FnMut(Figure)) -> Result<()
     tell(Figure::new(told("an endpoint reaches the last node"), last, "ms").at_most(1e3));
 
     let begin = Instant::now();
-    agents.lose(n_nodes / 10);
+    agents.lose_a_tenth()?;
     until(&api, |available| available < n_pods).await?;
     until_available(&api, n_pods).await?;
     let took = begin.elapsed().as_secs_f64();
@@ -114,8 +114,11 @@ async fn steady(what: &str, api: &Api, server: &Server, tell: &mut dyn FnMut(Fig
 
 /// Where the state is: it moves with each object that is written.
 async fn revision(api: &Api) -> Result<u64, String> {
-    let list = api.get("/api/v1/namespaces/default/configmaps?limit=1").await?;
-    let text = list["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+    revision_of(&api.get("/api/v1/namespaces/default/configmaps?limit=1").await?)
+}
+
+fn revision_of(told: &Value) -> Result<u64, String> {
+    let text = told["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     text.parse().map_err(|_| format!("{text:?} is no revision"))
 }
 
@@ -216,8 +219,7 @@ fn slice(number: usize, turn: usize) -> Value {
         .collect();
     json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": format!("{}-{number}", agents::SLICE), "annotations": {agents::TURN: turn.to_string()},
-                     "labels": {"kubernetes.io/service-name": "big"}},
+        "metadata": {"name": format!("{}-{number}", agents::SLICE), "labels": {"kubernetes.io/service-name": "big"}},
         "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}], "endpoints": endpoints,
     })
 }

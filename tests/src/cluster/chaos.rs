@@ -165,7 +165,7 @@ fn a_server_runs_out_of_file_descriptors(cluster: &Cluster) {
 fn stopped(cluster: &Cluster, server: &str) -> PathBuf {
     let pid = cluster.process(server);
     signal(cluster, server, Signal::SIGKILL);
-    cluster.until("it has ended", || !Path::new(&format!("/proc/{pid}/ns/net")).exists());
+    cluster.until_ended(pid);
     cluster.directory().join(server)
 }
 

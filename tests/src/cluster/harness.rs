@@ -227,6 +227,19 @@ impl Cluster {
         line.split_whitespace().nth(3).and_then(|pid| pid.parse().ok()).expect("it runs")
     }
 
+    /// Waits until a killed process holds nothing any more. Its threads end one by one, each gives back its files, and the
+    /// last that is to be seen of it is a zombie without threads.
+    pub fn until_ended(&self, pid: i32) {
+        let tasks = format!("/proc/{pid}/task");
+        self.until("a killed process has ended", || {
+            let n_tasks = fs::read_dir(&tasks).map_or(0, Iterator::count);
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            // The state stands behind the name, which is in brackets.
+            let is_zombie = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'));
+            n_tasks == 0 || (n_tasks == 1 && is_zombie)
+        });
+    }
+
     pub fn directory(&self) -> PathBuf {
         Path::new("/var/lib/copepod").join(LAB)
     }

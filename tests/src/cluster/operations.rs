@@ -162,7 +162,7 @@ fn leader(cluster: &Cluster) -> String {
 fn crash(cluster: &Cluster, member: &str) {
     let pid = cluster.process(member);
     kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
-    cluster.until("it has ended", || !Path::new(&format!("/proc/{pid}/ns/net")).exists());
+    cluster.until_ended(pid);
 }
 
 fn directory(cluster: &Cluster, member: &str) -> String {

@@ -1,5 +1,7 @@
 //! When a pod has to leave a tainted node.
 
+use std::ops::Deref;
+
 use copepod_api::{
     DeleteOptions, Of, Plan, Timestamp, User,
     k8s_openapi::api::core::v1::{Node, Pod, Taint},
@@ -23,7 +25,7 @@ pub fn consider(
     user: &User,
     node: &Of<Node>,
     pod: &Of<Pod>,
-    outage: &Outage,
+    outage: &dyn Deref<Target = Outage>,
     now: Timestamp,
 ) {
     let ends = taints::evicting(node).filter_map(|taint| end_of_stay(pod, taint, now).map(|end| (end, taint)));

@@ -25,10 +25,10 @@ const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Below the range that kernels give to outgoing connections.
 pub const NODE_PORTS: (u32, u32) = (30_000, 32_767);
 
-/// Pods' addresses: every node has one /24 of 10.244.0.0/16.
-const POD_RANGE: u32 = 0x0af4_0000;
+/// Pods' addresses: every node has one /24 of 10.244.0.0/16, and the nodes beyond the first 256 one of 240.0.0.0/8: no network
+/// of anybody's is there, and Linux has routed it since 2.6.25.
+const POD_RANGES: [(u32, u32); 2] = [(0x0af4_0000, 256), (0xf000_0000, 65_536)];
 const NODE_RANGE_BITS: u32 = 8;
-const NODE_RANGES: u32 = 256;
 
 /// Addresses that nobody is given; whoever names one on purpose may have it.
 fn reserved(address: u32) -> bool {
@@ -68,9 +68,27 @@ fn node_ranges<'w>(world: &'w mut World<'_>) -> &'w mut BTreeSet<u32> {
     })
 }
 
+/// The number of a range, counted through all that there are.
 fn range_number(cidr: &str) -> Option<u32> {
     let address: Ipv4Addr = cidr.strip_suffix("/24")?.parse().ok()?;
-    Some((u32::from(address).checked_sub(POD_RANGE)?) >> NODE_RANGE_BITS).filter(|number| *number < NODE_RANGES)
+    let mut before = 0;
+    for (first, size) in POD_RANGES {
+        let number = u32::from(address).checked_sub(first).map(|offset| offset >> NODE_RANGE_BITS);
+        if let Some(number) = number.filter(|number| *number < size) {
+            return Some(before + number);
+        }
+        before += size;
+    }
+    None
+}
+
+fn range_of(number: u32) -> String {
+    let (first, size) = POD_RANGES[0];
+    let address = match number.checked_sub(size) {
+        None => first + (number << NODE_RANGE_BITS),
+        Some(number) => POD_RANGES[1].0 + (number << NODE_RANGE_BITS),
+    };
+    format!("{}/24", Ipv4Addr::from(address))
 }
 
 /// A free number of `range`, searched from a random place and wrapping around.
@@ -131,12 +149,26 @@ pub fn claim_node_port(world: &mut World<'_>, port: u32, path: &Path<'_>, errors
 /// A free range of pod addresses for a node. The lowest free one: nodes come and go rarely, and low numbers read well.
 pub fn node_range(world: &mut World<'_>) -> Option<String> {
     let taken = node_ranges(world);
-    let number = free(taken, (0, NODE_RANGES - 1), 0, |_| true)?;
+    let n_ranges = POD_RANGES.iter().map(|(_, size)| size).sum::<u32>();
+    let number = free(taken, (0, n_ranges - 1), 0, |_| true)?;
     taken.insert(number);
-    Some(format!("{}/24", Ipv4Addr::from(POD_RANGE + (number << NODE_RANGE_BITS))))
+    Some(range_of(number))
 }
 
 /// The range that a node asks for; false where another node has it.
 pub fn claim_node_range(world: &mut World<'_>, cidr: &str) -> bool {
     range_number(cidr).is_none_or(|number| node_ranges(world).insert(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_node_has_a_range_of_its_own_and_the_first_have_the_best_known() {
+        let ranges = [0, 255, 256, 256 + 65_535].map(range_of);
+        assert_eq!(ranges, ["10.244.0.0/24", "10.244.255.0/24", "240.0.0.0/24", "240.255.255.0/24"]);
+        assert_eq!(ranges.map(|range| range_number(&range)), [0, 255, 256, 256 + 65_535].map(Some));
+        assert_eq!(["10.245.0.0/24", "10.244.0.0/16", "x"].map(range_number), [None; 3]);
+    }
 }

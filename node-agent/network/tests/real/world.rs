@@ -2,6 +2,7 @@
 //! descriptor of it, so nothing is left behind, and no two tests meet.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
@@ -12,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use copepod_network::{Config, Network, Peer, PodLink, Policies, Search, Service, Wishes};
+use copepod_network::{Config, Network, PodLink, Policies, Range, Search, Service, Wishes};
 use nix::sched::{CloneFlags, setns, unshare};
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -260,13 +261,13 @@ impl Node {
     }
 
     pub fn peers(&self, others: &[&Node]) {
-        let peers: Vec<Peer> = others.iter().map(|node| node.as_peer()).collect();
+        let peers: BTreeMap<Range, Ipv4Addr> = others.iter().map(|node| node.as_peer()).collect();
         let own = self.as_peer();
-        self.with(async move |network| network.set_nodes(Some(&own), &peers).await).unwrap();
+        self.with(async move |network| network.set_nodes(Some(own), &peers).await).unwrap();
     }
 
-    fn as_peer(&self) -> Peer {
-        Peer { address: self.address, range: format!("10.244.{}.0/24", self.number) }
+    fn as_peer(&self) -> (Range, Ipv4Addr) {
+        (Range { base: Ipv4Addr::new(10, 244, self.number, 0), bits: 24 }, self.address)
     }
 
     pub fn services(&self, services: &[Service]) {

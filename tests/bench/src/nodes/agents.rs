@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr},
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,21 +17,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::server::Server;
 
-/// The slices whose changes are measured, and the annotation that says which change it was.
+/// The slices whose changes are measured.
 pub const SLICE: &str = "big";
-pub const TURN: &str = "bench/turn";
 
 /// How many join at once. More would time out, as their handshakes alone keep both processors busy for seconds.
 const JOINING_MAX: usize = 100;
 
-/// How many nodes have one address in common: a server takes a few thousand connections from each.
-const NODES_AN_ADDRESS: usize = 1_000;
+/// Nodes have so many addresses, each an equal part of them: a server takes a few thousand connections from each, and those
+/// of one can be cut off together.
+const ADDRESSES: usize = 10;
+
+/// The nftables table that cuts nodes off.
+const TABLE: &str = "copepod_bench";
 
 /// Nobody takes longer to join.
 const JOIN_MAX: Duration = Duration::from_secs(120);
 
 pub struct Agents {
     nodes: Vec<Node>,
+    n_nodes: usize,
     /// Theirs, and gone with them.
     dir: tempfile::TempDir,
 }
@@ -44,8 +49,9 @@ struct Node {
 struct Heard {
     begin: Instant,
     joined: AtomicBool,
-    turn: AtomicU64,
-    /// Nanoseconds after `begin` when it heard of that turn.
+    /// Of the first slice.
+    revision: AtomicU64,
+    /// Nanoseconds after `begin` when it heard of that revision.
     at: AtomicU64,
 }
 
@@ -53,11 +59,10 @@ impl Heard {
     fn look(&self, cluster: &Cluster) {
         self.joined.fetch_or(!cluster.services.is_empty(), Ordering::Relaxed);
         let slice = cluster.slices.get(&format!("default/{SLICE}-0"));
-        let annotations = slice.and_then(|slice| slice.metadata.annotations.as_ref());
-        let turn = annotations.and_then(|annotations| annotations.get(TURN)?.parse().ok()).unwrap_or(0);
-        if turn > self.turn.load(Ordering::Relaxed) {
+        let revision = slice.map_or(0, |slice| slice.revision);
+        if revision > self.revision.load(Ordering::Relaxed) {
             self.at.store(self.begin.elapsed().as_nanos() as u64, Ordering::Relaxed);
-            self.turn.store(turn, Ordering::Release);
+            self.revision.store(revision, Ordering::Release);
         }
     }
 }
@@ -66,7 +71,7 @@ impl Agents {
     /// Starts so many, and waits until all have joined and know the services.
     pub async fn start(n_nodes: usize, server: &Server, token: &str) -> Result<Agents, String> {
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
-        let mut agents = Agents { nodes: Vec::new(), dir };
+        let mut agents = Agents { nodes: Vec::new(), n_nodes, dir };
         let joining = Arc::new(Semaphore::new(JOINING_MAX));
         for number in 0..n_nodes {
             let permit = joining.clone().acquire_owned().await.map_err(|error| error.to_string())?;
@@ -92,7 +97,7 @@ impl Agents {
     fn start_one(&self, number: usize, server: &Server, token: &str) -> Node {
         let name = format!("hollow-{number}");
         let data_dir = self.dir.path().join(&name);
-        let address = Ipv4Addr::new(127, 0, 1, 1 + (number / NODES_AN_ADDRESS) as u8);
+        let address = address(number * ADDRESSES / self.n_nodes);
         let config = AgentConfig {
             cgroup: name.clone(),
             run_dir: data_dir.join("run"),
@@ -107,7 +112,7 @@ impl Agents {
             mirrors: Vec::new(),
         };
         let begin = Instant::now();
-        let heard = Arc::new(Heard { begin, joined: false.into(), turn: 0.into(), at: 0.into() });
+        let heard = Arc::new(Heard { begin, joined: false.into(), revision: 0.into(), at: 0.into() });
         let told = heard.clone();
         // Addresses of pods, a hundred and some a node.
         let first = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 1).to_bits() + (number as u32) * 256);
@@ -122,9 +127,9 @@ impl Agents {
         Node { stop, heard }
     }
 
-    /// Waits until all have heard of a turn, and says how long after `begin` each did.
-    pub async fn until_told(&self, turn: usize, begin: Instant, max: Duration) -> Result<Vec<Duration>, String> {
-        let is_behind = |node: &Node| node.heard.turn.load(Ordering::Acquire) < turn as u64;
+    /// Waits until all have heard of a revision of the first slice, and says how long after `begin` each did.
+    pub async fn until_told(&self, revision: u64, begin: Instant, max: Duration) -> Result<Vec<Duration>, String> {
+        let is_behind = |node: &Node| node.heard.revision.load(Ordering::Acquire) < revision;
         while self.nodes.iter().any(is_behind) {
             if begin.elapsed() > max {
                 let n_behind = self.nodes.iter().filter(|node| is_behind(node)).count();
@@ -136,14 +141,31 @@ impl Agents {
         Ok(self.nodes.iter().map(|node| at(node).saturating_duration_since(begin)).collect())
     }
 
-    /// The last so many are silent from here on.
-    pub fn lose(&self, n_nodes: usize) {
-        self.nodes.iter().rev().take(n_nodes).for_each(|node| node.stop.cancel());
+    /// A tenth of the machines is dead from here on: nothing comes from them, and nothing reaches them.
+    pub fn lose_a_tenth(&self) -> Result<(), String> {
+        let lost = address(ADDRESSES - 1);
+        nft(&format!(
+            "table ip {TABLE} {{ chain input {{ type filter hook input priority 0; ip saddr {lost} drop; ip daddr {lost} drop; }}; }}"
+        ))
+    }
+}
+
+fn address(part: usize) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 1, 1 + part as u8)
+}
+
+fn nft(command: &str) -> Result<(), String> {
+    let output = Command::new("nft").arg(command).output().map_err(|error| format!("nft: {error}"))?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("nft: {}", String::from_utf8_lossy(&output.stderr))),
     }
 }
 
 impl Drop for Agents {
     fn drop(&mut self) {
         self.nodes.iter().for_each(|node| node.stop.cancel());
+        // There is none unless nodes were lost.
+        let _ = nft(&format!("delete table ip {TABLE}"));
     }
 }

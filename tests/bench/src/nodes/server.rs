@@ -9,6 +9,7 @@ use std::{
 };
 
 use copepod_control_plane::ServerConfig;
+use nix::sys::{prctl::set_pdeathsig, signal::Signal};
 use tokio_util::sync::CancellationToken;
 
 /// How long a server may take until it answers.
@@ -20,8 +21,11 @@ const PORT: &str = "COPEPOD_BENCH_PORT";
 /// Ticks of the processor's time in `/proc`, a second.
 const TICKS: u64 = 100;
 
-/// Is the server until it is killed.
+/// Is the server until it is killed, or the program that measures it ends, however it does.
 pub fn run(data_dir: PathBuf) -> ExitCode {
+    if let Err(error) = set_pdeathsig(Signal::SIGKILL) {
+        return complain(&error);
+    }
     let port = std::env::var(PORT).ok().and_then(|port| port.parse().ok()).unwrap_or_default();
     let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let config = ServerConfig { name: "bench".into(), data_dir, listen, advertise: listen.to_string(), join: None };

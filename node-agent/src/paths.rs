@@ -1,0 +1,345 @@
+//! What the node was told of the ways to others: endpoint slices, and where the pods of each node are.
+//!
+//! These change with every pod of the cluster, so they come as differences, are kept in the few fields that the data path
+//! is made of, and are written down later than all else and together. Nothing on this machine is done because of what a
+//! file of them says until the agent has started again, and then it asks from the revision that was written last.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{self, ErrorKind},
+    net::Ipv4Addr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use copepod_network::Range;
+use copepod_proto::nodes::{self, Delta, Peer};
+use prost::Message;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    assignments::{is_safe, remove, write},
+    surface::{Endpoint, Peers, Slice, Slices},
+};
+
+const PEERS: &str = "peers";
+
+/// Written last: how many there are of each, to tell when a power cut has lost some.
+const COUNTS: &str = "paths";
+
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Counts {
+    slices: usize,
+    peers: usize,
+}
+
+/// What changed since it was written down.
+pub struct Paths {
+    dir: PathBuf,
+    /// The node's own name.
+    node: String,
+    /// Slices, by namespace and name.
+    changed: BTreeSet<String>,
+    peers_changed: bool,
+}
+
+/// A difference to something that this node does not have.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the difference of slice {0} is to another than is here")]
+pub struct Missing(String);
+
+impl Paths {
+    /// `dir` is where the assignments are. False: some are missing.
+    pub fn open(dir: &Path, node: &str) -> io::Result<(Paths, Slices, Peers, bool)> {
+        let mut paths =
+            Paths { dir: dir.to_owned(), node: node.into(), changed: BTreeSet::new(), peers_changed: false };
+        fs::create_dir_all(paths.slices())?;
+        let (mut slices, mut peers) = (Slices::default(), Peers::default());
+        for entry in fs::read_dir(paths.slices())? {
+            let path = entry?.path();
+            match nodes::Slice::decode(fs::read(&path)?.as_slice()) {
+                Ok(slice) if path.extension().is_none() => drop(paths.slice(slice, &mut slices)),
+                _ => remove(&path)?,
+            }
+        }
+        let read = |name| match fs::read(dir.join(name)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            read => read,
+        };
+        let written = read(PEERS)?;
+        for peer in Delta::decode(written.as_slice()).map(|delta| delta.peers).unwrap_or_default() {
+            paths.peer(&peer, &mut peers);
+        }
+        paths.changed.clear();
+        paths.peers_changed = false;
+        let counts: Counts = serde_json::from_slice(&read(COUNTS)?).unwrap_or_default();
+        let is_whole = counts == Counts { slices: slices.len(), peers: peers.others.len() };
+        Ok((paths, slices, peers, is_whole))
+    }
+
+    fn slices(&self) -> PathBuf {
+        self.dir.join("slices")
+    }
+
+    /// Takes over what a delta says; whether anything is otherwise than it was.
+    pub fn apply(&mut self, delta: Delta, slices: &mut Slices, peers: &mut Peers) -> Result<bool, Missing> {
+        let mut changed = false;
+        if delta.reset {
+            let named: BTreeSet<String> = delta.slices.iter().map(key).collect();
+            let others: Vec<String> = slices.keys().filter(|key| !named.contains(*key)).cloned().collect();
+            for other in others {
+                Arc::make_mut(slices).remove(&other);
+                self.changed.insert(other);
+                changed = true;
+            }
+            let named: BTreeSet<Range> = delta.peers.iter().filter_map(|peer| Range::parse(&peer.range)).collect();
+            if peers.others.keys().any(|range| !named.contains(range)) {
+                Arc::make_mut(&mut peers.others).retain(|range, _| named.contains(range));
+                (self.peers_changed, changed) = (true, true);
+            }
+        }
+        for peer in &delta.peers {
+            changed |= self.peer(peer, peers);
+        }
+        for slice in delta.slices {
+            changed |= self.slice(slice, slices)?;
+        }
+        Ok(changed)
+    }
+
+    fn slice(&mut self, told: nodes::Slice, slices: &mut Slices) -> Result<bool, Missing> {
+        let key = key(&told);
+        if !is_safe(&told.namespace) || !is_safe(&told.name) {
+            tracing::warn!(key, "a slice with an impossible name was ignored");
+            return Ok(false);
+        }
+        let held = slices.get(&key);
+        if told.gone {
+            let was_held = held.is_some() && Arc::make_mut(slices).remove(&key).is_some();
+            self.changed.extend(was_held.then_some(key));
+            return Ok(was_held);
+        }
+        let mut slice = match told.base {
+            0 => Slice::default(),
+            base => match held.filter(|held| held.revision == base) {
+                Some(held) => Slice::clone(held),
+                None => return Err(Missing(key)),
+            },
+        };
+        slice.namespace = told.namespace;
+        slice.service = told.service;
+        slice.revision = told.revision;
+        slice.ports = told.ports;
+        for left in told.left.iter().filter_map(|address| address.parse().ok()) {
+            slice.endpoints.remove(&left);
+        }
+        let endpoints = told.endpoints.iter().filter_map(|endpoint| self.endpoint(endpoint));
+        slice.endpoints.extend(endpoints);
+        let is_same = slices.get(&key).is_some_and(|held| **held == slice);
+        if !is_same {
+            Arc::make_mut(slices).insert(key.clone(), Arc::new(slice));
+            self.changed.insert(key);
+        }
+        Ok(!is_same)
+    }
+
+    /// An endpoint is known by its first address; the others stand for the same.
+    fn endpoint(&self, told: &nodes::Endpoint) -> Option<(Ipv4Addr, Endpoint)> {
+        let endpoint = Endpoint {
+            is_ready: told.ready,
+            is_leaving: told.leaving,
+            is_local: told.node == self.node,
+            hostname: Some(told.hostname.as_str()).filter(|name| !name.is_empty()).map(Into::into),
+        };
+        Some((told.addresses.first()?.parse().ok()?, endpoint))
+    }
+
+    fn peer(&mut self, told: &Peer, peers: &mut Peers) -> bool {
+        let Some(range) = Range::parse(&told.range) else {
+            tracing::warn!(node = told.node, range = told.range, "a range of pods that this node cannot reach");
+            return false;
+        };
+        let address: Option<Ipv4Addr> = told.address.parse().ok();
+        let changed = if told.node == self.node {
+            let own = address.map(|address| (range, address));
+            std::mem::replace(&mut peers.own, own) != own
+        } else if peers.others.get(&range).copied() == address {
+            false
+        } else {
+            let others = Arc::make_mut(&mut peers.others);
+            match address {
+                Some(address) => others.insert(range, address),
+                None => others.remove(&range),
+            };
+            true
+        };
+        self.peers_changed |= changed;
+        changed
+    }
+
+    pub fn is_written(&self) -> bool {
+        self.changed.is_empty() && !self.peers_changed
+    }
+
+    /// Writes down what has changed; how many bytes.
+    pub fn write(&mut self, slices: &Slices, peers: &Peers) -> io::Result<usize> {
+        if self.is_written() {
+            return Ok(0);
+        }
+        let mut n_bytes = 0;
+        while let Some(key) = self.changed.first() {
+            let file = key.replace('/', "_");
+            match slices.get(key) {
+                Some(slice) => n_bytes += self.write_one(&self.slices(), &file, &self.told_of(key, slice))?,
+                None => remove(&self.slices().join(file))?,
+            }
+            self.changed.pop_first();
+        }
+        if self.peers_changed {
+            let own = peers.own.map(|(range, address)| (range, address, self.node.as_str()));
+            let others = peers.others.iter().map(|(range, address)| (*range, *address, ""));
+            let told = own.into_iter().chain(others).map(|(range, address, node)| Peer {
+                node: node.to_owned(),
+                range: range.to_string(),
+                address: address.to_string(),
+            });
+            let told = Delta { peers: told.collect(), ..Delta::default() };
+            n_bytes += self.write_one(&self.dir, PEERS, &told)?;
+            self.peers_changed = false;
+        }
+        let counts = Counts { slices: slices.len(), peers: peers.others.len() };
+        write(&self.dir, COUNTS, &serde_json::to_vec(&counts).map_err(io::Error::other)?)?;
+        Ok(n_bytes)
+    }
+
+    fn write_one(&self, dir: &Path, name: &str, told: &impl Message) -> io::Result<usize> {
+        let bytes = told.encode_to_vec();
+        write(dir, name, &bytes)?;
+        Ok(bytes.len())
+    }
+
+    fn told_of(&self, key: &str, slice: &Slice) -> nodes::Slice {
+        let endpoints = slice.endpoints.iter().map(|(address, endpoint)| nodes::Endpoint {
+            addresses: vec![address.to_string()],
+            ready: endpoint.is_ready,
+            leaving: endpoint.is_leaving,
+            node: if endpoint.is_local { self.node.clone() } else { String::new() },
+            hostname: endpoint.hostname.as_deref().unwrap_or_default().to_owned(),
+        });
+        nodes::Slice {
+            namespace: slice.namespace.clone(),
+            name: key.split_once('/').map_or(key, |(_, name)| name).to_owned(),
+            revision: slice.revision,
+            service: slice.service.clone(),
+            ports: slice.ports.clone(),
+            endpoints: endpoints.collect(),
+            ..nodes::Slice::default()
+        }
+    }
+}
+
+fn key(slice: &nodes::Slice) -> String {
+    format!("{}/{}", slice.namespace, slice.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(address: &str, ready: bool) -> nodes::Endpoint {
+        nodes::Endpoint { addresses: vec![address.into()], ready, node: "n1".into(), ..nodes::Endpoint::default() }
+    }
+
+    fn slice(revision: u64, base: u64, endpoints: &[(&str, bool)], left: &[&str]) -> nodes::Slice {
+        nodes::Slice {
+            namespace: "d".into(),
+            name: "web-1".into(),
+            revision,
+            base,
+            service: "web".into(),
+            endpoints: endpoints.iter().map(|(address, ready)| endpoint(address, *ready)).collect(),
+            left: left.iter().map(|address| (*address).to_owned()).collect(),
+            ..nodes::Slice::default()
+        }
+    }
+
+    fn peer(node: &str, range: &str, address: &str) -> Peer {
+        Peer { node: node.into(), range: range.into(), address: address.into() }
+    }
+
+    fn told(slices: &Slices, peers: &Peers) -> String {
+        let slices = slices.iter().flat_map(|(key, slice)| {
+            let one = |(address, endpoint): (&Ipv4Addr, &Endpoint)| format!("{address}={}", endpoint.is_ready);
+            std::iter::once(format!("{key}@{}", slice.revision)).chain(slice.endpoints.iter().map(one))
+        });
+        let own = peers.own.iter().map(|(range, _)| format!("own {range}"));
+        let others = peers.others.iter().map(|(range, address)| format!("{range}>{address}"));
+        slices.chain(own).chain(others).collect::<Vec<_>>().join(" ")
+    }
+
+    struct World {
+        dir: tempfile::TempDir,
+        paths: Paths,
+        slices: Slices,
+        peers: Peers,
+    }
+
+    impl World {
+        fn new() -> World {
+            let dir = tempfile::tempdir().unwrap();
+            let (paths, slices, peers, _) = Paths::open(dir.path(), "n1").unwrap();
+            World { dir, paths, slices, peers }
+        }
+
+        fn apply(&mut self, slices: Vec<nodes::Slice>, peers: Vec<Peer>, reset: bool) -> Result<bool, Missing> {
+            let delta = Delta { reset, slices, peers, ..Delta::default() };
+            self.paths.apply(delta, &mut self.slices, &mut self.peers)
+        }
+
+        fn told(&self) -> String {
+            told(&self.slices, &self.peers)
+        }
+
+        fn written(&self) -> String {
+            let (_, slices, peers, _) = Paths::open(self.dir.path(), "n1").unwrap();
+            told(&slices, &peers)
+        }
+    }
+
+    #[test]
+    fn differences_add_up_and_outlive_the_agent_once_written() {
+        let mut world = World::new();
+        let nodes = vec![peer("n1", "10.1.1.0/24", "10.0.0.1"), peer("n2", "10.1.2.0/24", "10.0.0.2")];
+        assert_eq!(world.apply(vec![slice(5, 0, &[("10.1.2.2", true)], &[])], nodes, true), Ok(true));
+        let changed = slice(7, 5, &[("10.1.2.2", false), ("10.1.2.3", true), ("fd00::1", true)], &[]);
+        assert_eq!(world.apply(vec![changed], vec![], false), Ok(true));
+        assert_eq!(
+            world.told(),
+            "d/web-1@7 10.1.2.2=false 10.1.2.3=true own 10.1.1.0/24 10.1.2.0/24>10.0.0.2",
+            "what is no address of this network is left out"
+        );
+        assert_eq!((world.written().as_str(), world.paths.is_written()), ("", false));
+        assert!(world.paths.write(&world.slices, &world.peers).unwrap() > 50);
+        assert_eq!((world.written(), world.paths.is_written()), (world.told(), true));
+
+        assert_eq!(world.apply(vec![slice(9, 7, &[], &["10.1.2.2"])], vec![], false), Ok(true));
+        assert_eq!(world.apply(vec![], vec![peer("n2", "10.1.2.0/24", "")], false), Ok(true));
+        world.paths.write(&world.slices, &world.peers).unwrap();
+        assert_eq!(world.written(), "d/web-1@9 10.1.2.3=true own 10.1.1.0/24");
+        assert_eq!(world.apply(vec![], vec![], true), Ok(true), "what a reset does not name is gone");
+        world.paths.write(&world.slices, &world.peers).unwrap();
+        assert_eq!(world.written(), "own 10.1.1.0/24");
+    }
+
+    #[test]
+    fn a_difference_to_something_else_is_refused_and_the_same_changes_nothing() {
+        let mut world = World::new();
+        world.apply(vec![slice(5, 0, &[("10.1.2.2", true)], &[])], vec![], true).unwrap();
+        assert_eq!(world.apply(vec![slice(5, 0, &[("10.1.2.2", true)], &[])], vec![], false), Ok(false));
+        assert_eq!(world.apply(vec![slice(9, 6, &[], &[])], vec![], false), Err(Missing("d/web-1".into())));
+        let mut bad = slice(9, 0, &[], &[]);
+        bad.name = "../../x".into();
+        assert_eq!(world.apply(vec![bad], vec![], false), Ok(false));
+    }
+}
