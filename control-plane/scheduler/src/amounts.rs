@@ -73,6 +73,17 @@ impl Amounts {
         peak
     }
 
+    /// By the name of the resource.
+    pub fn of(&self, name: &str) -> i64 {
+        match name {
+            "cpu" => self.cpu,
+            "memory" => self.memory,
+            "ephemeral-storage" => self.storage,
+            "pods" => self.pods,
+            other => self.other.get(other).copied().unwrap_or(0),
+        }
+    }
+
     pub fn add(&mut self, other: &Amounts) {
         self.shift(other, 1);
     }

@@ -12,6 +12,7 @@ mod contest;
 mod crowds;
 mod filters;
 mod place;
+mod queue;
 mod refusal;
 mod scores;
 mod selectors;
@@ -23,20 +24,24 @@ mod tests;
 mod topology;
 mod wish;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use copepod_api::{
-    Action, Key, Name, Object, Of, Plan, Request, Revision, Timestamp, User,
-    k8s_openapi::api::core::v1::{Event as CoreEvent, Namespace, Node, Pod, PodCondition},
+    Action, Key, Name, Object, Plan, Request, Revision, Timestamp, User,
+    k8s_openapi::api::core::v1::{Event as CoreEvent, Namespace, Pod, PodCondition},
     resource, time,
 };
 use copepod_store::{Event, EventKind, View};
 use serde_json::{Value, json};
 
-use crate::{place::Outcome, shape::Shape, shapes::Shapes, table::Table, wish::Wish};
+use crate::{
+    place::Outcome,
+    queue::{Entry, Queue},
+    shape::Shape,
+    shapes::Shapes,
+    table::Table,
+    wish::Wish,
+};
 
 /// How many bindings go into one transaction. Enough to share an fsync among many, few enough that a refused one costs
 /// little.
@@ -51,11 +56,7 @@ const NAME: &str = "default-scheduler";
 #[derive(Default)]
 pub struct Scheduler {
     table: Table,
-    /// Pods without a node that should be tried.
-    waiting: BTreeSet<Name>,
-    /// Pods that fit nowhere, until something happens that may help.
-    /// With each, whether it minds where other pods are: then a pod that arrives may help, too.
-    parked: BTreeMap<Name, bool>,
+    queue: Queue,
     shapes: Shapes,
     /// What the table knows.
     seen: Option<Revision>,
@@ -83,38 +84,38 @@ impl Scheduler {
             notes: Vec::new(),
             news: Vec::new(),
         };
+        for pod in self.queue.take_gated() {
+            output.note(&pod, "SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates");
+        }
         let mut bound: Vec<Arc<Object>> = Vec::new();
-        for class in self.classes(view, &mut output) {
+        for class in self.queue.classes() {
             let outcomes = place::class(&mut self.table, view, &class.shape, class.pods.len());
             for (pod, outcome) in class.pods.into_iter().zip(outcomes) {
                 match outcome {
                     Outcome::On(node) => {
                         output.bind(&pod, &node);
-                        self.waiting.remove(&pod.key.name);
                         self.table.add(&pod, &node, &class.shape);
                         bound.push(pod);
                     }
                     Outcome::Nowhere(message) => {
                         output.note(&pod, "Unschedulable", &message);
-                        self.waiting.remove(&pod.key.name);
-                        self.parked.insert(pod.key.name.clone(), class.shape.minds_others());
+                        self.queue.park(&pod.key.name);
                     }
                 }
             }
         }
         // The table tells what is, and bindings are only wishes until they come back as events. Until then their pods
-        // wait: a binding that is refused is tried again with the next call.
+        // go on waiting: a binding that is refused is tried again with the next call.
         for pod in &bound {
             self.table.remove(&pod.key.name);
-            self.waiting.insert(pod.key.name.clone());
         }
         output.plans(view)
     }
 
     fn rebuild(&mut self, view: &View) {
         *self = Scheduler::default();
-        for node in view.list::<Node>(None) {
-            self.table.put_node(&node);
+        for node in view.objects(&resource::NODES, None) {
+            self.table.put_node(node);
         }
         for pod in view.objects(&resource::PODS, None) {
             self.learn_pod(pod);
@@ -122,76 +123,92 @@ impl Scheduler {
     }
 
     fn learn(&mut self, view: &View, event: &Event) {
-        let object = &event.object;
-        if object.key.resource == resource::NODES {
-            let helps = match (event.kind, Of::<Node>::new(object.clone())) {
-                (EventKind::Deleted, _) | (_, Err(_)) => self.table.remove_node(object.key.name()),
-                (_, Ok(node)) => {
-                    let is_new = !self.table.knows(object.key.name());
-                    let changed = self.table.put_node(&node);
-                    if is_new {
-                        for pod in view.pods_on(object.key.name()) {
-                            self.learn_pod(pod);
-                        }
-                    }
-                    // A node that comes again as it was takes the row that it had, and finds nothing changed there.
-                    changed || is_new
+        match &event.object.key.resource {
+            resource if *resource == resource::NODES => self.learn_node(view, event),
+            resource if *resource == resource::PODS => self.learn_of_pod(event),
+            _ => {}
+        }
+    }
+
+    fn learn_node(&mut self, view: &View, event: &Event) {
+        let name = event.object.key.name();
+        let change = match event.kind {
+            EventKind::Deleted => None,
+            _ => self.table.put_node(&event.object),
+        };
+        let Some(change) = change else {
+            // Its pods kept others away, or were too many in their zone.
+            if self.table.remove_node(name) {
+                self.queue.wake_all();
+            }
+            return;
+        };
+        // A node that comes again as it was takes the row that it had, and finds nothing changed there.
+        if change.is_new {
+            for pod in view.pods_on(name) {
+                self.learn_pod(pod);
+            }
+        }
+        if change.domains && self.table.crowds.keeping_apart().next().is_some() {
+            self.queue.wake_all();
+        } else if (change.is_new || change.matters)
+            && let Some(row) = self.table.row(name)
+        {
+            self.queue.wake_for(&self.table, row);
+        }
+    }
+
+    fn learn_of_pod(&mut self, event: &Event) {
+        let (name, object) = (&event.object.key.name, &event.object);
+        if event.kind != EventKind::Deleted
+            && let Some(previous) = &event.previous
+            && wish::is_unchanged(previous, object)
+            && self.table.renew(object)
+        {
+            return;
+        }
+        let left = self.table.remove(name);
+        let was_parked = self.queue.remove(name);
+        let is_placed = event.kind != EventKind::Deleted && self.learn_pod(object);
+        if let Some(before) = was_parked {
+            self.queue.park_again(name, &before);
+        }
+        match left {
+            Some(left) if !is_placed => match self.table.row(&left.node) {
+                // Whom it kept away may go to any node of its domain.
+                _ if !left.shape.apart.is_empty() => self.queue.wake_all(),
+                Some(row) => self.queue.wake_for(&self.table, row),
+                None => self.queue.wake_minding(),
+            },
+            // It asks for something else, and that may be less.
+            Some(left) => match self.table.row(&left.node) {
+                Some(row) if self.table.shape_of(name) != Some(left.shape.id()) => {
+                    self.queue.wake_for(&self.table, row);
                 }
-            };
-            if helps {
-                self.retry();
-            }
-        } else if object.key.resource == resource::PODS {
-            let was_placed = self.table.remove(&object.key.name);
-            self.waiting.remove(&object.key.name);
-            let was_parked = self.parked.remove(&object.key.name);
-            let mut is_placed = false;
-            if event.kind != EventKind::Deleted {
-                let same = event.previous.as_deref().is_some_and(|previous| wish::is_same(previous, object));
-                is_placed = self.learn_pod(object);
-                // Only its status changed, probably by our own note: it stays parked. One that waits goes on waiting, for
-                // something has happened since that may help it.
-                if let Some(minds_others) = was_parked.filter(|_| same)
-                    && self.waiting.remove(&object.key.name)
-                {
-                    self.parked.insert(object.key.name.clone(), minds_others);
-                }
-            }
-            if was_placed && !is_placed {
-                self.retry();
-            } else if is_placed && !was_placed {
-                // A pod arrived that others may want to be near.
-                let (mind, rest) =
-                    std::mem::take(&mut self.parked).into_iter().partition(|(_, minds_others)| *minds_others);
-                self.parked = rest;
-                let mind: BTreeMap<Name, bool> = mind;
-                self.waiting.extend(mind.into_keys());
-            }
+                _ => {}
+            },
+            // A pod arrived that others may want to be near.
+            None if is_placed => self.queue.wake_minding(),
+            None => {}
         }
     }
 
     /// The view may be ahead of the events. What matters of that are bindings that came true: their pods wait no more, and
     /// their room is taken.
     fn catch_up(&mut self, view: &View) {
-        let settled: Vec<Name> = self
-            .waiting
-            .iter()
-            .filter(|name| {
-                let pod = view.object(&Key { resource: resource::PODS, name: (*name).clone() });
-                pod.is_none_or(|pod| pod.node.is_some() || pod.meta.is_leaving())
-            })
-            .cloned()
+        let current = |name: &Name| view.object(&Key { resource: resource::PODS, name: name.clone() });
+        let changed: Vec<Name> = self
+            .queue
+            .waiting()
+            .filter(|(name, known)| current(name).is_none_or(|pod| !Arc::ptr_eq(pod, known)))
+            .map(|(name, _)| name.clone())
             .collect();
-        for name in settled {
-            self.waiting.remove(&name);
-            if let Some(pod) = view.object(&Key { resource: resource::PODS, name }) {
+        for name in changed {
+            self.queue.remove(&name);
+            if let Some(pod) = current(&name) {
                 self.learn_pod(pod);
             }
         }
-    }
-
-    fn retry(&mut self) {
-        self.waiting.extend(std::mem::take(&mut self.parked).into_keys());
     }
 
     /// Notes where a pod is, or that it waits. True where it takes room on a node.
@@ -201,57 +218,27 @@ impl Scheduler {
             return false;
         }
         let Some(wish) = Wish::of(object) else { return false };
+        let scheduler = wish.spec.scheduler_name.as_deref().unwrap_or(NAME);
         match &object.node {
             Some(node) => {
                 let Some(shape) = self.shapes.of(&wish, object) else { return false };
                 self.table.add(object, node, &shape);
                 true
             }
+            None if object.meta.is_leaving() || !(scheduler == NAME || scheduler.is_empty()) => false,
+            None if wish.is_gated() => {
+                self.queue.put_gated(object);
+                false
+            }
             None => {
-                let scheduler = wish.spec.scheduler_name.as_deref().unwrap_or(NAME);
-                if !object.meta.is_leaving() && (scheduler == NAME || scheduler.is_empty()) {
-                    self.waiting.insert(object.key.name.clone());
+                let priority = wish.spec.priority.unwrap_or(0);
+                if let Some(shape) = self.shapes.of(&wish, object) {
+                    self.queue.put(Entry { pod: object.clone(), priority, shape });
                 }
                 false
             }
         }
     }
-
-    /// The waiting pods, the important and the old first, grouped by shape.
-    fn classes(&mut self, view: &View, output: &mut Output) -> Vec<Class> {
-        let waiting = self.waiting.iter();
-        let pods = waiting.filter_map(|name| view.object(&Key { resource: resource::PODS, name: name.clone() }));
-        let mut order: Vec<_> = pods
-            .filter_map(|pod| {
-                let wish = Wish::of(pod)?;
-                let priority = wish.spec.priority.unwrap_or(0);
-                Some(((-i64::from(priority), pod.meta.creation_timestamp, &pod.key.name), pod, wish))
-            })
-            .collect();
-        order.sort_by_key(|(key, ..)| *key);
-        let mut classes: Vec<Class> = Vec::new();
-        let mut known: BTreeMap<(i64, String), usize> = BTreeMap::new();
-        for ((priority, ..), pod, wish) in order {
-            if wish.is_gated() {
-                output.note(pod, "SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates");
-                continue;
-            }
-            let key = wish.key(pod);
-            let Some(shape) = self.shapes.of_key(&key, pod) else { continue };
-            let class = *known.entry((priority, key)).or_insert_with(|| {
-                classes.push(Class { shape, pods: Vec::new() });
-                classes.len() - 1
-            });
-            classes[class].pods.push(pod.clone());
-        }
-        classes
-    }
-}
-
-/// Pods that are all the same to the scheduler.
-struct Class {
-    shape: Shape,
-    pods: Vec<Arc<Object>>,
 }
 
 /// Requests on their way into plans.

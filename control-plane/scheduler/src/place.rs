@@ -7,7 +7,7 @@ use copepod_store::View;
 use crate::{
     candidates::Candidates,
     contest::Contest,
-    filters,
+    filters::{self, Filter},
     refusal::{self, Reason},
     scores,
     shape::Shape,
@@ -60,6 +60,7 @@ impl<'a> Scene<'a> {
 }
 
 /// What is counted about other pods, for one class.
+#[derive(Default)]
 pub struct Counts {
     pods: filters::inter_pod::Counts,
     spread: filters::spread::Counts,
@@ -71,14 +72,14 @@ impl Counts {
     pub fn of(table: &Table, view: &View, shape: &Shape) -> Counts {
         let mut counts = Counts {
             pods: filters::inter_pod::Counts::of(table, view, shape),
-            spread: filters::spread::Counts { constraints: Vec::new() },
+            spread: filters::spread::Counts::default(),
             replicas: scores::spread::Replicas::of(table, shape),
             wishes: scores::PodCounts::of(table, view, shape),
         };
         let spread = filters::spread::Counts::of(table, shape, |rule, row| {
             let scene = counts.scene(table, shape);
-            !(rule.honors_affinity && filters::affinity(&scene, row).is_err()
-                || rule.honors_taints && filters::taints(&scene, row).is_err())
+            (!rule.honors_affinity || filters::affinity(&scene, row))
+                && (!rule.honors_taints || filters::taints(&scene, row))
         });
         counts.spread = spread;
         counts
@@ -128,7 +129,8 @@ pub fn class(table: &mut Table, view: &View, shape: &Shape, n_pods: usize) -> Ve
     }
     let mut outcomes: Vec<Outcome> = placed.iter().map(|row| Outcome::On(table.name(*row))).collect();
     if outcomes.len() < n_pods {
-        let message = refusal::sentence(&refusals(&counts.scene(table, shape)));
+        let scene = counts.scene(table, shape);
+        let message = refusal::sentence(&scene, |row, reasons| refusals(&scene, row, reasons));
         outcomes.resize_with(n_pods, || Outcome::Nowhere(message.clone()));
     }
     for row in placed {
@@ -139,13 +141,22 @@ pub fn class(table: &mut Table, view: &View, shape: &Shape, n_pods: usize) -> Ve
 
 /// The nodes that may be considered at all.
 pub fn candidates(table: &mut Table, shape: &Shape, counts: &Counts) -> Candidates {
-    if let Some(candidates) = table.remembered.get(shape) {
-        return candidates;
-    }
+    let remembered = table.remembered.get(shape);
     let scene = counts.scene(table, shape);
-    let fits = |row: &usize| filters::FIXED.iter().all(|filter| filter(&scene, *row).is_ok());
+    let fits = |row: &usize| filters::FIXED.iter().all(|filter| (filter.fits)(&scene, *row));
     let fixed = |row: usize| scores::FIXED.iter().map(|score| score(&scene, row)).sum();
-    let candidates: Candidates = table.rows().filter(fits).map(|row| (row, fixed(row))).collect();
+    let candidates: Candidates = match remembered {
+        Some((candidates, touched)) if touched.is_empty() => return candidates,
+        Some((candidates, touched)) => {
+            let again = |(row, score): &(usize, i64)| (*row, if touched.contains(row) { fixed(*row) } else { *score });
+            candidates.iter().map(again).collect()
+        }
+        None => {
+            #[cfg(test)]
+            SEARCHES.set(SEARCHES.get() + 1);
+            table.rows().filter(fits).map(|row| (row, fixed(row))).collect()
+        }
+    };
     table.remembered.put(shape, &candidates);
     candidates
 }
@@ -166,6 +177,13 @@ pub fn look(table: &mut Table, shape: &Shape, counts: &mut Counts, candidates: &
 #[cfg(test)]
 thread_local! {
     static CHANGED_LOOKS: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+    static SEARCHES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How often this thread has searched all nodes for those that may be considered.
+#[cfg(test)]
+pub fn n_searches() -> usize {
+    SEARCHES.get()
 }
 
 /// How often this thread has worked out what pods change of a node's score.
@@ -178,7 +196,7 @@ pub fn changed_looks() -> usize {
 pub fn changing(scene: &Scene<'_>, row: usize) -> Option<i64> {
     #[cfg(test)]
     CHANGED_LOOKS.set(CHANGED_LOOKS.get() + 1);
-    let fits = filters::CHANGING.iter().all(|filter| filter(scene, row).is_ok());
+    let fits = filters::CHANGING.iter().all(|filter| (filter.fits)(scene, row));
     if !fits {
         return None;
     }
@@ -192,36 +210,50 @@ pub fn shared(scene: &Scene<'_>, row: usize) -> Option<i64> {
 }
 
 fn among_pods(scene: Scene<'_>, row: usize) -> Option<i64> {
-    let fits = filters::AMONG_PODS.iter().all(|filter| filter(&scene, row).is_ok());
+    let fits = filters::AMONG_PODS.iter().all(|filter| (filter.fits)(&scene, row));
     fits.then(|| scores::AMONG_PODS.iter().map(|score| score(&scene, row)).sum())
 }
 
-/// Every node, with what speaks against it: the first filter that refuses has the word.
-fn refusals(scene: &Scene<'_>) -> Vec<(String, Vec<Reason>)> {
-    let reasons = |row: usize| {
-        let filters = filters::FIXED.iter().chain(filters::CHANGING).chain(filters::AMONG_PODS);
-        filters.map(|filter| filter(scene, row)).find_map(Result::err).unwrap_or_default()
-    };
-    scene.table.rows().map(|row| (scene.table.name(row).to_string(), reasons(row))).collect()
+/// What speaks against a node: the first filter that refuses has the word.
+fn refusals<'a>(scene: &Scene<'a>, row: usize, reasons: &mut Vec<Reason<'a>>) {
+    let filters = filters::FIXED.iter().chain(filters::CHANGING).chain(filters::AMONG_PODS);
+    for Filter { why, .. } in filters {
+        why(scene, row, reasons);
+        if !reasons.is_empty() {
+            return;
+        }
+    }
+}
+
+/// Whether a node would take a pod of this shape as far as the node alone goes: whether something that happened to the
+/// node can help a pod that waits.
+pub fn could_take(table: &Table, shape: &Shape, row: usize) -> bool {
+    let counts = Counts::default();
+    let scene = counts.scene(table, shape);
+    filters::FIXED.iter().chain(filters::CHANGING).all(|filter| (filter.fits)(&scene, row))
 }
 
 /// A line for every node: why not, or how good.
 pub fn explain(table: &Table, view: &View, shape: &Shape) -> Vec<String> {
     let counts = Counts::of(table, view, shape);
     let scene = counts.scene(table, shape);
-    let refusals = refusals(&scene);
-    let n_fit = refusals.iter().filter(|(_, reasons)| reasons.is_empty()).count();
-    let mut lines = vec![format!("{n_fit} of {} nodes fit", table.count())];
-    for (node, reasons) in refusals {
-        let told: Vec<&str> = reasons.iter().map(|reason| reason.detail.as_deref().unwrap_or(&reason.text)).collect();
-        let row = table.row(&node).unwrap_or(0);
-        if told.is_empty() {
+    let mut n_fit = 0;
+    let mut lines = vec![String::new()];
+    let mut reasons = Vec::new();
+    for row in table.rows() {
+        let node = table.name(row);
+        reasons.clear();
+        refusals(&scene, row, &mut reasons);
+        if reasons.is_empty() {
             let scores = scores::FIXED.iter().chain(scores::CHANGING).chain(scores::AMONG_PODS);
             let score: i64 = scores.map(|score| score(&scene, row)).sum();
             lines.push(format!("{node}: fits, score {score}"));
+            n_fit += 1;
         } else {
+            let told: Vec<String> = reasons.iter().map(|reason| reason.told(&scene, row)).collect();
             lines.push(format!("{node}: {}", told.join(", ")));
         }
     }
+    lines[0] = format!("{n_fit} of {} nodes fit", table.count());
     lines
 }

@@ -15,20 +15,17 @@ pub struct Shapes {
 }
 
 impl Shapes {
+    /// The shape of a pod with this wish; `None` if it is no pod that can be read.
     pub fn of(&mut self, wish: &Wish<'_>, pod: &Arc<Object>) -> Option<Shape> {
-        self.of_key(&wish.key(pod), pod)
-    }
-
-    /// The shape of a pod with this key; `None` if it is no pod that can be read.
-    pub fn of_key(&mut self, key: &str, pod: &Arc<Object>) -> Option<Shape> {
-        if let Some(shape) = self.known.get(key) {
+        let key = wish.key(pod);
+        if let Some(shape) = self.known.get(&key) {
             return Some(shape.clone());
         }
         let shape = Shape::of(&pod.decoded::<Pod>().ok()?);
         if self.known.len() >= SHAPES_MAX {
             self.known.clear();
         }
-        self.known.insert(key.to_owned(), shape.clone());
+        self.known.insert(key, shape.clone());
         Some(shape)
     }
 }

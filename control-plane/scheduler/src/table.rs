@@ -10,7 +10,7 @@ use std::{
 };
 
 use copepod_api::{
-    Name, Object, Of,
+    Name, Object,
     k8s_openapi::api::core::v1::{Node, Taint},
 };
 
@@ -44,6 +44,15 @@ pub struct Table {
 /// Labels that rules divide nodes by: a handful, as a rule.
 const TOPOLOGIES_MAX: usize = 64;
 
+/// What a node's change means here.
+#[derive(Clone, Copy)]
+pub struct Change {
+    pub is_new: bool,
+    pub matters: bool,
+    /// Its labels: which domains it is in.
+    pub domains: bool,
+}
+
 /// A pod on a node.
 pub struct Placed {
     pub pod: Arc<Object>,
@@ -72,13 +81,16 @@ impl Table {
         self.names[row].clone().unwrap_or_else(|| "".into())
     }
 
-    /// Notes what a node is. True where something changed that matters here.
-    pub fn put_node(&mut self, node: &Of<Node>) -> bool {
-        let name: Arc<str> = node.key().name.name.clone();
+    /// Notes what a node is; `None` if it is no node that can be read.
+    pub fn put_node(&mut self, object: &Object) -> Option<Change> {
+        // Read and dropped: what matters of it is in the columns.
+        let node: Node = object.decoded().ok()?;
+        let name: Arc<str> = object.key.name.name.clone();
+        let is_new = !self.knows(&name);
         let spec = node.spec.clone().unwrap_or_default();
         let status = node.status.as_ref();
-        let taints = taints(node, spec.taints.unwrap_or_default());
-        let cordoned = spec.unschedulable == Some(true) || node.meta().is_leaving();
+        let taints = taints(&node, spec.taints.unwrap_or_default());
+        let cordoned = spec.unschedulable == Some(true) || object.meta.is_leaving();
         let capacity = status
             .and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()))
             .map(Amounts::read)
@@ -93,15 +105,17 @@ impl Table {
             Some(row) => *row,
             None => self.new_row(name),
         };
-        let labels = node.meta().labels.to_map();
-        let changed = self.taints[row] != taints
-            || self.cordoned[row] != cordoned
-            || self.capacity[row] != capacity
-            || self.labels[row] != labels;
-        if changed || self.images[row] != images {
+        let labels = object.meta.labels.to_map();
+        let domains = self.labels[row] != labels;
+        let matters =
+            self.taints[row] != taints || self.cordoned[row] != cordoned || self.capacity[row] != capacity || domains;
+        if matters {
             self.remembered.clear();
+        } else if self.images[row] != images {
+            // Pods like it more or less for that, and may run there as before.
+            self.remembered.touch(row);
         }
-        if self.labels[row] != labels {
+        if domains {
             self.topologies.get_mut().clear();
         }
         self.taints[row] = taints;
@@ -109,7 +123,7 @@ impl Table {
         self.capacity[row] = capacity;
         self.images[row] = images;
         self.labels[row] = labels;
-        changed
+        Some(Change { is_new, matters, domains })
     }
 
     fn new_row(&mut self, name: Arc<str>) -> usize {
@@ -178,15 +192,32 @@ impl Table {
         self.pods.insert(name.clone(), Placed { pod: pod.clone(), node: node.into(), shape: shape.clone() });
     }
 
-    pub fn remove(&mut self, name: &Name) -> bool {
-        let Some(placed) = self.pods.remove(name) else { return false };
+    /// The same pod at the same place, at a later revision; false where it is not known there.
+    pub fn renew(&mut self, pod: &Arc<Object>) -> bool {
+        match self.pods.get_mut(&pod.key.name) {
+            Some(placed) if pod.node.as_deref() == Some(&*placed.node) => {
+                placed.pod = pod.clone();
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The number of the shape that a pod is placed as.
+    pub fn shape_of(&self, name: &Name) -> Option<usize> {
+        self.pods.get(name).map(|placed| placed.shape.id())
+    }
+
+    /// A pod takes no room any more; gives what it was.
+    pub fn remove(&mut self, name: &Name) -> Option<Placed> {
+        let placed = self.pods.remove(name)?;
         if let Some(row) = self.row(&placed.node)
             && self.pods_on[row].remove(name)
         {
             self.give_back(row, &placed.shape);
             self.crowds.remove(&placed.shape, placed.pod.meta.is_leaving(), row);
         }
-        true
+        Some(placed)
     }
 
     /// Takes the room of one pod, without saying which: for trying.

@@ -4,6 +4,7 @@
 //! number of replicas.
 
 mod contest;
+mod work;
 
 use std::collections::BTreeMap;
 

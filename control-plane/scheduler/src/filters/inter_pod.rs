@@ -2,16 +2,13 @@
 
 use copepod_store::View;
 
-use crate::{
-    place::Scene,
-    refusal::{Check, Reason},
-    selectors::PodTerm,
-    shape::Shape,
-    table::Table,
-    topology::Domains,
-};
+use super::Filter;
+use crate::{place::Scene, refusal::Reason, selectors::PodTerm, shape::Shape, table::Table, topology::Domains};
+
+pub const FILTER: Filter = Filter { fits, why };
 
 /// How many pods each rule finds in each domain.
+#[derive(Default)]
 pub struct Counts {
     near: Vec<Domains>,
     /// Somebody matches all the rules of nearness at once.
@@ -81,19 +78,27 @@ impl Counts {
     }
 }
 
-pub fn check(scene: &Scene<'_>, row: usize) -> Check {
+fn fits(scene: &Scene<'_>, row: usize) -> bool {
+    refusal(scene, row).is_none()
+}
+
+fn why<'a>(scene: &Scene<'a>, row: usize, reasons: &mut Vec<Reason<'a>>) {
+    reasons.extend(refusal(scene, row));
+}
+
+fn refusal(scene: &Scene<'_>, row: usize) -> Option<Reason<'static>> {
     let counts = &scene.pods;
     let refuses = |domains: &Domains| scene.sees(domains) && domains.count(row).unwrap_or(0) > 0;
     if counts.kept.iter().any(refuses) {
-        return Err(vec![Reason::plain("node(s) didn't satisfy existing pods anti-affinity rules")]);
+        return Some(Reason::Kept);
     }
     if counts.apart.iter().any(|(domains, _)| refuses(domains)) {
-        return Err(vec![Reason::plain("node(s) didn't match pod anti-affinity rules")]);
+        return Some(Reason::Apart);
     }
     let first_of_its_kind = !counts.has_company && counts.is_own_company;
     let is_near = counts.near.iter().filter(|domains| scene.sees(domains)).all(|domains| match domains.count(row) {
         Some(count) => count > 0 || first_of_its_kind,
         None => false,
     });
-    if is_near { Ok(()) } else { Err(vec![Reason::plain("node(s) didn't match pod affinity rules")]) }
+    (!is_near).then_some(Reason::Near)
 }

@@ -1,12 +1,11 @@
 //! A pod says by labels which nodes it may run on.
 
-use crate::{
-    place::Scene,
-    refusal::{Check, Reason},
-    selectors,
-};
+use super::Filter;
+use crate::{place::Scene, refusal::Reason, selectors};
 
-pub fn check(scene: &Scene<'_>, row: usize) -> Check {
+pub const FILTER: Filter = Filter { fits, why };
+
+pub fn fits(scene: &Scene<'_>, row: usize) -> bool {
     let labels = &scene.table.labels[row];
     let selected = scene.shape.node_selector.iter().all(|(key, value)| labels.get(key) == Some(value));
     let required = scene
@@ -18,8 +17,9 @@ pub fn check(scene: &Scene<'_>, row: usize) -> Check {
         let name = scene.table.name(row);
         required.node_selector_terms.iter().any(|term| selectors::node_term_matches(term, &name, labels))
     });
-    if selected && wanted {
-        return Ok(());
-    }
-    Err(vec![Reason::plain("node(s) didn't match Pod's node affinity/selector")])
+    selected && wanted
+}
+
+fn why<'a>(scene: &Scene<'a>, row: usize, reasons: &mut Vec<Reason<'a>>) {
+    reasons.extend((!fits(scene, row)).then_some(Reason::Affinity));
 }

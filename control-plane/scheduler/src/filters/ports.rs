@@ -1,23 +1,25 @@
 //! A port of a node has one user.
 
-use crate::{
-    place::Scene,
-    refusal::{Check, Reason},
-};
+use super::Filter;
+use crate::{place::Scene, refusal::Reason, shape::HostPort};
 
-pub fn check(scene: &Scene<'_>, row: usize) -> Check {
-    let taken = scene.shape.ports.iter().find(|wanted| {
+pub const FILTER: Filter = Filter { fits, why };
+
+fn fits(scene: &Scene<'_>, row: usize) -> bool {
+    taken(scene, row).is_none()
+}
+
+fn why<'a>(scene: &Scene<'a>, row: usize, reasons: &mut Vec<Reason<'a>>) {
+    reasons.extend(taken(scene, row).map(Reason::Port));
+}
+
+/// A port that the pod wants and another has.
+fn taken<'a>(scene: &Scene<'a>, row: usize) -> Option<&'a HostPort> {
+    scene.shape.ports.iter().find(|wanted| {
         scene.table.ports[row].keys().any(|used| {
             used.port == wanted.port
                 && used.protocol == wanted.protocol
                 && (used.ip == wanted.ip || used.ip.is_empty() || wanted.ip.is_empty())
         })
-    });
-    match taken {
-        None => Ok(()),
-        Some(port) => Err(vec![Reason::told(
-            "node(s) didn't have free ports for the requested pod ports",
-            format!("its port {}/{} is in use", port.port, port.protocol),
-        )]),
-    }
+    })
 }

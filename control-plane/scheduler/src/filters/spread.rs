@@ -1,14 +1,18 @@
 //! Pods are to lie evenly over domains.
 
+use super::Filter;
 use crate::{
     place::Scene,
-    refusal::{Check, Reason},
+    refusal::Reason,
     shape::{Shape, Spread},
     table::Table,
     topology::Domains,
 };
 
+pub const FILTER: Filter = Filter { fits, why };
+
 /// How pods lie over the domains of each constraint.
+#[derive(Default)]
 pub struct Counts {
     pub constraints: Vec<Constraint>,
 }
@@ -79,17 +83,24 @@ impl Counts {
     }
 }
 
-pub fn check(scene: &Scene<'_>, row: usize) -> Check {
+fn fits(scene: &Scene<'_>, row: usize) -> bool {
+    refusal(scene, row).is_none()
+}
+
+fn why<'a>(scene: &Scene<'a>, row: usize, reasons: &mut Vec<Reason<'a>>) {
+    reasons.extend(refusal(scene, row));
+}
+
+fn refusal<'a>(scene: &Scene<'a>, row: usize) -> Option<Reason<'a>> {
     let required = scene.spread.constraints.iter().filter(|constraint| constraint.rule.required);
     for constraint in required.filter(|constraint| scene.sees(&constraint.domains)) {
         if !constraint.domains.topology.has(row) {
-            let text = "node(s) didn't match pod topology spread constraints (missing required label)";
-            return Err(vec![Reason::told(text, format!("it has no label {}", constraint.rule.key))]);
+            return Some(Reason::NoLabel(&constraint.rule.key));
         }
         let count = constraint.domains.count(row).unwrap_or(0) + i64::from(constraint.is_own);
         if count - constraint.least > constraint.rule.max_skew {
-            return Err(vec![Reason::plain("node(s) didn't match pod topology spread constraints")]);
+            return Some(Reason::Uneven);
         }
     }
-    Ok(())
+    None
 }

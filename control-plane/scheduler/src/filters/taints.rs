@@ -2,28 +2,33 @@
 
 use copepod_api::k8s_openapi::api::core::v1::{Taint, Toleration};
 
-use crate::{
-    place::Scene,
-    refusal::{Check, Reason},
-};
+use super::Filter;
+use crate::{place::Scene, refusal::Reason};
 
 /// The taint of a cordon, which has a filter and a message of its own.
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-pub fn check(scene: &Scene<'_>, row: usize) -> Check {
+pub const FILTER: Filter = Filter { fits, why };
+
+pub fn fits(scene: &Scene<'_>, row: usize) -> bool {
+    repelling(scene, row).is_none()
+}
+
+fn why<'a>(scene: &Scene<'a>, row: usize, reasons: &mut Vec<Reason<'a>>) {
+    reasons.extend(repelling(scene, row).map(|taint| Reason::Taint {
+        key: &taint.key,
+        value: taint.value.as_deref().unwrap_or_default(),
+        effect: &taint.effect,
+    }));
+}
+
+fn repelling<'a>(scene: &Scene<'a>, row: usize) -> Option<&'a Taint> {
     let repels = |taint: &&Taint| {
         matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute")
             && !(taint.key == UNSCHEDULABLE && scene.table.cordoned[row])
             && !scene.shape.tolerations.iter().any(|toleration| tolerates(toleration, taint))
     };
-    match scene.table.taints[row].iter().find(repels) {
-        None => Ok(()),
-        Some(taint) => {
-            let value = taint.value.as_deref().unwrap_or_default();
-            let text = format!("node(s) had untolerated taint {{{}: {value}}}", taint.key);
-            Err(vec![Reason::told(text, format!("it has the taint {}:{}", taint.key, taint.effect))])
-        }
-    }
+    scene.table.taints[row].iter().find(repels)
 }
 
 pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {

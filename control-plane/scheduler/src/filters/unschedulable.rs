@@ -2,23 +2,23 @@
 
 use copepod_api::k8s_openapi::api::core::v1::Taint;
 
-use super::taints::tolerates;
-use crate::{
-    place::Scene,
-    refusal::{Check, Reason},
-};
+use super::{Filter, taints::tolerates};
+use crate::{place::Scene, refusal::Reason};
 
-pub fn check(scene: &Scene<'_>, row: usize) -> Check {
+pub const FILTER: Filter = Filter { fits, why };
+
+fn fits(scene: &Scene<'_>, row: usize) -> bool {
     if !scene.table.cordoned[row] {
-        return Ok(());
+        return true;
     }
     let taint = Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
         effect: "NoSchedule".to_owned(),
         ..Taint::default()
     };
-    if scene.shape.tolerations.iter().any(|toleration| tolerates(toleration, &taint)) {
-        return Ok(());
-    }
-    Err(vec![Reason::told("node(s) were unschedulable", "it is cordoned")])
+    scene.shape.tolerations.iter().any(|toleration| tolerates(toleration, &taint))
+}
+
+fn why<'a>(scene: &Scene<'a>, row: usize, reasons: &mut Vec<Reason<'a>>) {
+    reasons.extend((!fits(scene, row)).then_some(Reason::Cordoned));
 }

@@ -7,6 +7,7 @@ use crate::{place::Scene, shape::Shape, table::Table, topology::Domains};
 const WEIGHT: i64 = 2;
 
 /// How many pods each wish finds in each domain, with the weight of the wish: negative to be away.
+#[derive(Default)]
 pub struct Counts {
     wishes: Vec<(i64, Domains, bool)>,
 }

@@ -16,6 +16,7 @@ const ZONE_WEIGHT: i64 = 200;
 const WISH: i64 = 300;
 
 /// Where the other replicas are.
+#[derive(Default)]
 pub struct Replicas {
     nodes: Vec<i64>,
     pub zones: Option<Domains>,
