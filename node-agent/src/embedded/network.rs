@@ -11,7 +11,10 @@ use copepod_network::{
     Config, DnsConfig, DnsPolicy, Endpoint, Host, HostPort, Network as Node, NetworkError, PodLink, Protocol, Search,
     Service, ServicePort, Wishes, resolv_conf, upstream,
 };
-use k8s_openapi::api::core::v1::{self, Pod};
+use k8s_openapi::{
+    api::core::v1::{self, Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 
 use super::policies::policies;
 use crate::{
@@ -52,11 +55,8 @@ impl PodsNetwork {
 impl PodsNetwork {
     /// Isolates a pod, if policies select it, before anything runs in it.
     async fn meet(&self, pod: &PodNetwork, address: Ipv4Addr) -> Result<(), Failure> {
-        let mut object = pod.object.clone();
-        let addresses = vec![v1::PodIP { ip: address.to_string() }];
-        object.status = Some(v1::PodStatus { pod_ips: Some(addresses), ..v1::PodStatus::default() });
         let mut known = self.known.lock().await;
-        known.pods.insert(pod.pod.uid.clone(), object);
+        known.pods.insert(pod.pod.uid.clone(), seen_by_policies(&pod.object, address));
         match &known.cluster {
             Some(cluster) if !cluster.policies.is_empty() => self.tell(cluster, &known.pods).await,
             _ => Ok(()),
@@ -66,6 +66,31 @@ impl PodsNetwork {
     async fn tell(&self, cluster: &Cluster, pods: &BTreeMap<String, Pod>) -> Result<(), Failure> {
         let policies = policies(cluster, &self.name, pods.values());
         self.node.set_services(services(cluster), policies).await.map_err(failure)
+    }
+}
+
+/// What policies ask of a pod, and nothing else: it stays here as long as the pod does.
+fn seen_by_policies(pod: &Pod, address: Ipv4Addr) -> Pod {
+    let (meta, spec) = (&pod.metadata, pod.spec.as_ref());
+    let container =
+        |own: &v1::Container| v1::Container { name: own.name.clone(), ports: own.ports.clone(), ..Default::default() };
+    Pod {
+        metadata: ObjectMeta {
+            name: meta.name.clone(),
+            namespace: meta.namespace.clone(),
+            labels: meta.labels.clone(),
+            ..ObjectMeta::default()
+        },
+        spec: spec.map(|spec| v1::PodSpec {
+            host_network: spec.host_network,
+            init_containers: spec.init_containers.as_ref().map(|own| own.iter().map(container).collect()),
+            containers: spec.containers.iter().map(container).collect(),
+            ..v1::PodSpec::default()
+        }),
+        status: Some(v1::PodStatus {
+            pod_ips: Some(vec![v1::PodIP { ip: address.to_string() }]),
+            ..v1::PodStatus::default()
+        }),
     }
 }
 

@@ -33,6 +33,7 @@ pub fn measure(tell: &mut dyn FnMut(Figure)) {
         let rate = speed(n_nodes, &ruled((n_nodes / 2).min(5_000)), "pods with anti-affinity and topology spread");
         tell(if n_nodes == 10_000 { rate.at_least(5_000.0) } else { rate });
     }
+    waiting(tell);
     let traces = [
         ("identical pods", identical(2_000)),
         ("all different pods", different(2_000)),
@@ -48,6 +49,39 @@ fn speed(n_nodes: usize, pods: &[Value], name: &str) -> Figure {
     let mut world = World::of(n_nodes);
     let took = world.wave(pods);
     Figure::rate(format!("scheduler: {name}, {} on {n_nodes} nodes", pods.len()), pods.len(), took)
+}
+
+/// Small pods end, one at a time, on full nodes for which thousands wait that ask for more, and others are gated.
+fn waiting(tell: &mut dyn FnMut(Figure)) {
+    const NODES: usize = 1_000;
+    const WAITING: usize = 5_000;
+    const ENDING: usize = 100;
+    let mut world = World::of(NODES);
+    let on = |mut pod: Value, node: usize| {
+        pod["spec"]["nodeName"] = json!(format!("n{node:06}"));
+        pod
+    };
+    let mut pods: Vec<Value> = (0..NODES).map(|number| on(pod("large", number, 31_500, 128), number)).collect();
+    pods.extend((0..ENDING).map(|number| on(pod("small", number, 100, 128), number)));
+    pods.extend((0..WAITING).map(|number| pod(&format!("more{}", number % 50), number, 1_000, 128)));
+    pods.extend((0..WAITING).map(|number| {
+        let mut pod = pod("gated", number, 100, 128);
+        pod["spec"]["schedulingGates"] = json!([{"name": "quota"}]);
+        pod
+    }));
+    world.wave(&pods);
+    let mut took = Duration::ZERO;
+    for number in 0..ENDING {
+        let key = Key::new(PODS, "default", format!("small-{number}"));
+        let txn = Txn { ops: vec![Op::Delete { key, expect: Expect::Present }] };
+        let (view, events) = world.view.apply(&txn, Timestamp::UNIX_EPOCH).expect("a pod");
+        world.view = view;
+        let began = Instant::now();
+        world.scheduler.schedule(&world.view, &events, Timestamp::UNIX_EPOCH);
+        took += began.elapsed();
+    }
+    let what = format!("scheduler: small pods that end on {NODES} full nodes while {WAITING} larger ones wait and {WAITING} are gated");
+    tell(Figure::rate(what, ENDING, took));
 }
 
 /// The same pods as one wave, and one after the other, each with all nodes looked at for it.
@@ -122,6 +156,8 @@ impl World {
                 let mut pod = self.view.object(&key).expect("a pod").value().clone();
                 pod["spec"]["nodeName"] = object["target"]["name"].clone();
                 bound.push((key, pod));
+            } else if let Action::Update { object } = request.action {
+                bound.push((request.target.key(), object));
             }
         }
         let events = self.put(bound);
