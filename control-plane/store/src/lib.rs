@@ -11,6 +11,9 @@ pub mod door;
 pub mod history;
 pub mod view;
 
+#[cfg(test)]
+mod copied;
+
 pub use apply::{Event, EventKind, Refusal};
 pub use door::{Cursor, Door, Leader};
 pub use history::{Compacted, History};

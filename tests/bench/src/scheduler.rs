@@ -80,7 +80,9 @@ fn waiting(tell: &mut dyn FnMut(Figure)) {
         world.scheduler.schedule(&world.view, &events, Timestamp::UNIX_EPOCH);
         took += began.elapsed();
     }
-    let what = format!("scheduler: small pods that end on {NODES} full nodes while {WAITING} larger ones wait and {WAITING} are gated");
+    let what = format!(
+        "scheduler: small pods that end on {NODES} full nodes while {WAITING} larger ones wait and {WAITING} are gated"
+    );
     tell(Figure::rate(what, ENDING, took));
 }
 
