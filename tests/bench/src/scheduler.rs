@@ -151,15 +151,15 @@ impl World {
         let mut took = began.elapsed();
         let mut bound = Vec::new();
         for request in plans.into_iter().flat_map(|plan| plan.requests) {
-            if let Action::Create { object } = request.action
-                && object["kind"] == "Binding"
-            {
-                let key = request.target.key();
-                let mut pod = self.view.object(&key).expect("a pod").value().clone();
-                pod["spec"]["nodeName"] = object["target"]["name"].clone();
-                bound.push((key, pod));
-            } else if let Action::Update { object } = request.action {
-                bound.push((request.target.key(), object));
+            let key = request.target.key();
+            match request.action {
+                Action::Create { object } if object["kind"] == "Binding" => {
+                    let mut pod = self.view.object(&key).expect("a pod").value().clone();
+                    pod["spec"]["nodeName"] = object["target"]["name"].clone();
+                    bound.push((key, pod));
+                }
+                Action::Update { object } => bound.push((key, object)),
+                _ => {}
             }
         }
         let events = self.put(bound);
