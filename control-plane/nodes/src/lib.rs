@@ -26,3 +26,13 @@ pub use hub::Hub;
 pub use join::Issue;
 pub use service::NodeFront;
 pub use tunnel::Tunnel;
+
+/// What is decided here without clock, task and socket, for a front that is simulated.
+pub mod rules {
+    pub use crate::{
+        feed::{Fed, Feed},
+        peers::Peers,
+        release::Leaving,
+        status::{Readiness, of_node, of_pod, ready},
+    };
+}

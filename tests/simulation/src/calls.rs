@@ -126,7 +126,7 @@ impl Clients {
                         Answer::Never
                     }
                 },
-                Outcome::Never => Answer::Never,
+                Outcome::Never | Outcome::Same => Answer::Never,
                 Outcome::Unknown => Answer::Unknown,
             };
             shown.push(format!("{kind:?} of {name}: {answer:?}"));

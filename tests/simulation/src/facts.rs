@@ -17,6 +17,8 @@ pub struct Facts {
     acknowledged: BTreeMap<Revision, String>,
     pub failure: Option<String>,
     pub n_calls: u64,
+    /// Objects for whose calls the search for an order gave up.
+    pub n_given_up: u64,
 }
 
 impl Facts {
@@ -80,7 +82,15 @@ impl Facts {
         if view.revision() < self.newest() {
             return self.fail(format!("the state ends at {}, before {}", view.revision(), self.newest()));
         }
-        let wrong = self.histories.iter().find(|(_, calls)| !linear::is_linearizable(calls));
+        let mut wrong = None;
+        self.n_given_up = 0;
+        for (name, calls) in &self.histories {
+            match linear::is_linearizable(calls) {
+                Some(true) => (),
+                Some(false) => wrong = Some((name, calls)),
+                None => self.n_given_up += 1,
+            }
+        }
         if let Some((name, calls)) = wrong {
             let shown: Vec<String> = calls.iter().map(|call| format!("{call:?}")).collect();
             let what = format!("the calls on {name} cannot be put in order:\n    {}", shown.join("\n    "));

@@ -2,15 +2,21 @@
 //!
 //! Servers are the real log, Raft, state machine and registry, on disks, clocks and a network that are simulated and fail
 //! as the seed says. Clients write, read and watch meanwhile, and what they were told is held against what must be so:
-//! see `facts` and `linear`. A run depends on its plan and on nothing else, so a failing seed fails again, and a plan with
+//! see `facts`, `linear` and `laws`. In half of the runs there are nodes, too, and on the leader the real controllers and
+//! the real scheduler make pods run there that the real rules of the agent start and stop. A run depends on its plan and on nothing else, so a failing seed fails again, and a plan with
 //! less in it can be tried in its place.
 
 mod calls;
+mod chores;
 mod dice;
 mod disk;
 mod facts;
+mod front;
+mod laws;
+mod leading;
 mod linear;
 mod network;
+mod node;
 mod plan;
 mod server;
 mod world;
@@ -38,10 +44,24 @@ pub enum Mutation {
     SplitTransaction,
     /// A watch that goes on elsewhere leaves out an event.
     LoseEvent,
+    /// The scheduler never hears of some pods.
+    ForgetPod,
+    /// An agent says that its machine offers more than it does.
+    Boast,
+    /// An agent does not see that a pod is to leave.
+    IgnoreDeletion,
+    /// An agent does not say everything again when it comes to another server.
+    SayOnce,
+    /// Evictions ask no budget.
+    IgnoreBudget,
+    /// ReplicaSets stay whose Deployments are gone.
+    SkipCollection,
+    /// Pods are stopped before the other nodes have stopped sending them requests.
+    EarlyRelease,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 7] = [
+    pub const ALL: [Mutation; 14] = [
         Mutation::SkipSync,
         Mutation::Amnesia,
         Mutation::LocalReads,
@@ -49,5 +69,22 @@ impl Mutation {
         Mutation::DropPrecondition,
         Mutation::SplitTransaction,
         Mutation::LoseEvent,
+        Mutation::ForgetPod,
+        Mutation::Boast,
+        Mutation::IgnoreDeletion,
+        Mutation::SayOnce,
+        Mutation::IgnoreBudget,
+        Mutation::SkipCollection,
+        Mutation::EarlyRelease,
     ];
+
+    /// Within so many seeds it must be found.
+    pub fn budget(self) -> u64 {
+        if self.is_about_nodes() { 40 } else { 150 }
+    }
+
+    /// Whether it shows only where there are nodes.
+    pub fn is_about_nodes(self) -> bool {
+        Self::ALL.iter().position(|it| *it == self).is_some_and(|place| place >= 7)
+    }
 }

@@ -5,16 +5,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use copepod_simulation::{Mutation, Plan, SECOND, run};
+use copepod_simulation::{Mutation, Plan, Report, SECOND, run};
 
 const USAGE: &str =
-    "usage: copepod-sim [--from SEED] [--seeds N] [--hours N] [--calm MINUTES] [--mutation NAME] [--trace]
+    "usage: copepod-sim [--from SEED] [--seeds N] [--hours N] [--calm MINUTES] [--mutation NAME] [--trace] [--brief]
   --from      the first seed (0)
   --seeds     how many seeds to try (100)
   --hours     go on until so many hours are simulated
   --calm      minutes without faults at the end of each run (0)
   --mutation  a mistake to make: SkipSync, LocalReads ... (none)
-  --trace     print what happened in each run";
+  --trace     print what happened in each run
+  --brief     do not look for the smallest plan that fails";
 
 struct Options {
     from: u64,
@@ -23,14 +24,16 @@ struct Options {
     calm: u64,
     mutation: Option<Mutation>,
     traces: bool,
+    is_brief: bool,
 }
 
 fn options() -> Option<Options> {
-    let mut options = Options { from: 0, seeds: 100, hours: None, calm: 0, mutation: None, traces: false };
+    let mut options =
+        Options { from: 0, seeds: 100, hours: None, calm: 0, mutation: None, traces: false, is_brief: false };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
-        if word == "--trace" {
-            options.traces = true;
+        if word == "--trace" || word == "--brief" {
+            *(if word == "--trace" { &mut options.traces } else { &mut options.is_brief }) = true;
             continue;
         }
         let value = words.next()?;
@@ -58,46 +61,69 @@ fn main() -> ExitCode {
     };
     let started = Instant::now();
     let mut told = Instant::now();
-    let (mut simulated, mut n_seeds, mut n_calls, mut n_failures) = (0.0, 0u64, 0u64, 0u64);
-    let summary = |n_seeds, n_calls, simulated: f64, n_failures| {
-        let hours = started.elapsed().as_secs_f64() / 3600.0;
-        format!(
-            "{n_seeds} seeds, {n_calls} calls, {simulated:.1} simulated hours ({:.0} an hour), {n_failures} failures",
-            simulated / hours
-        )
-    };
+    let mut sum = Sum::default();
     loop {
         let is_over = match options.hours {
-            Some(hours) => simulated >= hours,
-            None => n_seeds >= options.seeds,
+            Some(hours) => sum.hours >= hours,
+            None => sum.n_seeds >= options.seeds,
         };
         if is_over {
             break;
         }
-        let plan = Plan::of(options.from + n_seeds, options.calm * 60 * SECOND, options.mutation);
+        let plan = Plan::of(options.from + sum.n_seeds, options.calm * 60 * SECOND, options.mutation);
         let report = run(&plan);
-        n_seeds += 1;
-        n_calls += report.n_calls;
-        simulated += report.simulated as f64 / SECOND as f64 / 3600.0;
+        sum.add(&report);
         if options.traces {
             println!("{}", report.trace.join("\n"));
         }
         if let Some(failure) = report.failure {
-            n_failures += 1;
-            tell_failure(&plan, &failure);
+            sum.n_failures += 1;
+            println!("seed {} failed: {failure}", plan.seed);
+            if !options.is_brief {
+                tell_failure(&plan);
+            }
         }
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();
-            println!("{}", summary(n_seeds, n_calls, simulated, n_failures));
+            println!("{}", sum.told(started.elapsed()));
         }
     }
-    println!("{}", summary(n_seeds, n_calls, simulated, n_failures));
-    if n_failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    println!("{}", sum.told(started.elapsed()));
+    if sum.n_failures == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The failure, and the smallest plan that fails.
-fn tell_failure(plan: &Plan, failure: &str) {
-    println!("seed {} failed: {failure}", plan.seed);
+#[derive(Default)]
+struct Sum {
+    n_seeds: u64,
+    n_calls: u64,
+    n_bound: u64,
+    n_given_up: u64,
+    n_failures: u64,
+    /// Simulated.
+    hours: f64,
+}
+
+impl Sum {
+    fn add(&mut self, report: &Report) {
+        self.n_seeds += 1;
+        self.n_calls += report.n_calls;
+        self.n_bound += report.n_bound;
+        self.n_given_up += report.n_given_up;
+        self.hours += report.simulated as f64 / SECOND as f64 / 3600.0;
+    }
+
+    fn told(&self, elapsed: Duration) -> String {
+        let Sum { n_seeds, n_calls, n_bound, n_given_up, n_failures, hours } = self;
+        let rate = hours / (elapsed.as_secs_f64() / 3600.0);
+        format!(
+            "{n_seeds} seeds, {n_calls} calls, {n_bound} pods bound, {hours:.1} simulated hours ({rate:.0} an hour), \
+             {n_given_up} histories undecided, {n_failures} failures"
+        )
+    }
+}
+
+/// The smallest plan that fails.
+fn tell_failure(plan: &Plan) {
     let less = plan.minimised(&mut |plan| run(plan).failure.is_some());
     let report = run(&less);
     println!("{} of {} faults are enough, with {} clients:", less.faults.len(), plan.faults.len(), less.n_clients);

@@ -32,8 +32,8 @@ impl Network {
         self.cuts.insert((from, to), until);
     }
 
-    pub fn isolate(&mut self, server: u64, until: u64) {
-        self.isolated.insert(server, until);
+    pub fn isolate(&mut self, end: u64, until: u64) {
+        self.isolated.insert(end, until);
     }
 
     pub fn storm(&mut self, storm: Storm) {
@@ -42,6 +42,17 @@ impl Network {
 
     pub fn heal(&mut self) {
         *self = Network::default();
+    }
+
+    /// After which time something arrives on a connection, on which nothing is lost; `None` if the connection does not hold.
+    pub fn stream(&self, from: u64, to: u64, now: u64, dice: &mut Dice) -> Option<u64> {
+        let is_cut = |from, to| self.cuts.get(&(from, to)).is_some_and(|until| now < *until);
+        let is_away = |end| self.isolated.get(&end).is_some_and(|until| now < *until);
+        if is_cut(from, to) || is_cut(to, from) || is_away(from) || is_away(to) {
+            return None;
+        }
+        let late = self.storm.filter(|storm| now < storm.until).map_or(0, |storm| storm.late);
+        Some(dice.between(DELAY_MIN, DELAY_MAX) + dice.below(late))
     }
 
     /// After which time a message arrives: once, more often, or never.

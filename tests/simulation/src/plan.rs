@@ -14,6 +14,8 @@ pub struct Plan {
     pub seed: u64,
     pub n_servers: u64,
     pub n_clients: usize,
+    /// Nodes; where there are none, no controllers run either.
+    pub n_nodes: u64,
     /// Between two calls of one client, at most.
     pub think: u64,
     pub faults: Vec<(u64, Fault)>,
@@ -82,23 +84,51 @@ pub enum Fault {
     Leave {
         server: u64,
     },
+    /// An agent's process ends, and starts again.
+    AgentCrash {
+        node: u64,
+        for_: u64,
+    },
+    /// A machine loses its power, and comes back.
+    NodeOff {
+        node: u64,
+        for_: u64,
+    },
+    /// A machine is gone for good.
+    NodeDead {
+        node: u64,
+    },
+    /// Nothing arrives at a node, and nothing from it.
+    NodeCut {
+        node: u64,
+        for_: u64,
+    },
 }
 
 impl Plan {
     pub fn of(seed: u64, calm: u64, mutation: Option<Mutation>) -> Plan {
         let mut dice = Dice::of(seed, 1);
         let n_servers = if dice.chance(700) { 3 } else { 5 };
+        let mut size = Dice::of(seed, 6);
+        let n_nodes = match (mutation.map(Mutation::is_about_nodes), size.below(100)) {
+            (Some(false), _) | (None, 0..50) => 0,
+            (None, 98..) => size.between(20, 50),
+            (_, _) => size.between(3, 8),
+        };
         let calm_from = FAULTS_BEGIN + dice.between(20, 60) * SECOND;
         // Some runs are a few hard blows, others a hail of small ones.
         let pause = dice.between(400, 6000) * MS;
         let mut at = FAULTS_BEGIN;
         let mut faults = Vec::new();
         while at < calm_from {
-            faults.push((at, any(&mut dice, n_servers)));
+            let fault =
+                if n_nodes > 0 && dice.chance(500) { of_node(&mut dice, n_nodes) } else { any(&mut dice, n_servers) };
+            faults.push((at, fault));
             at += dice.between(pause / 4, pause * 2);
         }
         let think = dice.between(20, 2000) * MS;
-        Plan { seed, n_servers, n_clients: dice.between(2, 6) as usize, think, faults, calm_from, calm, mutation }
+        let n_clients = dice.between(2, 6) as usize;
+        Plan { seed, n_servers, n_clients, n_nodes, think, faults, calm_from, calm, mutation }
     }
 
     /// The same with less, in ever smaller steps, for as long as it fails.
@@ -150,5 +180,16 @@ fn any(dice: &mut Dice, n_servers: u64) -> Fault {
         12 => Fault::Transfer,
         _ if dice.chance(500) => Fault::Join,
         _ => Fault::Leave { server },
+    }
+}
+
+fn of_node(dice: &mut Dice, n_nodes: u64) -> Fault {
+    let node = dice.below(n_nodes);
+    let for_ = dice.between(200, 20_000) * MS;
+    match dice.below(10) {
+        0..=2 => Fault::AgentCrash { node, for_: for_ / 4 },
+        3 | 4 => Fault::NodeOff { node, for_ },
+        5 => Fault::NodeDead { node },
+        _ => Fault::NodeCut { node, for_ },
     }
 }

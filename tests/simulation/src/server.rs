@@ -29,6 +29,8 @@ pub enum Outcome {
     Written(Revision),
     Seen(View),
     Refused(Status),
+    /// It was so already.
+    Same,
     /// It has not happened, and will not.
     Never,
     Unknown,
@@ -249,6 +251,9 @@ impl Server {
                             if role.leading && role.term == term && seen.revision() >= view.revision() =>
                         {
                             Outcome::Refused(status)
+                        }
+                        (Ok(seen), None) if role.leading && role.term == term && seen.revision() >= view.revision() => {
+                            Outcome::Same
                         }
                         _ => Outcome::Never,
                     }

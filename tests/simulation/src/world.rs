@@ -1,8 +1,15 @@
 //! Servers, clients and what lies between them, in one thread: the next event is taken, whoever it is for acts, and what
 //! follows is put into the queue. Time passes between events and nowhere else.
 
+mod clients;
+mod cluster;
+mod converged;
+mod faults;
+mod hosts;
+mod judge;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     task::{Context, Poll, Waker},
 };
 
@@ -20,10 +27,15 @@ use serde_json::json;
 use crate::{
     Mutation,
     calls::{Clients, Made},
+    chores::Chores,
     dice::Dice,
     disk::{Copied, SimDisk},
     facts::Facts,
+    front::Heard,
+    laws::Laws,
+    leading::{Leading, Loop, OWN_CALLS},
     network::{CLIENT, Network, Storm},
+    node::{Node, NodeEvent},
     plan::{Fault, MS, Plan, SECOND},
     server::{Out, Outcome, Server, name},
 };
@@ -38,6 +50,9 @@ const WELL_AFTER: u64 = 30 * SECOND;
 /// A client waits no longer for an answer.
 const PATIENCE: u64 = 3 * SECOND;
 
+/// So many seconds in a row somebody may write when it is to be quiet.
+const POSTPONED_MAX: u32 = 60;
+
 /// A full disk is tried again after so long, as the thread does it.
 const DISK_RETRY: u64 = 500 * MS;
 
@@ -45,31 +60,106 @@ const DISK_RETRY: u64 = 500 * MS;
 const CALM_THINK: u64 = 300 * SECOND;
 
 /// Lines of a trace that are kept.
-const LINES_MAX: usize = 200;
+const LINES_MAX: usize = 1000;
 
 /// A call that no client waits for.
 const NOBODY: u64 = u64::MAX;
 
 enum Event {
-    Tick { to: u64, life: u64 },
-    Messages { to: u64, messages: Vec<Bytes> },
-    Snapshot { from: u64, life: u64, to: u64, message: Bytes, data: Vec<u8> },
-    SnapshotSent { to: u64, life: u64, about: u64, arrived: bool },
-    SnapshotWritten { to: u64, life: u64, work: SnapshotWork },
-    Retry { to: u64, life: u64 },
-    Start { to: u64 },
-    Enroll { id: u64 },
+    Tick {
+        to: u64,
+        life: u64,
+    },
+    Messages {
+        to: u64,
+        messages: Vec<Bytes>,
+    },
+    Snapshot {
+        from: u64,
+        life: u64,
+        to: u64,
+        message: Bytes,
+        data: Vec<u8>,
+    },
+    SnapshotSent {
+        to: u64,
+        life: u64,
+        about: u64,
+        arrived: bool,
+    },
+    SnapshotWritten {
+        to: u64,
+        life: u64,
+        work: SnapshotWork,
+    },
+    Retry {
+        to: u64,
+        life: u64,
+    },
+    Start {
+        to: u64,
+    },
+    Enroll {
+        id: u64,
+    },
     Found,
-    Think { client: usize },
-    Arrive { call: u64, to: u64, hops: u32 },
-    Answer { call: u64, outcome: Outcome },
-    GiveUp { call: u64 },
-    Look { watcher: usize },
+    Think {
+        client: usize,
+    },
+    Arrive {
+        call: u64,
+        to: u64,
+        hops: u32,
+    },
+    Answer {
+        call: u64,
+        outcome: Outcome,
+    },
+    GiveUp {
+        call: u64,
+    },
+    Look {
+        watcher: usize,
+    },
     Fault(usize),
-    DiskFree { to: u64 },
-    Retired { id: u64 },
+    DiskFree {
+        to: u64,
+    },
+    Retired {
+        id: u64,
+    },
+    /// A loop of a leader looks.
+    Loop {
+        to: u64,
+        life: u64,
+        which: Loop,
+    },
+    /// It wanted to look again.
+    Timer {
+        to: u64,
+        life: u64,
+        which: Loop,
+        at: u64,
+    },
+    /// An agent is heard.
+    Hear {
+        to: u64,
+        heard: Heard,
+    },
+    Node {
+        place: usize,
+        life: u64,
+        boot: u64,
+        event: NodeEvent,
+    },
+    StartNode {
+        place: usize,
+    },
+    Chore,
     Calm,
     Judge,
+    /// The cluster has become what it shall be.
+    JudgeCluster,
     End,
 }
 
@@ -88,6 +178,12 @@ struct Host {
     is_gone: bool,
     cursor: Option<ReplicaCursor>,
     shown: Revision,
+    /// When it showed something new.
+    shown_at: u64,
+    /// What it does while it leads a cluster with nodes.
+    leading: Option<Leading>,
+    woken: BTreeSet<Loop>,
+    timers: BTreeMap<Loop, u64>,
     /// The disk as it was when the server started.
     first: Option<Copied>,
 }
@@ -109,6 +205,9 @@ pub struct Report {
     /// Microseconds.
     pub simulated: u64,
     pub n_calls: u64,
+    /// Histories of which nobody knows whether they can be put in order.
+    pub n_given_up: u64,
+    pub n_bound: u64,
     pub trace: Vec<String>,
 }
 
@@ -123,7 +222,17 @@ pub struct World {
     clients: Clients,
     watchers: Vec<Watcher>,
     facts: Facts,
+    laws: Laws,
+    nodes: Vec<Node>,
+    links: BTreeMap<usize, cluster::Link>,
+    n_links: u64,
+    /// Where each agent was told to go.
+    hints: BTreeMap<usize, u64>,
+    chores: Chores,
+    chores_made: BTreeMap<u64, (Vec<Request>, String)>,
     is_calm: bool,
+    /// How often it was too early to judge.
+    postponed: u32,
     joining: Option<u64>,
     hash: u64,
     trace: VecDeque<String>,
@@ -133,20 +242,27 @@ pub struct World {
 pub fn run(plan: &Plan) -> Report {
     let mut world = World::new(plan.clone());
     while world.facts.failure.is_none()
+        && world.laws.failure.is_none()
         && let Some(((at, _), event)) = world.queue.pop_first()
     {
         world.now = at;
         if matches!(event, Event::End) {
-            break;
+            if world.postponed == 0 {
+                break;
+            }
+            world.after(2 * SECOND, Event::End);
+            continue;
         }
         world.happens(event);
     }
     Report {
         seed: plan.seed,
-        failure: world.facts.failure,
+        failure: world.facts.failure.or(world.laws.failure),
         hash: world.hash,
         simulated: world.now,
         n_calls: world.facts.n_calls,
+        n_given_up: world.facts.n_given_up,
+        n_bound: world.laws.n_bound,
         trace: world.trace.into(),
     }
 }
@@ -165,7 +281,15 @@ impl World {
                 .map(|_| Watcher { at: None, position: None, from: Revision::ZERO, seen: Vec::new() })
                 .collect(),
             facts: Facts::default(),
+            laws: Laws::default(),
+            nodes: Vec::new(),
+            links: BTreeMap::new(),
+            n_links: 0,
+            hints: BTreeMap::new(),
+            chores: Chores::new(plan.n_nodes, Dice::of(plan.seed, 7), plan.mutation),
+            chores_made: BTreeMap::new(),
             is_calm: false,
+            postponed: 0,
             joining: None,
             hash: 0,
             trace: VecDeque::new(),
@@ -184,12 +308,13 @@ impl World {
         }
         let calm_from = world.plan.calm_from;
         world.after(calm_from, Event::Calm);
-        world.after(calm_from + WELL_AFTER, Event::Judge);
+        let well_at = calm_from + WELL_AFTER + world.begin_cluster();
+        world.after(well_at, Event::Judge);
         let calm = world.plan.calm;
         if calm > 0 {
-            world.after(calm_from + WELL_AFTER + calm, Event::Judge);
+            world.after(well_at + calm, Event::Judge);
         }
-        world.after(calm_from + WELL_AFTER + calm + 1, Event::End);
+        world.after(well_at + calm + 1, Event::End);
         world
     }
 
@@ -210,6 +335,10 @@ impl World {
                 is_gone: false,
                 cursor: None,
                 shown: Revision::ZERO,
+                shown_at: 0,
+                leading: None,
+                woken: BTreeSet::new(),
+                timers: BTreeMap::new(),
                 first: None,
             },
         );
@@ -242,6 +371,8 @@ impl World {
             | Event::SnapshotSent { to, .. }
             | Event::SnapshotWritten { to, .. }
             | Event::Retry { to, .. }
+            | Event::Loop { to, .. }
+            | Event::Hear { to, .. }
             | Event::Arrive { to, .. } => Some(*to),
             _ => None,
         };
@@ -304,8 +435,15 @@ impl World {
             Event::Fault(place) => self.fault(self.plan.faults[place].1),
             Event::DiskFree { to } => self.free(to),
             Event::Retired { id } => self.retired(id),
+            Event::Loop { to, life, which } => self.look_at(to, life, which),
+            Event::Timer { to, life, which, at } => self.ring(to, life, which, at),
+            Event::Hear { to, heard } => self.heard(to, heard),
+            Event::Node { place, life, boot, event } => self.on_node(place, life, boot, event),
+            Event::StartNode { place } => self.start_node(place),
+            Event::Chore => self.chore(),
             Event::Calm => self.calm(),
             Event::Judge => self.judge(),
+            Event::JudgeCluster => self.judge_cluster(),
             Event::End => (),
         }
     }
@@ -322,431 +460,6 @@ impl World {
     fn leader(&self) -> Option<u64> {
         let leads = |host: &Host| host.server.as_ref().is_some_and(|server| server.replica.role().borrow().leading);
         self.hosts.iter().find(|(_, host)| leads(host)).map(|(id, _)| *id)
-    }
-
-    /// Lets a server do what is to be done, and carries on what it says.
-    fn act(&mut self, id: u64) {
-        let Some(host) = self.hosts.get_mut(&id) else { return };
-        let Some(server) = &mut host.server else { return };
-        let n_syncs = host.disk.with(|platter| platter.n_syncs);
-        let settled = server.settle();
-        let (outputs, ended, life) = (server.outputs(), server.ended(), host.life);
-        let n_syncs = host.disk.with(|platter| platter.n_syncs) - n_syncs;
-        let takes = if self.now < host.slow_until { host.sync_takes } else { MS / 5 };
-        let took = n_syncs * takes;
-        host.busy_until = self.now + took;
-        for output in outputs {
-            self.carry(id, life, took, output);
-        }
-        for (call, outcome) in ended {
-            if call != NOBODY {
-                for delay in self.network.carry(id, CLIENT, self.now, &mut self.dice) {
-                    self.after(took + delay, Event::Answer { call, outcome: outcome.clone() });
-                }
-            }
-        }
-        match settled {
-            Ok(Settled::Done) => self.observe(id),
-            Ok(Settled::DiskFull) => self.after(DISK_RETRY, Event::Retry { to: id, life }),
-            Err(error) => {
-                self.tell(format!("s{id} ends: {error}"));
-                let loses_power = self.dice.chance(500);
-                self.crash(id, loses_power, SECOND);
-            }
-        }
-    }
-
-    fn carry(&mut self, from: u64, life: u64, took: u64, output: Out) {
-        match output {
-            Out::Messages { to, messages } => {
-                for delay in self.network.carry(from, to, self.now, &mut self.dice) {
-                    self.after(took + delay, Event::Messages { to, messages: messages.clone() });
-                }
-            }
-            Out::Snapshot { to, message, data } => {
-                let arrives = self.network.carry(from, to, self.now, &mut self.dice).first().copied();
-                match arrives {
-                    Some(delay) => self.after(took + delay, Event::Snapshot { from, life, to, message, data }),
-                    None => {
-                        let failed = Event::SnapshotSent { to: from, life, about: to, arrived: false };
-                        self.after(SECOND, failed);
-                    }
-                }
-            }
-            Out::Write(work) => {
-                let takes = self.dice.between(1, 500) * MS;
-                self.after(takes, Event::SnapshotWritten { to: from, life, work });
-            }
-        }
-    }
-
-    /// Takes down what a server shows: whether it leads, and what it has applied.
-    fn observe(&mut self, id: u64) {
-        let Some(host) = self.hosts.get_mut(&id) else { return };
-        let (Some(server), Some(cursor)) = (&host.server, &mut host.cursor) else { return };
-        let role = server.replica.role();
-        if role.borrow().leading {
-            self.facts.leads(id, role.borrow().term);
-        }
-        let view = server.replica.view();
-        if view.revision() < host.shown {
-            self.facts.fail(format!("s{id} went back from revision {} to {}", host.shown, view.revision()));
-        }
-        if view.revision() == host.shown {
-            return;
-        }
-        host.shown = view.revision();
-        let mut context = Context::from_waker(Waker::noop());
-        loop {
-            let next = cursor.next().as_mut().poll(&mut context);
-            match next {
-                Poll::Ready(Ok(events)) => events.iter().for_each(|event| self.facts.applied(id, event)),
-                // It was sent a snapshot.
-                Poll::Ready(Err(_)) => *cursor = server.replica.watch(None, view.revision()),
-                Poll::Pending => break,
-            }
-        }
-    }
-
-    fn start(&mut self, id: u64) {
-        let mutation = self.plan.mutation;
-        let dice = Dice::of(self.dice.next(), 5);
-        let Some(host) = self.hosts.get_mut(&id) else { return };
-        if host.server.is_some() || host.is_gone {
-            return;
-        }
-        host.life += 1;
-        let life = host.life;
-        if host.first.is_none() || mutation != Some(Mutation::Amnesia) {
-            host.first = Some(host.disk.copy());
-        }
-        let opened = Server::open(id, host.disk.clone(), id == 1, host.contacts.clone(), dice, mutation);
-        match opened {
-            Ok(server) => {
-                let view = server.replica.view();
-                host.cursor = Some(server.replica.watch(None, view.revision()));
-                host.shown = view.revision();
-                host.server = Some(server);
-                host.busy_until = 0;
-                self.tell(format!("s{id} starts at revision {}", view.revision()));
-                let first = self.dice.below(TICK.as_micros() as u64);
-                self.after(first, Event::Tick { to: id, life });
-                self.act(id);
-            }
-            Err(OpenError::Log(error)) if !format!("{error:?}").starts_with("Io") => {
-                self.facts.fail(format!("s{id} cannot start: {error}"));
-            }
-            Err(error) => {
-                host.disk.lose_power();
-                self.tell(format!("s{id} cannot start yet: {error}"));
-                self.after(SECOND, Event::Start { to: id });
-            }
-        }
-    }
-
-    fn crash(&mut self, id: u64, loses_power: bool, for_: u64) {
-        let mutation = self.plan.mutation;
-        let Some(host) = self.hosts.get_mut(&id) else { return };
-        if host.server.take().is_none() {
-            return;
-        }
-        host.cursor = None;
-        host.life += 1;
-        host.disk.with(|platter| platter.revive());
-        if loses_power {
-            host.disk.lose_power();
-            if mutation == Some(Mutation::Amnesia)
-                && let Some(first) = host.first.take()
-            {
-                host.disk.put_back(first);
-            }
-        }
-        self.tell(format!("s{id} is down, loses_power={loses_power}"));
-        self.after(for_, Event::Start { to: id });
-    }
-
-    /// A new server becomes a member, and starts once it is one.
-    fn enroll(&mut self, id: u64) {
-        let leader = self.leader();
-        if let Some(leader) = leader
-            && let Some(server) = self.running(leader)
-        {
-            let members = server.replica.members();
-            if let Some(member) = members.iter().find(|member| member.name == name(id)) {
-                if member.id != id {
-                    return self.facts.fail(format!("s{id} was given the id {}", member.id));
-                }
-                if let Some(host) = self.hosts.get_mut(&id) {
-                    host.contacts = members;
-                }
-                self.joining = None;
-                self.tell(format!("s{id} is a member"));
-                return self.start(id);
-            }
-            server.join(NOBODY, id);
-            self.act(leader);
-        }
-        if !self.is_calm {
-            self.after(500 * MS, Event::Enroll { id });
-        }
-    }
-
-    /// What the clients need to be there.
-    fn found(&mut self) {
-        let Some(leader) = self.leader() else { return self.after(SECOND, Event::Found) };
-        let user = User::system("admin");
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
-        let action = Action::Create { object: namespace };
-        let mut requests = vec![Request::of::<Namespace>(&user, "", "default", "", action)];
-        requests.extend(self.clients.pair(&user));
-        let now = self.time(leader);
-        if let Some(server) = self.running(leader) {
-            let _ = server.submit(NOBODY, &requests, now);
-        }
-        self.act(leader);
-        self.clients.founded(&mut self.facts, self.number);
-        for client in 0..self.plan.n_clients {
-            self.after(SECOND + client as u64, Event::Think { client });
-        }
-        for watcher in 0..self.watchers.len() {
-            self.after(SECOND, Event::Look { watcher });
-        }
-    }
-
-    fn time(&self, id: u64) -> Timestamp {
-        let ahead = self.hosts.get(&id).map_or(0, |host| host.clock_ahead);
-        let passed = SignedDuration::from_micros(self.now as i64) + SignedDuration::from_secs(ahead);
-        Timestamp::UNIX_EPOCH + SignedDuration::from_secs(1_800_000_000) + passed
-    }
-
-    fn think(&mut self, client: usize) {
-        if !self.is_calm && self.now > self.plan.calm_from + CLIENTS_END {
-            return self.after(WELL_AFTER, Event::Think { client });
-        }
-        let end = self.plan.calm_from + WELL_AFTER + self.plan.calm;
-        if self.is_calm && self.now + 2 * PATIENCE > end {
-            return;
-        }
-        let there: Vec<u64> = self.hosts.iter().filter(|(_, host)| !host.is_gone).map(|(id, _)| *id).collect();
-        let to = there[self.dice.below(there.len() as u64) as usize];
-        self.number += 1;
-        let call = self.number;
-        self.clients.call(client, call, self.facts.newest(), self.plan.mutation);
-        self.facts.n_calls += 1;
-        for delay in self.network.carry(CLIENT, to, self.now, &mut self.dice) {
-            self.after(delay, Event::Arrive { call, to, hops: 0 });
-        }
-        self.after(PATIENCE, Event::GiveUp { call });
-    }
-
-    fn arrive(&mut self, call: u64, to: u64, hops: u32) {
-        let now = self.time(to);
-        let Some(Made { requests, .. }) = self.clients.made(call) else { return };
-        let requests = requests.clone();
-        let Some(server) = self.running(to) else {
-            return self.after(MS, Event::Answer { call, outcome: Outcome::Never });
-        };
-        if requests.is_empty() {
-            server.read(call);
-        } else if let Err(leader) = server.submit(call, &requests, now) {
-            match leader.filter(|leader| hops < 2 && *leader != to) {
-                Some(leader) => {
-                    for delay in self.network.carry(to, leader, self.now, &mut self.dice).into_iter().take(1) {
-                        self.after(delay, Event::Arrive { call, to: leader, hops: hops + 1 });
-                    }
-                }
-                None => self.after(MS, Event::Answer { call, outcome: Outcome::Never }),
-            }
-        }
-        self.act(to);
-    }
-
-    fn answer(&mut self, call: u64, outcome: Outcome) {
-        let Some(client) = self.clients.client_of(call) else { return };
-        self.number += 1;
-        let line = self.clients.answer(call, &outcome, self.number, &mut self.facts);
-        self.tell(line);
-        self.hosts.values_mut().filter_map(|host| host.server.as_mut()).for_each(|server| server.forget(call));
-        let think = if self.is_calm { CALM_THINK } else { self.plan.think };
-        let pause = self.dice.between(MS, think);
-        self.after(pause, Event::Think { client });
-    }
-
-    /// A watcher takes what is new, and now and then goes elsewhere.
-    fn look(&mut self, place: usize) {
-        let pause = if self.is_calm { 60 * SECOND } else { 200 * MS };
-        self.after(pause, Event::Look { watcher: place });
-        let running: Vec<u64> =
-            self.hosts.iter().filter(|(_, host)| host.server.is_some()).map(|(id, _)| *id).collect();
-        if running.is_empty() {
-            return;
-        }
-        let leaves = self.dice.chance(30);
-        let next = running[self.dice.below(running.len() as u64) as usize];
-        let watcher = &mut self.watchers[place];
-        let stays = watcher.at.as_ref().is_some_and(|(id, life, _)| {
-            !leaves && self.hosts.get(id).is_some_and(|host| host.life == *life && host.server.is_some())
-        });
-        if !stays {
-            let Some(Host { server: Some(server), life, .. }) = self.hosts.get(&next) else { return };
-            let mut position = *watcher.position.get_or_insert_with(|| {
-                watcher.from = server.replica.view().revision();
-                watcher.from
-            });
-            if self.plan.mutation == Some(Mutation::LoseEvent) && watcher.at.is_some() {
-                position = position.next();
-            }
-            watcher.at = Some((next, *life, server.replica.watch(Some(CONFIG_MAPS), position)));
-        }
-        let Some((id, _, cursor)) = &mut watcher.at else { return };
-        let mut context = Context::from_waker(Waker::noop());
-        loop {
-            let next = cursor.next().as_mut().poll(&mut context);
-            match next {
-                Poll::Ready(Ok(events)) => watcher.seen.extend(events.iter().map(|event| event.revision)),
-                Poll::Ready(Err(_)) => {
-                    // Too old: what is there now is listed, and watched from there.
-                    if let Some(position) = watcher.position {
-                        self.facts.watched(watcher.from, position, &watcher.seen);
-                    }
-                    let Some(Host { server: Some(server), .. }) = self.hosts.get(id) else { return };
-                    watcher.from = server.replica.view().revision();
-                    watcher.seen.clear();
-                    *cursor = server.replica.watch(Some(CONFIG_MAPS), watcher.from);
-                }
-                Poll::Pending => break,
-            }
-        }
-        watcher.position = Some(cursor.position());
-    }
-
-    fn fault(&mut self, fault: Fault) {
-        // Numbers of servers are meant among those that are there.
-        let there: Vec<u64> = self.hosts.iter().filter(|(_, host)| !host.is_gone).map(|(id, _)| *id).collect();
-        let pick = |number: u64| there[(number % there.len() as u64) as usize];
-        self.tell(format!("{fault:?}"));
-        match fault {
-            Fault::Crash { server, loses_power, for_ } => self.crash(pick(server), loses_power, for_),
-            Fault::Blackout { for_ } => there.iter().for_each(|id| self.crash(*id, true, for_)),
-            Fault::BadDisk { server, after } => {
-                let disk = &self.hosts[&pick(server)].disk;
-                disk.with(|platter| platter.fails_after = Some(after));
-            }
-            Fault::FullDisk { server, for_ } => {
-                self.hosts[&pick(server)].disk.with(|platter| platter.is_full = true);
-                self.after(for_, Event::DiskFree { to: pick(server) });
-            }
-            Fault::SlowDisk { server, sync, for_ } => {
-                let until = self.now + for_;
-                if let Some(host) = self.hosts.get_mut(&pick(server)) {
-                    (host.sync_takes, host.slow_until) = (sync, until);
-                }
-            }
-            Fault::Cut { from, to, for_ } => self.network.cut(pick(from), pick(to), self.now + for_),
-            Fault::Isolate { server, for_ } => self.network.isolate(pick(server), self.now + for_),
-            Fault::Storm { lost, doubled, late, for_ } => {
-                self.network.storm(Storm { lost, doubled, late, until: self.now + for_ });
-            }
-            Fault::Clock { server, by } => {
-                if let Some(host) = self.hosts.get_mut(&pick(server)) {
-                    host.clock_ahead += by;
-                }
-            }
-            Fault::Transfer => {
-                if let Some(leader) = self.leader()
-                    && let Some(server) = self.running(leader)
-                {
-                    server.replica.hand_over();
-                    self.act(leader);
-                }
-            }
-            Fault::Join => {
-                let id = self.hosts.len() as u64 + 1;
-                if self.joining.is_none() && id <= 9 {
-                    self.joining = Some(id);
-                    self.add_host(id);
-                    self.enroll(id);
-                }
-            }
-            Fault::Leave { server } => {
-                let id = pick(server);
-                let Some(leader) = self.leader() else { return };
-                let Some(server) = self.running(leader) else { return };
-                // Three at least stay.
-                if server.replica.members().iter().filter(|member| !member.learner && member.id != id).count() >= 3 {
-                    server.leave(NOBODY, id);
-                    self.act(leader);
-                    self.after(2 * SECOND, Event::Retired { id });
-                }
-            }
-        }
-    }
-
-    /// A server that is no member any more is taken away.
-    fn retired(&mut self, id: u64) {
-        let Some(leader) = self.leader() else { return };
-        let Some(server) = self.running(leader) else { return };
-        if server.replica.members().iter().any(|member| member.id == id) {
-            return;
-        }
-        self.tell(format!("s{id} is gone"));
-        if let Some(host) = self.hosts.get_mut(&id) {
-            (host.is_gone, host.server, host.cursor) = (true, None, None);
-            host.life += 1;
-        }
-    }
-
-    fn free(&mut self, id: u64) {
-        if let Some(host) = self.hosts.get(&id) {
-            host.disk.with(|platter| platter.is_full = false);
-        }
-    }
-
-    /// From here on everything works.
-    fn calm(&mut self) {
-        self.tell("calm".to_owned());
-        self.network.heal();
-        let ids: Vec<u64> = self.hosts.keys().copied().collect();
-        for id in ids {
-            self.free(id);
-            if let Some(host) = self.hosts.get_mut(&id) {
-                (host.slow_until, host.clock_ahead) = (0, 0);
-                host.disk.with(|platter| platter.fails_after = None);
-            }
-            if self.hosts[&id].server.is_none() && !self.hosts[&id].contacts.is_empty() || id == 1 {
-                self.start(id);
-            }
-        }
-    }
-
-    /// All is well by now: one leads, all have the same, and what clients were told fits.
-    fn judge(&mut self) {
-        self.is_calm = true;
-        self.tell("judged".to_owned());
-        let Some(leader) = self.leader() else { return self.facts.fail("nobody leads".to_owned()) };
-        let Some(server) = self.running(leader) else { return };
-        let (view, members) = (server.replica.view(), server.replica.members());
-        for member in members {
-            if member.learner && self.joining != Some(member.id) {
-                self.facts.fail(format!("{} does not vote yet", member.name));
-            }
-            let Some(server) = self.running(member.id) else { continue };
-            let own = server.replica.view();
-            if own.revision() != view.revision() || contents(&own) != contents(&view) {
-                let (has, leads) = (own.revision(), view.revision());
-                self.facts.fail(format!("{} is at {has} and the leader at {leads}, long after the calm", member.name));
-            }
-        }
-        for place in 0..self.watchers.len() {
-            self.look(place);
-            let watcher = &self.watchers[place];
-            if let Some(position) = watcher.position {
-                self.facts.watched(watcher.from, position, &watcher.seen);
-            }
-        }
-        self.number += 1;
-        self.clients.last_look(&view, self.number, &mut self.facts);
-        self.facts.judge(&view);
     }
 }
 
