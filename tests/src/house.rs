@@ -73,10 +73,7 @@ const ROOMS: &[Room] = &[
     room("cli", &["api", "registry", "identity", "control-plane", "runtime", "images", "node-agent"]),
     room("tests", &["api", "store", "registry", "scheduler", "controllers"]),
     room("bench", &["api", "store", "replica", "scheduler", "identity", "control-plane", "node-agent"]),
-    room(
-        "simulation",
-        &["api", "proto", "store", "registry", "scheduler", "controllers", "replica", "nodes", "pods"],
-    ),
+    room("simulation", &["api", "proto", "store", "registry", "scheduler", "controllers", "replica", "nodes", "pods"]),
 ];
 
 /// What pure rooms may use of others: values and encodings, nothing that acts.

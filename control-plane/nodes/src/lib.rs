@@ -30,9 +30,9 @@ pub use tunnel::Tunnel;
 /// What is decided here without clock, task and socket, for a front that is simulated.
 pub mod rules {
     pub use crate::{
-        feed::{Fed, Feed},
-        peers::Peers,
-        release::Leaving,
+        board::{Board, Name, Told},
+        common::Parts,
+        release::{Leaving, Release},
         status::{Readiness, of_node, of_pod, ready},
     };
 }

@@ -1,18 +1,15 @@
 //! The node front of a leader, without its tasks: sessions, what each is told and has acknowledged, who lives.
 //!
 //! What nodes are told, when a leaving pod is released and what a report amounts to is decided by the real code
-//! (`copepod_nodes::rules`); the order of things is that of `control-plane/nodes/src/service.rs` and `silence.rs`.
+//! (`copepod_nodes::rules`); the order of things is that of `control-plane/nodes/src/dispatch.rs`, `hub.rs` and `silence.rs`.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, VecDeque};
 
 use copepod_api::{Request, Revision, Timestamp, User, resource::NODES, time::rfc3339};
-use copepod_nodes::rules::{Feed, Leaving, Peers, Readiness, of_node, of_pod, ready};
-use copepod_proto::nodes::{Delta, PodStatus};
+use copepod_nodes::rules::{Board, Leaving, Name, Parts, Readiness, Told, of_node, of_pod, ready};
+use copepod_proto::nodes::PodStatus;
 use copepod_replica::{Replica, ReplicaCursor};
-use copepod_store::{Cursor, View};
+use copepod_store::{Cursor, Event, View};
 use serde_json::Value;
 
 use crate::{
@@ -21,9 +18,10 @@ use crate::{
     plan::{MS, SECOND},
 };
 
-/// As `hub.rs` has them.
+/// As `pace.rs` has them, for a session that is open, for a node that has none, and for one that a new leader has not heard.
+const HANG_MAX: u64 = 10 * SECOND;
 const SILENCE_MAX: u64 = 4 * SECOND;
-const RECONNECT_MAX: u64 = 4 * SECOND;
+const RECONNECT_MAX: u64 = 8 * SECOND - SILENCE_MAX;
 
 /// Between two looks at who is silent.
 pub const LOOK_EVERY: u64 = 500 * MS;
@@ -61,7 +59,7 @@ pub enum Heard {
 /// What an agent is told.
 #[derive(Clone)]
 pub enum Down {
-    Delta(Delta),
+    Delta(Parts),
     Released(String),
     /// This server cannot serve it; perhaps that one.
     Elsewhere(Option<u64>),
@@ -100,20 +98,15 @@ struct Guest {
 
 struct Session {
     link: u64,
-    feed: Feed,
-    cursor: ReplicaCursor,
-    leaving: Leaving,
-    /// Every event up to here has been looked at for the node.
-    position: Revision,
     /// The newest delta that changed the node's data path, and the newest that it contains.
     sent: u64,
     acknowledged: u64,
 }
 
 impl Session {
-    fn contained(&self) -> Revision {
+    fn contained(&self, told: Revision) -> Revision {
         let acknowledged = Revision(self.acknowledged);
-        if self.acknowledged >= self.sent { acknowledged.max(self.position) } else { acknowledged }
+        if self.acknowledged >= self.sent { acknowledged.max(told) } else { acknowledged }
     }
 }
 
@@ -126,12 +119,17 @@ pub struct Front {
     seen: BTreeMap<String, u64>,
     /// Nodes about whose silence a request is under way.
     judging: BTreeMap<String, u64>,
-    peers: Arc<Peers>,
+    board: Board,
+    cursor: ReplicaCursor,
+    /// Events since the oldest view of a newcomer.
+    recent: Vec<Event>,
+    leaving: Leaving,
     mutation: Option<Mutation>,
 }
 
 impl Front {
-    pub fn begin(view: &View, now: u64, mutation: Option<Mutation>) -> Front {
+    pub fn begin(replica: &Replica, now: u64, mutation: Option<Mutation>) -> Front {
+        let view = &replica.view();
         // A new leader has heard nobody yet.
         let nodes = view.objects(&NODES, None).map(|node| (node.key.name().to_owned(), now + RECONNECT_MAX));
         Front {
@@ -140,7 +138,10 @@ impl Front {
             sessions: BTreeMap::new(),
             seen: nodes.collect(),
             judging: BTreeMap::new(),
-            peers: Arc::default(),
+            board: Board::new(view),
+            cursor: replica.watch(None, view.revision()),
+            recent: Vec::new(),
+            leaving: Leaving::default(),
             mutation,
         }
     }
@@ -164,6 +165,8 @@ impl Front {
                 self.guests.remove(&(node.clone(), link));
                 if self.sessions.get(&node).is_some_and(|session| session.link == link) {
                     self.sessions.remove(&node);
+                    self.board.leave(&node.as_str().into());
+                    self.leaving.end(&node);
                 }
                 Vec::new()
             }
@@ -250,78 +253,85 @@ impl Front {
         let view = replica.view();
         for (node, link, revision) in std::mem::take(&mut self.arrived) {
             self.seen.insert(node.clone(), now);
-            let (session, delta) = self.session(&node, link, Revision(revision), replica);
-            messages.push(Message { node: node.clone(), link, what: Down::Delta(delta) });
-            self.sessions.insert(node, session);
+            self.welcome(&node, link, Revision(revision), replica, messages);
         }
-        self.tell(replica, &view, messages);
+        self.tell(replica, messages);
         let contained = match self.mutation {
             Some(Mutation::EarlyRelease) => Revision(u64::MAX),
             _ => self.least_contained(now),
         };
-        for (node, session) in &mut self.sessions {
-            for uid in session.leaving.released(&view, contained) {
-                messages.push(Message { node: node.clone(), link: session.link, what: Down::Released(uid) });
+        for release in self.leaving.released(&view, contained) {
+            if let Some(session) = self.sessions.get(&*release.node) {
+                let (node, what) = (release.node.to_string(), Down::Released(release.uid));
+                messages.push(Message { node, link: session.link, what });
             }
         }
         self.judge(&view, now, clock)
     }
 
     /// From where the node is, if the log still reaches back to there.
-    fn session(&self, node: &str, link: u64, from: Revision, replica: &Replica) -> (Session, Delta) {
+    fn welcome(&mut self, node: &str, link: u64, from: Revision, replica: &Replica, messages: &mut Vec<Message>) {
         let view = replica.view();
-        let leaving = Leaving::of(node, &view);
-        let position = view.revision();
-        if from > Revision::ZERO && from <= position {
-            let mut cursor = replica.watch(None, from);
-            if let Some(events) = drain(&mut cursor) {
-                let (mut feed, held) = Feed::resume(node, &self.peers, &view);
-                let fed = feed.after(&events, &view, position);
-                let is_path = fed.as_ref().is_some_and(|fed| fed.data_path);
-                let mut changes = held.delta.changes;
-                changes.extend(fed.into_iter().flat_map(|fed| fed.delta.changes));
-                let sent = if is_path { position.0 } else { 0 };
-                let session = Session { link, feed, cursor, leaving, position, sent, acknowledged: 0 };
-                return (session, Delta { revision: position.0, reset: false, changes });
-            }
-        }
-        let (feed, fed) = Feed::reset(node, &self.peers, &view);
-        let cursor = replica.watch(None, position);
-        let session = Session { link, feed, cursor, leaving, position, sent: position.0, acknowledged: 0 };
-        (session, fed.delta)
+        let is_known = from > Revision::ZERO && from <= view.revision();
+        let missed = is_known.then(|| drain(&mut replica.watch(None, from))).flatten();
+        let told = self.board.welcome(&[node.into()], &view, missed.as_deref()).remove(0);
+        self.leaving.begin(node, &view);
+        self.sessions.insert(node.to_owned(), Session { link, sent: view.revision().0, acknowledged: 0 });
+        messages.push(Message { node: node.to_owned(), link, what: Down::Delta(told.into()) });
     }
 
-    fn tell(&mut self, replica: &Replica, view: &View, messages: &mut Vec<Message>) {
-        let mut lost = Vec::new();
-        for (node, session) in &mut self.sessions {
-            let Some(events) = drain(&mut session.cursor) else {
-                lost.push((node.clone(), session.link));
-                continue;
-            };
-            if events.is_empty() {
-                continue;
+    fn tell(&mut self, replica: &Replica, messages: &mut Vec<Message>) {
+        let Some(events) = drain(&mut self.cursor) else {
+            let view = replica.view();
+            (self.board, self.cursor) = (Board::new(&view), replica.watch(None, view.revision()));
+            self.recent.clear();
+            let sessions: Vec<(String, u64)> =
+                self.sessions.iter().map(|(node, session)| (node.clone(), session.link)).collect();
+            for (node, link) in sessions {
+                self.welcome(&node, link, Revision::ZERO, replica, messages);
             }
-            let position = session.cursor.position();
-            session.leaving.after(node, &events);
-            if let Some(fed) = session.feed.after(&events, view, position) {
-                if fed.data_path {
-                    session.sent = session.sent.max(fed.delta.revision);
-                }
-                messages.push(Message { node: node.clone(), link: session.link, what: Down::Delta(fed.delta) });
+            return;
+        };
+        let view = replica.view();
+        let told = self.board.after(&events, &view, self.cursor.position());
+        self.leaving.after(&events, |node| self.sessions.contains_key(node));
+        self.recent.extend(events);
+        told.into_iter().for_each(|told| self.say(told, messages));
+        if let Some(delta) = self.board.tell(&view) {
+            let settled: Vec<Name> = self.board.settled().cloned().collect();
+            for node in settled {
+                self.say(Told { node, delta: delta.clone(), data_path: true }, messages);
             }
-            session.position = position;
         }
-        for (node, link) in lost {
-            let (session, delta) = self.session(&node, link, Revision::ZERO, replica);
-            messages.push(Message { node: node.clone(), link, what: Down::Delta(delta) });
-            self.sessions.insert(node, session);
+        for told in self.board.settle(&self.recent, &view) {
+            self.say(told, messages);
         }
+        if !self.board.has_newcomers() {
+            self.recent.clear();
+        }
+    }
+
+    fn say(&mut self, told: Told, messages: &mut Vec<Message>) {
+        let Some(session) = self.sessions.get_mut(&*told.node) else { return };
+        if told.data_path {
+            session.sent = self.board.told().0;
+        }
+        let (node, what) = (told.node.to_string(), Down::Delta(told.delta));
+        messages.push(Message { node, link: session.link, what });
+    }
+
+    /// Whether a node is not taken for dead.
+    fn is_alive(&self, node: &str, now: u64) -> bool {
+        let max = if self.sessions.contains_key(node) { HANG_MAX } else { SILENCE_MAX };
+        self.seen.get(node).is_some_and(|at| now.saturating_sub(*at) <= max)
     }
 
     /// What the data paths of all nodes contain that have not been silent for too long.
     fn least_contained(&self, now: u64) -> Revision {
-        let living = self.seen.iter().filter(|(_, at)| now.saturating_sub(**at) <= SILENCE_MAX);
-        let contained = living.map(|(node, _)| self.sessions.get(node).map_or(Revision::ZERO, Session::contained));
+        let told = self.board.told();
+        let living = self.seen.keys().filter(|node| self.is_alive(node, now));
+        let contained =
+            living.map(|node| self.sessions.get(node).map_or(Revision::ZERO, |session| session.contained(told)));
         contained.min().unwrap_or(Revision::ZERO)
     }
 
@@ -333,7 +343,7 @@ impl Front {
         let mut asking = Vec::new();
         for node in view.objects(&NODES, None) {
             let name = node.key.name();
-            let is_alive = self.seen.get(name).is_some_and(|at| now.saturating_sub(*at) <= SILENCE_MAX);
+            let is_alive = self.is_alive(name, now);
             let readiness = if is_alive { Readiness::Alive } else { Readiness::Silent };
             if !self.judging.contains_key(name)
                 && let Some(request) = ready(view, &front, name, readiness, &rfc3339(clock))

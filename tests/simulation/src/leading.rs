@@ -95,7 +95,7 @@ impl Leading {
             bindings: replica.watch(None, view.revision()),
             n_unanswered: 0,
             decide_at: Some(now),
-            front: Front::begin(&view, now, mutation),
+            front: Front::begin(replica, now, mutation),
             dice,
             mutation,
         }

@@ -19,6 +19,7 @@ use copepod_api::{
 };
 use copepod_pods::{Job, spec, spec::RestartPolicy};
 use copepod_proto::nodes::{self, Delta};
+use prost::Message;
 use serde_json::{Value, json};
 
 use self::{
@@ -268,7 +269,8 @@ impl Node {
                 }
                 self.decide(&uid, now);
             }
-            Down::Delta(delta) => {
+            Down::Delta(parts) => {
+                let delta = whole(&parts);
                 let revision = delta.revision;
                 let changed = self.write_down(delta);
                 self.sync(Some(&changed), now);
@@ -465,4 +467,13 @@ impl Node {
 
 fn decode(bytes: &Bytes) -> Option<Arc<Pod>> {
     serde_json::from_slice(bytes).ok().map(Arc::new)
+}
+
+/// A delta, from its messages.
+fn whole(parts: &[Bytes]) -> Delta {
+    let mut delta = Delta::default();
+    for part in parts {
+        delta.merge(part.clone()).expect("what the front has encoded");
+    }
+    delta
 }
