@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use copepod_proto::nodes::Delta;
@@ -34,16 +34,16 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// The pause after the data path could not be brought up to date. Nothing is acknowledged meanwhile.
 const APPLY_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long the ways to others stay unwritten after a change, so that more of them are written together.
-const WRITE_REST: Duration = Duration::from_secs(1);
-
-/// How much of the disk's time they may take, in the long run.
-const WRITE_BYTES_A_SECOND: f64 = 32.0 * 1024.0;
+/// How much of the disk's time the ways to others may take. Few are written down as they change; many wait until what was
+/// written before has had its time, and are written together.
+const WRITE_BYTES_A_SECOND: f64 = 128.0 * 1024.0;
 
 pub struct Agent {
     pub machine: Arc<Machine>,
     /// Something has not been written down.
     unwritten: Notify,
+    /// When it may be.
+    writes_at: Mutex<Instant>,
     workers: Mutex<BTreeMap<String, Handle>>,
     /// Sandboxes of pods nobody has spoken of yet. They are left alone until the control plane has: the journal might be
     /// what was lost.
@@ -74,6 +74,7 @@ impl Agent {
         let agent = Arc::new(Agent {
             machine,
             unwritten: Notify::new(),
+            writes_at: Mutex::new(Instant::now()),
             workers: Mutex::default(),
             strangers: Mutex::new(found),
             wanted: watch::Sender::new(Wanted { revision, version: 1 }),
@@ -124,7 +125,9 @@ impl Agent {
             let Cluster { slices, peers, .. } = &mut *self.machine.cluster();
             (assignments.apply(delta, slices, peers)?, assignments.is_written())
         };
-        if !is_written {
+        if !is_written && Instant::now() >= self.writes_at() {
+            self.write();
+        } else if !is_written {
             self.unwritten.notify_one();
         }
         let data_path = self.data_path(&changed.places) | changed.paths;
@@ -260,24 +263,30 @@ impl Agent {
         changed
     }
 
-    /// Writes down what the ways to others are, not more often than a disk of this node bears; for as long as the agent runs.
+    /// Writes down what could not be written as it came; for as long as the agent runs.
     pub async fn keep_written(&self) {
         loop {
             self.unwritten.notified().await;
-            tokio::time::sleep(WRITE_REST).await;
-            let n_bytes = self.write();
-            tokio::time::sleep(Duration::from_secs_f64(n_bytes as f64 / WRITE_BYTES_A_SECOND)).await;
+            tokio::time::sleep_until(self.writes_at().into()).await;
+            self.write();
         }
     }
 
-    /// Writes down what has not been yet; how many bytes.
-    pub fn write(&self) -> usize {
+    fn writes_at(&self) -> Instant {
+        *self.writes_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down what has not been yet.
+    pub fn write(&self) {
         let mut assignments = self.machine.assignments();
         let cluster = self.machine.cluster().clone();
-        let written = assignments.write(&cluster.slices, &cluster.peers);
-        written
-            .inspect_err(|error| tracing::warn!(%error, "what the node was told cannot be written down"))
-            .unwrap_or(0)
+        match assignments.write(&cluster.slices, &cluster.peers) {
+            Ok(n_bytes) => {
+                let took = Duration::from_secs_f64(n_bytes as f64 / WRITE_BYTES_A_SECOND);
+                *self.writes_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + took;
+            }
+            Err(error) => tracing::warn!(%error, "what the node was told cannot be written down"),
+        }
     }
 
     /// Has volumes show new tokens before the old ones run out; for as long as the agent runs.

@@ -1,8 +1,8 @@
 //! What the node was told of the ways to others: endpoint slices, and where the pods of each node are.
 //!
 //! These change with every pod of the cluster, so they come as differences, are kept in the few fields that the data path
-//! is made of, and are written down later than all else and together. Nothing on this machine is done because of what a
-//! file of them says until the agent has started again, and then it asks from the revision that was written last.
+//! is made of, and where many change they are written down together, after they were acted upon. An agent that starts again
+//! asks from the revision that was written last.
 
 use std::{
     collections::BTreeSet,

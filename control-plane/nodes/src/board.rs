@@ -1,7 +1,7 @@
 //! What all nodes have to be told, derived from the log of events by one reader.
 //!
 //! An event is looked at once, not once a node: those of pods go to the node that the pod is on, those of ConfigMaps and
-//! Secrets to the nodes whose pods name them, and what concerns all is gathered and encoded once (`common.rs`). Knows no
+//! Secrets to the nodes whose pods name them, and what concerns all is gathered and encoded once (`everybody.rs`). Knows no
 //! clock and no sessions; `dispatch.rs` does what it says.
 //!
 //! A node that comes is told of a view, which is usually ahead of the place that has been read. So it waits as a newcomer
@@ -21,7 +21,7 @@ use copepod_proto::nodes::Delta;
 use copepod_store::{Event, View};
 
 use crate::{
-    common::{Common, Parts, encode, parts},
+    everybody::{Common, Parts, encode, parts},
     feed::{Feed, Own},
     peers::Peers,
 };

@@ -13,7 +13,7 @@ use copepod_api::{
 use copepod_proto::nodes::Change;
 use copepod_store::{Event, EventKind, View};
 
-use crate::{common, references};
+use crate::{everybody, references};
 
 /// The objects that one node holds beyond what all do.
 pub struct Feed {
@@ -79,7 +79,7 @@ impl Feed {
             true => view.object(key).is_some_and(is_here),
             false => self.refers_to(key) && view.object(key).is_some(),
         };
-        gone.iter().filter(|key| !is_there(key)).map(|key| common::change(key, None)).collect()
+        gone.iter().filter(|key| !is_there(key)).map(|key| everybody::change(key, None)).collect()
     }
 
     fn hold(&mut self, pod: &Arc<Object>, view: &View, own: &mut Own) {
@@ -112,6 +112,6 @@ impl Own {
     }
 
     pub fn changes(&self) -> impl Iterator<Item = Change> + '_ {
-        self.0.iter().map(|(key, object)| common::change(key, object.as_deref()))
+        self.0.iter().map(|(key, object)| everybody::change(key, object.as_deref()))
     }
 }

@@ -5,8 +5,8 @@
 //! only a change of mind (a node fell silent, a node is back) is written.
 
 mod board;
-mod common;
 mod dispatch;
+mod everybody;
 mod feed;
 mod hub;
 mod join;
@@ -31,7 +31,7 @@ pub use tunnel::Tunnel;
 pub mod rules {
     pub use crate::{
         board::{Board, Name, Told},
-        common::Parts,
+        everybody::Parts,
         release::{Leaving, Release},
         status::{Readiness, of_node, of_pod, ready},
     };

@@ -1,3 +1,5 @@
+//! What nodes hear of a board, held against what one hears that has just come.
+
 use copepod_api::{
     Body, Expect, Op, Resource, Timestamp, Txn,
     resource::{ENDPOINT_SLICES, NODES, SERVICES},

@@ -157,6 +157,8 @@ pub fn parts(delta: Delta, more: bool) -> Vec<Bytes> {
     let mut parts = vec![Delta { revision: delta.revision, reset: delta.reset, ..Delta::default() }];
     let mut n_bytes = 0;
     let mut put = |length: usize, put: &mut dyn FnMut(&mut Delta)| {
+        // With what stands before it: a byte for the field, and its length.
+        let length = 1 + prost::length_delimiter_len(length) + length;
         if n_bytes > 0 && n_bytes + length > part_bytes {
             parts.push(Delta { revision: delta.revision, ..Delta::default() });
             n_bytes = 0;
