@@ -38,8 +38,8 @@ const BATCH_MAX: usize = 200;
 /// Until the server says otherwise.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How long after a heartbeat the server's answer may come, or half a heartbeat. One that hangs answers nobody, and another
-/// leads by then; one that has much to do must not be left, for it would have more to do.
+/// How long after a heartbeat the server's answer may come, or half a heartbeat. One that hangs answers nobody, and
+/// another leads by then; one that has much to do must not be left, for it would have more to do.
 const HEARD_MAX: Duration = Duration::from_secs(4);
 
 /// Messages up, waiting for the connection. Reports wait outside, by pod, so that this stays short.
@@ -155,52 +155,52 @@ async fn carry(
             told = inbound.message() => {
                 silent = Instant::now() + patience(every);
                 match told {
-                Ok(Some(ToNode { message: Some(told) })) => match told {
-                    to_node::Message::Welcome(told) => {
-                        if !welcome {
-                            tracing::info!(server, "session begins");
+                    Ok(Some(ToNode { message: Some(told) })) => match told {
+                        to_node::Message::Welcome(told) => {
+                            if !welcome {
+                                tracing::info!(server, "session begins");
+                            }
+                            if told.heartbeat_milliseconds > 0 {
+                                every = Duration::from_millis(told.heartbeat_milliseconds.into());
+                                heartbeat = pulse(every);
+                                silent = Instant::now() + patience(every);
+                            }
+                            session.dial.learn(&told.servers);
+                            welcome = true;
+                            None
                         }
-                        if told.heartbeat_milliseconds > 0 {
-                            every = Duration::from_millis(told.heartbeat_milliseconds.into());
-                            heartbeat = pulse(every);
-                            silent = Instant::now() + patience(every);
+                        to_node::Message::Delta(part) => {
+                            let whole = match gather(&mut parts, part) {
+                                Ok(whole) => whole,
+                                Err(error) => return End::Broken(format!("what the server said is no delta: {error}")),
+                            };
+                            let Some(whole) = whole else { continue };
+                            if let Err(error) = agent.take(whole) {
+                                return End::Broken(format!("what the server said cannot be written down: {error}"));
+                            }
+                            if !heard {
+                                // Only now is it known which pods are still this node's to speak of.
+                                machine.reports.say_all_again();
+                                heard = true;
+                            }
+                            None
                         }
-                        session.dial.learn(&told.servers);
-                        welcome = true;
-                        None
-                    }
-                    to_node::Message::Delta(part) => {
-                        let whole = match gather(&mut parts, part) {
-                            Ok(whole) => whole,
-                            Err(error) => return End::Broken(format!("what the server said is no delta: {error}")),
-                        };
-                        let Some(whole) = whole else { continue };
-                        if let Err(error) = agent.take(whole) {
-                            return End::Broken(format!("what the server said cannot be written down: {error}"));
+                        to_node::Message::Released(released) => {
+                            agent.released(&released.uid);
+                            None
                         }
-                        if !heard {
-                            // Only now is it known which pods are still this node's to speak of.
-                            machine.reports.say_all_again();
-                            heard = true;
+                        to_node::Message::OpenTunnel(open) => {
+                            tunnels::open(agent.clone(), channel.clone(), open);
+                            None
                         }
-                        None
-                    }
-                    to_node::Message::Released(released) => {
-                        agent.released(&released.uid);
-                        None
-                    }
-                    to_node::Message::OpenTunnel(open) => {
-                        tunnels::open(agent.clone(), channel.clone(), open);
-                        None
-                    }
-                    to_node::Message::Heard(_) => None,
-                    to_node::Message::Redirect(redirect) => return End::Redirect(redirect.leader),
-                },
-                Ok(Some(ToNode { message: None })) => None,
-                Ok(None) if welcome => return End::Broken("the server closed it".into()),
-                Ok(None) => return End::Refused("the server closed it at once".into()),
-                Err(status) if welcome => return End::Broken(status.message().to_owned()),
-                Err(status) => return End::Refused(status.message().to_owned()),
+                        to_node::Message::Heard(_) => None,
+                        to_node::Message::Redirect(redirect) => return End::Redirect(redirect.leader),
+                    },
+                    Ok(Some(ToNode { message: None })) => None,
+                    Ok(None) if welcome => return End::Broken("the server closed it".into()),
+                    Ok(None) => return End::Refused("the server closed it at once".into()),
+                    Err(status) if welcome => return End::Broken(status.message().to_owned()),
+                    Err(status) => return End::Refused(status.message().to_owned()),
                 }
             }
             () = tokio::time::sleep_until(silent) => return End::Broken("the server does not answer any more".into()),
@@ -232,8 +232,8 @@ fn patience(every: Duration) -> Duration {
     every + HEARD_MAX.max(every / 2)
 }
 
-/// Beats as often as that, beginning at a moment that is another on each node: those that are told an
-/// interval together would beat together for ever.
+/// Beats as often as that, beginning at a moment that is another on each node: those that are told an interval together
+/// would beat together for ever.
 fn pulse(every: Duration) -> Interval {
     let first = Instant::now() + every.mul_f64(rand::rng().random_range(0.0..1.0));
     let mut pulse = tokio::time::interval_at(first, every);

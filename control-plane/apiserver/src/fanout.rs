@@ -7,11 +7,11 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError, Weak,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
+
+#[cfg(test)]
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use copepod_api::{Object, Revision};
@@ -53,8 +53,12 @@ impl Fanouts {
             return known;
         }
         kinds.retain(|known| known.strong_count() > 0);
-        let fanout =
-            Arc::new(Fanout { row: row.clone(), remembered: Mutex::default(), n_written: AtomicUsize::default() });
+        let fanout = Arc::new(Fanout {
+            row: row.clone(),
+            remembered: Mutex::default(),
+            #[cfg(test)]
+            n_written: AtomicUsize::default(),
+        });
         kinds.push(Arc::downgrade(&fanout));
         fanout
     }
@@ -63,6 +67,8 @@ impl Fanouts {
 pub struct Fanout {
     row: Arc<Row>,
     remembered: Mutex<Remembered>,
+    /// How often an event was written into bytes, by whomever.
+    #[cfg(test)]
     n_written: AtomicUsize,
 }
 
@@ -92,6 +98,7 @@ impl Fanout {
     /// What is sent of an event of `object` in this form; `write` writes it if nobody has.
     pub fn written(self: &Arc<Self>, object: &Arc<Object>, form: Form, write: impl FnOnce() -> Bytes) -> Bytes {
         let write = || {
+            #[cfg(test)]
             self.n_written.fetch_add(1, Ordering::Relaxed);
             write()
         };
@@ -121,7 +128,6 @@ impl Fanout {
         place
     }
 
-    /// How often an event was written into bytes, by whomever.
     #[cfg(test)]
     pub fn n_written(&self) -> usize {
         self.n_written.load(Ordering::Relaxed)

@@ -45,7 +45,6 @@ const ALIVE_MAX: Duration = Duration::from_secs(15);
 /// nothing even with thousands of nodes.
 const NODE_ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const NODE_ALIVE_MAX: Duration = Duration::from_secs(3);
-const NODES: &str = "system:nodes";
 
 /// How many requests one connection may have under way; a controller that watches every kind needs a few hundred.
 const STREAMS_MAX: u32 = 1_000;
@@ -147,7 +146,7 @@ async fn connection(
     let user: User = certificates
         .and_then(|chain| copepod_identity::user_of_certificate(chain.first()?))
         .unwrap_or_else(who::anonymous);
-    if user.is_in(NODES) {
+    if user.is_in(copepod_identity::NODES_GROUP) {
         keep_asking(stream.get_ref().0, NODE_ALIVE_INTERVAL, NODE_ALIVE_MAX);
     }
 

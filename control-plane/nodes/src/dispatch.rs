@@ -25,7 +25,8 @@ use crate::{
     release::Leaving,
 };
 
-/// What a message to one node costs, here and on the way out. Nothing is told to all again before it has had the time.
+/// The time that a message to one node is given, here and on the way out, before something is told to all again: a thousand
+/// nodes and their server on two cores took 80 ms in all for one.
 const COST: Duration = Duration::from_micros(40);
 
 /// How many nodes that come together are told everything at once; each holds all of it until it has left.

@@ -1,9 +1,9 @@
 //! How often nodes say that they live, and how long they may be silent.
 //!
-//! A heartbeat costs a server some ten microseconds, so one a second is nothing with a hundred nodes and a tenth of a
-//! core with ten thousand. So there is a number of heartbeats a second that all nodes share. A machine that dies is
+//! A thousand heartbeats a second, heard and answered, keep a server busy for a twentieth of a core (docs/performance.md); ten
+//! thousand would be half of one. So there is a number a second that all nodes share. A machine that dies is
 //! noticed as fast in a large cluster all the same, because the kernel asks the other end of every session each second
-//! whether it is there (`apiserver/src/serve.rs`), which costs next to nothing; heartbeats are for agents that hang.
+//! whether it is there (`apiserver/src/serve.rs`); heartbeats are for agents that hang.
 
 use std::time::Duration;
 

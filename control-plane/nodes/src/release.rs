@@ -20,7 +20,7 @@ use copepod_store::{Event, EventKind, View};
 #[derive(Default)]
 pub struct Leaving {
     pods: BTreeMap<Key, Wait>,
-    /// Namespaces whose slices may offer less than when they were looked at last, or whose pods have not been looked for.
+    /// Namespaces whose slices may offer others than when they were looked at last, or whose pods have not been looked for.
     look: BTreeSet<String>,
 }
 
@@ -90,12 +90,16 @@ impl Leaving {
         let mut offered: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         let mut released = Vec::new();
         for (key, wait) in &mut self.pods {
-            if wait.stage == Stage::Offered && self.look.contains(key.namespace()) {
+            if wait.stage != Stage::Released && self.look.contains(key.namespace()) {
                 let namespace = key.namespace();
                 let offered = offered.entry(namespace.to_owned()).or_insert_with(|| offered_in(view, namespace));
-                if !offered.contains(&wait.uid) {
-                    wait.stage = Stage::Withdrawn(view.revision());
-                }
+                wait.stage = match wait.stage {
+                    // Also one that was not offered any more: a slice that was decided before the pod was asked to leave may
+                    // be written after that.
+                    _ if offered.contains(&wait.uid) => Stage::Offered,
+                    Stage::Offered => Stage::Withdrawn(view.revision()),
+                    withdrawn => withdrawn,
+                };
             }
             if let Stage::Withdrawn(revision) = wait.stage
                 && contained >= revision
@@ -117,4 +121,82 @@ fn offered_in(view: &View, namespace: &str) -> BTreeSet<String> {
         .filter(|endpoint| endpoint.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false)))
         .filter_map(|endpoint| endpoint.target_ref.as_ref()?.uid.clone())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use copepod_api::{Body, Expect, Op, Timestamp, Txn};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::slices::tests::of as slice;
+
+    struct World {
+        view: View,
+        leaving: Leaving,
+    }
+
+    impl World {
+        fn new() -> World {
+            World { view: View::default(), leaving: Leaving::default() }
+        }
+
+        fn put(&mut self, resource: copepod_api::Resource, name: &str, object: &Value) {
+            let op = Op::Put { key: Key::new(resource, "d", name), body: Body::encode(object), expect: Expect::Any };
+            let (view, events) = self.view.apply(&Txn { ops: vec![op] }, Timestamp::UNIX_EPOCH).unwrap();
+            self.view = view;
+            self.leaving.after(&events, |node| node == "n1");
+        }
+
+        fn pod(&mut self, node: &str, uid: &str, leaves: bool) {
+            let mut pod = json!({"metadata": {"name": uid, "uid": uid}, "spec": {"nodeName": node, "containers": []}});
+            if leaves {
+                pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            }
+            self.put(PODS, uid, &pod);
+        }
+
+        fn slice(&mut self, endpoints: &[&str]) {
+            let endpoints: Vec<String> = endpoints.iter().map(|endpoint| (*endpoint).to_owned()).collect();
+            self.put(ENDPOINT_SLICES, "web-1", &slice(&endpoints));
+        }
+
+        fn released(&mut self, contained: u64) -> Vec<String> {
+            let released = self.leaving.released(&self.view, Revision(contained));
+            released.into_iter().map(|release| release.uid).collect()
+        }
+    }
+
+    #[test]
+    fn a_pod_is_released_once_when_nobody_offers_it_and_all_nodes_know() {
+        let mut world = World::new();
+        world.slice(&["a"]);
+        world.pod("n1", "a", false);
+        world.pod("n2", "b", true);
+        assert!(!world.leaving.is_waiting(), "one stays, and the other's node has no session");
+        world.pod("n1", "a", true);
+        assert_eq!(world.released(99), [""; 0], "it is offered");
+        world.slice(&["-a"]);
+        let withdrawn = world.view.revision().0;
+        assert_eq!(world.released(withdrawn - 1), [""; 0], "some node may still lead to it");
+        assert_eq!(world.released(withdrawn), ["a"]);
+        world.pod("n1", "a", true);
+        assert_eq!(world.released(99), [""; 0]);
+        assert!(!world.leaving.is_waiting());
+        world.leaving.begin("n1", &world.view);
+        assert_eq!(world.released(99), ["a"], "a node that comes again may not have heard it");
+    }
+
+    #[test]
+    fn a_slice_that_was_decided_before_the_pod_left_holds_it_back() {
+        let mut world = World::new();
+        world.pod("n1", "a", true);
+        let asked = world.view.revision().0;
+        assert_eq!(world.released(asked - 1), [""; 0], "nobody offers it yet");
+        world.slice(&["a"]);
+        assert_eq!(world.released(asked), [""; 0], "now somebody does");
+        world.slice(&["-a"]);
+        assert_eq!(world.released(asked), [""; 0]);
+        assert_eq!(world.released(world.view.revision().0), ["a"]);
+    }
 }

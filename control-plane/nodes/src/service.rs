@@ -3,6 +3,7 @@
 use std::{pin::Pin, sync::Arc};
 
 use copepod_api::{Key, Object, Revision, Timestamp, User, resource::PODS, time::rfc3339};
+use copepod_identity::NODES_GROUP;
 use copepod_proto::nodes::{
     FromNode, Heard, JoinReply, JoinRequest, Redirect, RenewRequest, ToNode, TokenReply, TokenRequest, TunnelData,
     from_node, nodes_server::Nodes, to_node,
@@ -23,7 +24,6 @@ use crate::{
 };
 
 pub const NODE_USER_PREFIX: &str = "system:node:";
-pub const NODES_GROUP: &str = "system:nodes";
 
 /// The node front of one server.
 #[derive(Clone)]
