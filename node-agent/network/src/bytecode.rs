@@ -264,6 +264,12 @@ impl Rule {
         self.key(fields).look_up(set, None)
     }
 
+    /// Those fields together are in a map.
+    pub fn mapped(self, fields: &[Field], map: &str) -> Rule {
+        // The kernel asks that what is found goes somewhere.
+        self.key(fields).look_up(map, Some(FIRST))
+    }
+
     /// Goes where a map says; on to the next rule if it says nothing.
     pub fn follow(self, fields: &[Field], map: &str) -> Rule {
         self.key(fields).look_up(map, Some(VERDICT))

@@ -116,8 +116,11 @@ pub fn chains() -> Vec<Chain> {
     let inner = |name: &str, rules| Chain { name: name.to_owned(), hook: None, rules };
     let rule = Rule::new;
     let to_balance = || {
-        let jump = Verdict::Jump("balance".to_owned());
-        Protocol::ALL.map(|protocol| rule().protocol(protocol).decide(&jump)).to_vec()
+        let jump = |chain: &str| {
+            let jump = Verdict::Jump(chain.to_owned());
+            Protocol::ALL.map(|protocol| rule().protocol(protocol).decide(&jump))
+        };
+        [jump("balance"), jump("missed")].concat()
     };
     vec![
         inner("local_ports", local_ports()),
@@ -132,6 +135,7 @@ pub fn chains() -> Vec<Chain> {
                     .decide(&Verdict::Jump("local_ports".to_owned())),
             ],
         ),
+        inner("missed", missed()),
         // Questions to the name service are many and short, and need no translation. Packets to the loopback come from
         // this machine only: links of pods are told to let them through for the sake of ports of the node.
         hooked(
@@ -214,6 +218,23 @@ fn local_ports() -> Vec<Rule> {
             .address(Destination, NotBe, Ipv4Addr::LOCALHOST)
             .decide(&Verdict::Return),
         rule().lead(NODE_KEY, "host_ports"),
+    ]
+}
+
+/// Who was led nowhere although there are endpoints began amid a change: the kernel replaces rules and elements together,
+/// and a packet that is on its way through them meanwhile may see some before and some after. It is dropped, for its
+/// connection begins with it and tries again; passed on, it would be refused.
+fn missed() -> Vec<Rule> {
+    let rule = Rule::new;
+    let first = |front: &[Field]| [front, &[Dice(1)]].concat();
+    vec![
+        rule().mapped(&first(SERVICE_KEY), "endpoints").drop(),
+        rule()
+            .within(Destination, NotBe, LOOPBACK)
+            .address(Destination, NotBe, DNS_ADDRESS)
+            .machine_has(Destination, Be)
+            .mapped(&first(NODE_KEY), "node_endpoints")
+            .drop(),
     ]
 }
 

@@ -152,6 +152,21 @@ fn rules_that_somebody_has_broken_are_made_again() {
 }
 
 #[test]
+fn a_connection_that_begins_amid_a_change_is_not_refused() {
+    let (one, two, outside) = two_nodes();
+    let (a, c) = (one.pod("a"), two.pod("c"));
+    c.space.serve("c", 8080);
+    serve(&[&one, &two], &[&c]);
+    // As a packet sees it for which the front is of one state, and what it leads to of another.
+    one.space.sh("nft 'flush chain ip copepod pick-1; flush chain ip copepod port-1'");
+    let seen = [a.space.tcp_soon(WEB), one.space.tcp_soon(WEB), outside.tcp_soon("192.0.2.1:30080")];
+    assert_eq!(seen, ["TimedOut"; 3], "it is to try again");
+    assert_eq!(one.space.tcp_soon("192.0.2.1:30081"), "ConnectionRefused", "nobody was ever there");
+    serve(&[&one], &[]);
+    assert_eq!([a.space.tcp(WEB), outside.tcp("192.0.2.1:30080")], ["ConnectionRefused"; 2], "nobody is left");
+}
+
+#[test]
 fn routes_to_nodes_that_left_while_nobody_looked_are_taken_away() {
     let (one, two, _outside) = two_nodes();
     let routed = |node: &Node| node.space.sh("ip route").contains("10.244.2.0/24 via 192.0.2.2");
