@@ -4,11 +4,22 @@
 //! pods of a set with each change need a handful of facts; with these at hand nobody has to decode a pod to be told that
 //! it is ready.
 
+mod node;
+
 use std::{borrow::Cow, sync::Arc};
 
 use serde::Deserialize;
 
+pub(crate) use self::node::Head as NodeHead;
+pub use self::node::{Health, NodeFacts};
 use crate::{Meta, Timestamp};
+
+/// What was read of an object of a kind that many ask about.
+#[derive(Clone, Debug)]
+pub(crate) enum Facts {
+    Pod(PodFacts),
+    Node(NodeFacts),
+}
 
 /// The phase of a pod, as its status says it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,9 +129,7 @@ impl Head<'_> {
     pub fn facts(&self) -> PodFacts {
         let owned = |text: &Text<'_>| text.as_deref().filter(|text| !text.is_empty()).map(Box::from);
         let status = &self.status;
-        let conditions = status.conditions.iter().flatten();
-        let ready = conditions.into_iter().find(|condition| condition.type_.as_deref() == Some("Ready"));
-        let ready = ready.filter(|ready| ready.status.as_deref() == Some("True"));
+        let ready = ready(&status.conditions).filter(|ready| ready.status.as_deref() == Some("True"));
         let mut addresses: Vec<Box<str>> =
             status.pod_ips.iter().flatten().filter_map(|address| owned(&address.ip)).collect();
         if addresses.is_empty() {
@@ -148,6 +157,11 @@ impl Head<'_> {
             subdomain: owned(&self.spec.subdomain),
         }
     }
+}
+
+/// The condition `Ready`.
+fn ready<'c, 'a>(conditions: &'c Option<Vec<Condition<'a>>>) -> Option<&'c Condition<'a>> {
+    conditions.iter().flatten().find(|condition| condition.type_.as_deref() == Some("Ready"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use serde_json::Value;
 
 use crate::{
     Key, Meta, Revision, Typed,
-    facts::{Head, PodFacts},
+    facts::{Facts, Head, NodeFacts, NodeHead, PodFacts},
+    resource,
     typed::DecodeError,
 };
 
@@ -119,7 +120,7 @@ pub struct Object {
     pub meta: Meta,
     /// `spec.nodeName` of a pod, for the index of pods by node.
     pub node: Option<Arc<str>>,
-    pod: Option<Box<PodFacts>>,
+    facts: Option<Box<Facts>>,
     bytes: Bytes,
     gap: u32,
     /// Most objects are never looked into, so what was decoded of one takes a word until then.
@@ -142,15 +143,22 @@ impl Object {
         struct MetaOnly {
             metadata: Meta,
         }
-        let (meta, node, pod) = if key.resource == crate::resource::PODS {
-            let mut head: Head<'_> = serde_json::from_slice(&body.bytes).map_err(|e| DecodeError::new(&key, e))?;
+        fn read<'b, T: Deserialize<'b>>(key: &Key, body: &'b Body) -> Result<T, DecodeError> {
+            serde_json::from_slice(&body.bytes).map_err(|error| DecodeError::new(key, error))
+        }
+        let (meta, node, facts) = if key.resource == resource::PODS {
+            let mut head: Head<'_> = read(&key, body)?;
             let (node, facts) = (head.node(), head.facts());
-            (head.metadata, node, Some(Box::new(facts)))
+            (head.metadata, node, Some(Facts::Pod(facts)))
+        } else if key.resource == resource::NODES {
+            let head: NodeHead<'_> = read(&key, body)?;
+            let facts = head.facts();
+            (head.metadata, None, Some(Facts::Node(facts)))
         } else {
-            let head: MetaOnly = serde_json::from_slice(&body.bytes).map_err(|e| DecodeError::new(&key, e))?;
-            (head.metadata, None, None)
+            (read::<MetaOnly>(&key, body)?.metadata, None, None)
         };
-        Ok(Object { bytes: body.at(revision), gap: body.gap, key, revision, meta, node, pod, made: OnceLock::new() })
+        let (bytes, gap, facts) = (body.at(revision), body.gap, facts.map(Box::new));
+        Ok(Object { bytes, gap, key, revision, meta, node, facts, made: OnceLock::new() })
     }
 
     /// The canonical JSON, resourceVersion included.
@@ -173,7 +181,18 @@ impl Object {
 
     /// What is known of a pod without decoding it; of any other object, nothing.
     pub fn facts(&self) -> &PodFacts {
-        self.pod.as_deref().unwrap_or(PodFacts::NONE)
+        match self.facts.as_deref() {
+            Some(Facts::Pod(facts)) => facts,
+            _ => PodFacts::NONE,
+        }
+    }
+
+    /// What is known of a node without decoding it; of any other object, nothing.
+    pub fn node_facts(&self) -> &NodeFacts {
+        match self.facts.as_deref() {
+            Some(Facts::Node(facts)) => facts,
+            _ => NodeFacts::NONE,
+        }
     }
 
     /// The object as the Rust type of its kind, for whoever looks at it once: nobody keeps what is decoded. Who set which
@@ -182,6 +201,11 @@ impl Object {
         let mut decoded: T = serde_json::from_slice(&self.bytes).map_err(|error| DecodeError::new(&self.key, error))?;
         decoded.metadata_mut().managed_fields = None;
         Ok(decoded)
+    }
+
+    /// Whether it carries anything that was made of it.
+    pub fn is_decoded(&self) -> bool {
+        self.made.get().is_some()
     }
 
     fn made(&self) -> &Made {
@@ -219,13 +243,19 @@ impl Object {
 
     /// The same object with another revision: what a watcher is shown when it is deleted.
     pub fn at(&self, revision: Revision) -> Object {
+        Object { revision, bytes: self.body().at(revision), ..self.apart() }
+    }
+
+    /// A copy that shares its bytes: what is decoded of it goes with it. Decoded in place, an object carries its decoded
+    /// form, ten times its size, as long as a view or the history of events knows it.
+    pub fn apart(&self) -> Object {
         Object {
             key: self.key.clone(),
-            revision,
+            revision: self.revision,
             meta: self.meta.clone(),
             node: self.node.clone(),
-            pod: self.pod.clone(),
-            bytes: self.body().at(revision),
+            facts: self.facts.clone(),
+            bytes: self.bytes.clone(),
             gap: self.gap,
             made: OnceLock::new(),
         }
@@ -241,7 +271,6 @@ impl std::fmt::Debug for Object {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::resource;
     use serde_json::json;
 
     #[test]

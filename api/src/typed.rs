@@ -38,6 +38,11 @@ impl<T: Typed> Of<T> {
         object.typed::<T>()?;
         Ok(Of { object, kind: PhantomData })
     }
+
+    /// The same for whoever looks at many objects once: what is decoded goes with this, and is not kept by the object.
+    pub fn apart(object: &Object) -> Result<Of<T>, DecodeError> {
+        Of::new(Arc::new(object.apart()))
+    }
 }
 
 impl<T> Of<T> {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use copepod_api::{
     Action, DeleteOptions, Key, Object, Of, Plan, Request, Timestamp, User,
     k8s_openapi::api::{
-        core::v1::{Node, ObjectReference, Service, ServiceSpec},
+        core::v1::{ObjectReference, Service, ServiceSpec},
         discovery::v1::{Endpoint, EndpointConditions, EndpointPort, EndpointSlice},
     },
     resource,
@@ -193,10 +193,9 @@ fn addresses(pod: &Object, family: &str) -> Vec<String> {
 
 fn endpoint(view: &View, service: &Of<Service>, spec: &ServiceSpec, pod: &Object, addresses: Vec<String>) -> Endpoint {
     let (serving, terminating) = (pods::is_ready(pod), pod.meta.is_leaving());
-    let node_name = pod.node.as_deref().map(str::to_owned);
     let facts = pod.facts();
     let is_named = facts.subdomain.as_deref() == Some(service.key().name());
-    let node = node_name.as_deref().and_then(|node| view.get::<Node>("", node));
+    let node = pod.node.as_ref().and_then(|node| view.object(&Key::new(resource::NODES, "", node.clone())));
     Endpoint {
         addresses,
         conditions: Some(EndpointConditions {
@@ -205,8 +204,8 @@ fn endpoint(view: &View, service: &Of<Service>, spec: &ServiceSpec, pod: &Object
             terminating: Some(terminating),
         }),
         hostname: facts.hostname.as_deref().filter(|_| is_named).map(str::to_owned),
-        zone: node.and_then(|node| node.meta().labels.get(ZONE).map(str::to_owned)),
-        node_name,
+        zone: node.and_then(|node| node.meta.labels.get(ZONE).map(str::to_owned)),
+        node_name: pod.node.as_deref().map(str::to_owned),
         target_ref: Some(ObjectReference {
             kind: Some("Pod".to_owned()),
             name: Some(pod.key.name().to_owned()),

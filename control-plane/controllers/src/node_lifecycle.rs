@@ -10,7 +10,7 @@ mod taints;
 use std::{cell::LazyCell, ops::Deref};
 
 use copepod_api::{
-    Action, Key, Object, Of, Plan, Request, Timestamp, User,
+    Action, Health, Key, Object, Of, Plan, Request, Timestamp, User,
     k8s_openapi::{
         api::core::v1::{Node, Pod, PodCondition},
         apimachinery::pkg::apis::meta::v1::Time,
@@ -35,18 +35,17 @@ fn all(view: &View) -> Vec<Key> {
 fn wakes(view: &View, event: &Event) -> Vec<Key> {
     let key = &event.object.key;
     if key.resource == resource::NODES {
-        // Former states are read once, so what is read of them is not kept.
-        let health = |object: &Object| object.decoded::<Node>().ok().map(|node| health(&node));
-        let before = event.previous.as_deref().and_then(health);
+        let before = event.previous.as_ref().map(|node| node.node_facts().health);
         // Whether the many are silent decides about each: a change of one is a change for all.
-        let is_same = before == health(&event.object);
+        let is_same = before == Some(event.object.node_facts().health);
         return if is_same { vec![key.clone()] } else { vec![key.clone(), everybody()] };
     }
     if key.resource == resource::PODS
-        && let Some(node) = event.object.node.as_deref().and_then(|node| view.get::<Node>("", node))
-        && loses_pods(&node)
+        && let Some(node) = event.object.node.as_ref()
+        && let Some(node) = view.object(&Key::new(resource::NODES, "", node.clone()))
+        && loses_pods(node)
     {
-        return vec![node.key().clone()];
+        return vec![node.key.clone()];
     }
     Vec::new()
 }
@@ -60,11 +59,11 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let now = time::whole_seconds(now);
     let outage = LazyCell::new(|| Outage::of(view));
     if *key != everybody() {
-        return view.get::<Node>("", key.name()).map_or_else(Plan::nothing, |node| one(view, &node, &outage, now));
+        return view.object(key).map_or_else(Plan::nothing, |node| one(view, node, &outage, now));
     }
     let mut plan = Plan::nothing();
-    for node in view.list::<Node>(None).filter(|node| loses_pods(node)) {
-        let own = one(view, &node, &outage, now);
+    for node in view.objects(&resource::NODES, None).filter(|node| loses_pods(node)) {
+        let own = one(view, node, &outage, now);
         plan.look_again_at(own.look_again);
         plan.requests.extend(own.requests);
         plan.reasons.extend(own.reasons);
@@ -76,55 +75,38 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     plan
 }
 
-fn loses_pods(node: &Node) -> bool {
-    health(node) == Health::Silent || taints::evicting(node).next().is_some()
+fn loses_pods(node: &Object) -> bool {
+    let facts = node.node_facts();
+    facts.health == Health::Silent || facts.evicts
 }
 
-fn one(view: &View, node: &Of<Node>, outage: &dyn Deref<Target = Outage>, now: Timestamp) -> Plan {
-    let (mut plan, key) = (Plan::nothing(), node.key());
+fn one(view: &View, node: &Object, outage: &dyn Deref<Target = Outage>, now: Timestamp) -> Plan {
+    let (mut plan, key, health) = (Plan::nothing(), &node.key, node.node_facts().health);
+    // Decoded for this look: there are many nodes, and many pods on those that are lost together.
+    let Ok(node) = Of::<Node>::apart(node) else { return plan };
     let user = User::system("system:controller:node-lifecycle-controller");
-    if let Some(taints) = taints::change(node, now) {
+    if let Some(taints) = taints::change(&node, health, now) {
         plan.push(write::patch(&user, node.object(), json!({"spec": {"taints": taints}})));
         // Evictions follow from the taints once they are written: the time they were added counts.
         return plan;
     }
-    for pod in view.pods_on(key.name()) {
+    if !loses_pods(node.object()) {
+        return plan;
+    }
+    for pod in view.pods_on(key.name()).filter(|pod| !pods::has_ended(pod)) {
         if plan.requests.len() >= BURST {
             plan.look_again_at(now);
             break;
         }
-        let Ok(pod) = Of::<Pod>::new(pod.clone()) else { continue };
-        if pods::has_ended(pod.object()) {
-            continue;
-        }
-        if health(node) == Health::Silent && pods::is_ready(pod.object()) {
+        let Ok(pod) = Of::<Pod>::apart(pod) else { continue };
+        if health == Health::Silent && pods::is_ready(pod.object()) {
             plan.push(mark_lost(&user, &pod, key.name(), now));
         }
         if !pod.meta().is_leaving() {
-            eviction::consider(&mut plan, view, &user, node, &pod, outage, now);
+            eviction::consider(&mut plan, view, &user, &node, &pod, outage, now);
         }
     }
     plan
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Health {
-    Ready,
-    /// It says itself that it cannot run pods.
-    NotReady,
-    /// It says nothing.
-    Silent,
-}
-
-pub fn health(node: &Node) -> Health {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
-    match ready.map(|ready| ready.status.as_str()) {
-        Some("True") => Health::Ready,
-        Some("Unknown") => Health::Silent,
-        // A node that has not said anything yet is about to start.
-        Some(_) | None => Health::NotReady,
-    }
 }
 
 /// How much of the cluster is silent.
@@ -136,9 +118,9 @@ pub struct Outage {
 impl Outage {
     fn of(view: &View) -> Outage {
         let mut outage = Outage { silent: 0, nodes: 0 };
-        for node in view.list::<Node>(None) {
+        for node in view.objects(&resource::NODES, None) {
             outage.nodes += 1;
-            outage.silent += usize::from(health(&node) == Health::Silent);
+            outage.silent += usize::from(node.node_facts().health == Health::Silent);
         }
         outage
     }

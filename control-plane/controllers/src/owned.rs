@@ -78,5 +78,5 @@ pub fn reference<O: Typed>(owner: &Of<O>) -> Value {
 }
 
 pub fn references(object: &Object) -> Vec<Value> {
-    object.at(object.revision).value()["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default()
+    object.apart().value()["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default()
 }

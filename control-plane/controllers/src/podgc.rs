@@ -4,14 +4,16 @@
 //! has been silent for so long that it will not come back to say goodbye; and the oldest ended pods, where there are too
 //! many.
 
+use std::sync::Arc;
+
 use copepod_api::{
-    DeleteOptions, Key, Object, Of, Plan, Timestamp, User,
+    DeleteOptions, Health, Key, Object, Plan, Timestamp, User,
     k8s_openapi::api::core::v1::{Node, Pod},
     resource,
 };
 use copepod_store::{Event, View};
 
-use crate::{Controller, node_lifecycle::Health, node_lifecycle::health, pods, time, tolerations, write};
+use crate::{Controller, pods, time, tolerations, write};
 
 pub const CONTROLLER: Controller =
     Controller { name: "pod-garbage-collector", wakes, all, reconcile, refused: crate::SILENT };
@@ -78,20 +80,20 @@ fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let now = time::whole_seconds(now);
     let user = User::system("system:controller:pod-garbage-collector");
     let mut plan = Plan::nothing();
-    let doomed: Vec<Of<Pod>> = if key.resource == resource::NODES {
+    let doomed: Vec<&Arc<Object>> = if key.resource == resource::NODES {
         of_node(&mut plan, view, key.name(), now)
     } else if *key == ended() {
         oldest_ended(view)
     } else {
-        let never_started = |pod: &Of<Pod>| pod.meta().is_leaving() && pod.object().node.is_none();
-        view.get::<Pod>(key.namespace(), key.name()).filter(never_started).into_iter().collect()
+        let never_started = |pod: &&Arc<Object>| pod.meta.is_leaving() && pod.node.is_none();
+        view.object(key).filter(never_started).into_iter().collect()
     };
     if doomed.len() > BURST {
         plan.look_again_at(now);
     }
-    for pod in doomed.into_iter().filter(|pod| !is_held(pod.object())).take(BURST) {
+    for pod in doomed.into_iter().filter(|pod| !is_held(pod)).take(BURST) {
         let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
-        plan.push(write::delete(&user, pod.object(), options));
+        plan.push(write::delete(&user, pod, options));
     }
     plan
 }
@@ -101,20 +103,26 @@ fn is_held(pod: &Object) -> bool {
     pod.meta.is_leaving() && pod.meta.deletion_grace_period_seconds() == Some(0) && !pod.meta.finalizers().is_empty()
 }
 
-fn of_node(plan: &mut Plan, view: &View, name: &str, now: Timestamp) -> Vec<Of<Pod>> {
-    let pods: Vec<Of<Pod>> = view.pods_on(name).filter_map(|pod| Of::new(pod.clone()).ok()).collect();
-    let Some(node) = view.get::<Node>("", name) else {
-        return pods;
+fn of_node<'v>(plan: &mut Plan, view: &'v View, name: &str, now: Timestamp) -> Vec<&'v Arc<Object>> {
+    let Some(node) = view.object(&Key::new(resource::NODES, "", name)) else {
+        return view.pods_on(name).collect();
     };
-    let leaving = pods.into_iter().filter(|pod| pod.meta().is_leaving());
+    let mut leaving: Vec<&Arc<Object>> = view.pods_on(name).filter(|pod| pod.meta.is_leaving()).collect();
+    if leaving.is_empty() {
+        return leaving;
+    }
+    let health = node.node_facts().health;
+    let Ok(node) = node.decoded::<Node>() else { return Vec::new() };
     let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
     if let Some(taint) = taints.into_iter().flatten().find(|taint| taint.key == OUT_OF_SERVICE) {
-        return leaving.filter(|pod| tolerations::matching(pod, taint).next().is_none()).collect();
+        let puts_up = |pod: Pod| tolerations::matching(&pod, taint).next().is_some();
+        leaving.retain(|pod| pod.decoded::<Pod>().is_ok_and(|pod| !puts_up(pod)));
+        return leaving;
     }
-    if health(&node) != Health::Silent {
+    if health != Health::Silent {
         return Vec::new();
     }
-    let leaving: Vec<Of<Pod>> = leaving.filter(|pod| !is_promised_once(pod)).collect();
+    leaving.retain(|pod| !is_promised_once(pod));
     let given_up = time::after(silent_since(&node).unwrap_or(now), LOST_SECONDS);
     if given_up <= now {
         return leaving;
@@ -127,8 +135,8 @@ fn of_node(plan: &mut Plan, view: &View, name: &str, now: Timestamp) -> Vec<Of<P
 }
 
 /// A StatefulSet promises that no two pods of one name run at a time; only a person can know that the old one is dead.
-fn is_promised_once(pod: &Of<Pod>) -> bool {
-    pod.meta().controller().is_some_and(|owner| owner.kind == "StatefulSet")
+fn is_promised_once(pod: &Object) -> bool {
+    pod.meta.controller().is_some_and(|owner| owner.kind == "StatefulSet")
 }
 
 fn silent_since(node: &Node) -> Option<Timestamp> {
@@ -137,14 +145,13 @@ fn silent_since(node: &Node) -> Option<Timestamp> {
     time::of(&ready.last_transition_time)
 }
 
-fn oldest_ended(view: &View) -> Vec<Of<Pod>> {
-    let has_ended = |pod: &&std::sync::Arc<Object>| pods::has_ended(pod) && !pod.meta.is_leaving();
-    let ended = view.objects(&resource::PODS, None).filter(has_ended);
-    let mut ended: Vec<Of<Pod>> = ended.filter_map(|pod| Of::new(pod.clone()).ok()).collect();
+fn oldest_ended(view: &View) -> Vec<&Arc<Object>> {
+    let has_ended = |pod: &&Arc<Object>| pods::has_ended(pod) && !pod.meta.is_leaving();
+    let mut ended: Vec<&Arc<Object>> = view.objects(&resource::PODS, None).filter(has_ended).collect();
     if ended.len() <= ENDED_PODS_MAX + ENDED_PODS_SLACK {
         return Vec::new();
     }
-    ended.sort_by_key(|pod| pod.meta().creation_timestamp);
+    ended.sort_by_key(|pod| pod.meta.creation_timestamp);
     ended.truncate(ended.len() - ENDED_PODS_MAX);
     ended
 }

@@ -15,7 +15,7 @@ use crate::hash;
 
 /// Replaces the status of an object, refused where the object has changed since it was read.
 pub fn status<T: Typed>(user: &User, object: &Of<T>, status: &impl Serialize) -> Request {
-    let mut value = object.object().value().clone();
+    let mut value: Value = serde_json::from_slice(object.object().bytes()).unwrap_or_default();
     value["status"] = serde_json::to_value(status).unwrap_or_default();
     let mut request = about(user, object.object(), Action::Update { object: value });
     request.target.subresource = "status".into();

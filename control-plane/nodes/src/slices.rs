@@ -1,7 +1,7 @@
 //! EndpointSlices as nodes are told of them: what a data path is made of, and of a change only the difference.
 //!
-//! One pod of a thousand becoming ready changes one endpoint of one slice. Told as the object, that is thirty kilobytes for
-//! every node to receive, decode and write down; told as the difference it is a hundred bytes.
+//! One pod of a thousand becoming ready changes one endpoint of one slice. Told as the object, that is a hundred endpoints for
+//! every node to receive, decode and write down; told as the difference it is one, in less than two hundred bytes.
 
 use std::collections::BTreeMap;
 
@@ -27,8 +27,9 @@ pub fn whole(object: &Object) -> Slice {
 /// What turns `before` into `now`. Whoever has `before` has `now` afterwards, field by field.
 pub fn difference(before: &Object, now: &Object) -> Slice {
     let mut told = whole(now);
-    let Some(old) = read(before) else { return told };
-    let mut old = by_address(old);
+    // It is read once more, and is in nobody's hands but the history's.
+    let Ok(old) = before.decoded::<v1::EndpointSlice>() else { return told };
+    let mut old = by_address(&old);
     told.base = before.revision.0;
     told.endpoints.retain(|endpoint| {
         let first = endpoint.addresses.first().map(String::as_str).unwrap_or_default();

@@ -419,7 +419,7 @@ impl Row {
     /// One cell a column.
     pub fn table_row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         // A copy, so that a table does not leave every object of its list decoded in memory.
-        let object = object.at(object.revision);
+        let object = object.apart();
         match &self.definition {
             Some(definition) => definition.cells(&object, now),
             None => (self.hooks.cells)(&object, now),
@@ -460,7 +460,7 @@ impl Row {
     /// The object as an `autoscaling/v1 Scale`, where it can be scaled.
     pub fn scale(&self, object: &Object) -> Option<Value> {
         let paths = self.scale_paths()?;
-        Some(crate::pipeline::scale_of(paths, object.at(object.revision).value(), &object.revision.to_string()))
+        Some(crate::pipeline::scale_of(paths, object.apart().value(), &object.revision.to_string()))
     }
 
     /// The verbs of a subresource.

@@ -7,9 +7,12 @@
 //! All events stand in one line, in order. Most watches ask for one resource, and its events are few among those of busy
 //! ones, so for each resource there is a list of the places of its events.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
 
-use copepod_api::{Resource, Revision};
+use copepod_api::{Object, Resource, Revision};
 
 use crate::{Event, EventKind};
 
@@ -51,6 +54,9 @@ impl History {
     }
 
     pub fn push(&mut self, event: Event) {
+        // What was decoded of the former state was of use while it was the present one.
+        let bare = |object: Arc<Object>| if object.is_decoded() { Arc::new(object.apart()) } else { object };
+        let event = Event { previous: event.previous.map(bare), ..event };
         self.bytes += superseded(&event);
         let place = self.n_dropped + self.events.len();
         let resource = &event.object.key.resource;
@@ -167,6 +173,23 @@ mod tests {
         two.extend(revisions(history.after(&CONFIG_MAPS, oldest, 99)));
         two.sort_unstable();
         assert_eq!(two, all);
+    }
+
+    #[test]
+    fn a_former_state_is_not_kept_decoded() {
+        let (view, mut history) = (View::default(), History::default());
+        let put = |view: &View, text: &str| {
+            let body = Body::encode(&json!({"metadata": {"name": "a"}, "text": text}));
+            let op = Op::Put { key: Key::new(CONFIG_MAPS, "d", "a"), body, expect: Expect::Any };
+            view.apply(&Txn { ops: vec![op] }, Timestamp::UNIX_EPOCH).unwrap()
+        };
+        let (view, _) = put(&view, "one");
+        let former = view.object(&Key::new(CONFIG_MAPS, "d", "a")).unwrap().clone();
+        assert_eq!(former.value()["text"], "one");
+        put(&view, "two").1.into_iter().for_each(|event| history.push(event));
+        let kept = history.after(&CONFIG_MAPS, Revision(1), 1).unwrap().remove(0).previous.unwrap();
+        assert!(former.is_decoded() && !kept.is_decoded());
+        assert_eq!((kept.bytes(), kept.revision), (former.bytes(), former.revision));
     }
 
     #[test]

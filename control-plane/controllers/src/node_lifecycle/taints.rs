@@ -1,14 +1,12 @@
 //! The taints that a node's conditions call for.
 
 use copepod_api::{
-    Timestamp,
+    Health, Timestamp,
     k8s_openapi::{
         api::core::v1::{Node, Taint},
         apimachinery::pkg::apis::meta::v1::Time,
     },
 };
-
-use super::{Health, health};
 
 pub const NOT_READY: &str = "node.kubernetes.io/not-ready";
 pub const UNREACHABLE: &str = "node.kubernetes.io/unreachable";
@@ -29,9 +27,9 @@ pub fn evicting(node: &Node) -> impl Iterator<Item = &Taint> {
 }
 
 /// The node's taints as they should be, where they are not so.
-pub fn change(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
+pub fn change(node: &Node, health: Health, now: Timestamp) -> Option<Vec<Taint>> {
     let present = node.spec.as_ref().and_then(|spec| spec.taints.clone()).unwrap_or_default();
-    let called_for = called_for(node);
+    let called_for = called_for(node, health);
     let mut taints: Vec<Taint> = present
         .iter()
         .filter(|taint| {
@@ -57,9 +55,9 @@ fn is_own(taint: &Taint) -> bool {
     [NOT_READY, UNREACHABLE, UNSCHEDULABLE].contains(&key) || PRESSURES.iter().any(|(_, own)| *own == key)
 }
 
-fn called_for(node: &Node) -> Vec<(&'static str, &'static str)> {
+fn called_for(node: &Node, health: Health) -> Vec<(&'static str, &'static str)> {
     let mut taints = Vec::new();
-    match health(node) {
+    match health {
         Health::Ready => {}
         Health::NotReady => taints.extend([(NOT_READY, "NoSchedule"), (NOT_READY, "NoExecute")]),
         Health::Silent => taints.extend([(UNREACHABLE, "NoSchedule"), (UNREACHABLE, "NoExecute")]),

@@ -205,7 +205,7 @@ fn names(world: &World<'_>, attempt: &Attempt<'_>, found: &Found, object: &Value
         true => None,
         false => world.get(&NAMESPACES, "", namespace),
     };
-    let namespace = namespace.map(|namespace| namespace.at(namespace.revision).value().into());
+    let namespace = namespace.map(|namespace| namespace.apart().value().into());
     let variables = expressions::variables(world, attempt, found.row(attempt), object)?;
     Ok(variables.with("namespaceObject", namespace.unwrap_or(CelValue::Null)))
 }
@@ -243,7 +243,7 @@ fn params<'a>(
     };
     let shown = |object: &Arc<Object>| {
         let shown = world.show(row, object).map_err(|status| unfit(status.message().to_owned()))?;
-        Ok::<_, Option<Unfit<'a>>>(Some(shown.at(object.revision).value().clone()))
+        Ok::<_, Option<Unfit<'a>>>(Some(shown.apart().value().clone()))
     };
     let found: Vec<Option<Value>> = if params.name.is_empty() {
         let all = world.view.objects(&row.resource(), Some(namespace).filter(|_| row.kind.is_namespaced()));

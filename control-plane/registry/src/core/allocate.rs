@@ -9,6 +9,7 @@ use std::{collections::BTreeSet, net::Ipv4Addr};
 use copepod_api::{
     field::{Errors, Path},
     k8s_openapi::api::core::v1 as core,
+    resource,
 };
 
 use crate::pipeline::World;
@@ -25,8 +26,8 @@ const DNS_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// Below the range that kernels give to outgoing connections.
 pub const NODE_PORTS: (u32, u32) = (30_000, 32_767);
 
-/// Pods' addresses: every node has one /24 of 10.244.0.0/16, and the nodes beyond the first 256 one of 240.0.0.0/8: no network
-/// of anybody's is there, and Linux has routed it since 2.6.25.
+/// Pods' addresses: every node has one /24 of 10.244.0.0/16, and the nodes beyond the first 256 one of 240.0.0.0/8:
+/// hardly any network is there, and Linux carries it as it does any other.
 const POD_RANGES: [(u32, u32); 2] = [(0x0af4_0000, 256), (0xf000_0000, 65_536)];
 const NODE_RANGE_BITS: u32 = 8;
 
@@ -64,7 +65,8 @@ fn node_ports<'w>(world: &'w mut World<'_>) -> &'w mut BTreeSet<u32> {
 fn node_ranges<'w>(world: &'w mut World<'_>) -> &'w mut BTreeSet<u32> {
     let view = world.view.clone();
     world.taken.entry("node ranges").or_insert_with(|| {
-        view.list::<core::Node>(None).filter_map(|node| range_number(node.spec.as_ref()?.pod_cidr.as_ref()?)).collect()
+        let nodes = view.objects(&resource::NODES, None);
+        nodes.filter_map(|node| range_number(node.node_facts().range.as_deref()?)).collect()
     })
 }
 

@@ -91,7 +91,7 @@ impl<'e> World<'e> {
     /// to would carry its decoded form as long as a view or the history of events knows it, at ten times its size.
     pub fn find(&self, row: &Row, target: &Target) -> StatusResult<Arc<Object>> {
         match self.view.object(&row.key(target)) {
-            Some(object) => self.show(row, &Arc::new(object.at(object.revision))),
+            Some(object) => self.show(row, &Arc::new(object.apart())),
             None => Err(Status::not_found(&row.kind.resource(), &target.name)),
         }
     }

@@ -89,7 +89,7 @@ fn counts_for_budgets(pod: &Object) -> bool {
 }
 
 fn is_ready(pod: &Object) -> bool {
-    let pod = pod.at(pod.revision);
+    let pod = pod.apart();
     items(pod.value(), "/status/conditions")
         .iter()
         .any(|condition| text(condition, "/type") == Some("Ready") && text(condition, "/status") == Some("True"))
