@@ -21,6 +21,9 @@ pub(crate) enum Facts {
     Node(NodeFacts),
 }
 
+/// The reason of a pod's condition `Ready` while nobody knows whether it is: its node is silent.
+pub const NODE_LOST: &str = "NodeLost";
+
 /// The phase of a pod, as its status says it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Phase {

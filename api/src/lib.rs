@@ -29,7 +29,7 @@ pub mod time;
 pub mod txn;
 pub mod typed;
 
-pub use facts::{Health, NodeFacts, Phase, PodFacts};
+pub use facts::{Health, NODE_LOST, NodeFacts, Phase, PodFacts};
 pub use k8s_openapi;
 pub use key::{Key, Name, Revision};
 pub use kind::{Kind, Scope, Subresource};

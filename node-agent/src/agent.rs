@@ -176,6 +176,9 @@ impl Agent {
             match workers.get(&uid) {
                 Some(handle) if wanted => {
                     let same = handle.view.borrow().spec.metadata.resource_version == pod.metadata.resource_version;
+                    if !same && copepod_pods::is_taken_for_lost(&pod) {
+                        self.machine.reports.say_again(&uid);
+                    }
                     if !same {
                         let _ = handle.notes.send(Note::Pod(pod));
                     }

@@ -32,8 +32,9 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// Statuses that change together are said together. Long enough for the pods of one Deployment, too short to be seen.
 const GATHER: Duration = Duration::from_millis(2);
 
-/// Reports in one message; more are said in the next.
-const BATCH_MAX: usize = 200;
+/// Reports in one message, by their bytes; more are said in the next. The server keeps a buffer of the longest message of
+/// each session.
+const BATCH_BYTES: usize = 8 * 1024;
 
 /// Until the server says otherwise.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -206,7 +207,7 @@ async fn carry(
             () = tokio::time::sleep_until(silent) => return End::Broken("the server does not answer any more".into()),
             () = machine.reports.changed(), if heard => {
                 tokio::time::sleep(GATHER).await;
-                let pods = machine.reports.take(BATCH_MAX);
+                let pods = machine.reports.take(BATCH_BYTES);
                 (!pods.is_empty()).then(|| from_node::Message::Statuses(StatusBatch { pods, ..StatusBatch::default() }))
             }
             changed = contained.changed() => match changed {

@@ -10,7 +10,7 @@ mod taints;
 use std::{cell::LazyCell, ops::Deref};
 
 use copepod_api::{
-    Action, Health, Key, Object, Of, Plan, Request, Timestamp, User,
+    Action, Health, Key, NODE_LOST, Object, Of, Plan, Request, Timestamp, User,
     k8s_openapi::{
         api::core::v1::{Node, Pod, PodCondition},
         apimachinery::pkg::apis::meta::v1::Time,
@@ -134,13 +134,14 @@ impl Outage {
     }
 }
 
-/// Nobody knows whether the pods of a silent node still serve; so they count as not ready.
+/// Nobody knows whether the pods of a silent node still serve; so they count as not ready. Should the node have come
+/// back before this is written, its agent hears of it and says again how they are.
 fn mark_lost(user: &User, pod: &Of<Pod>, node: &str, now: Timestamp) -> Request {
     let mut conditions: Vec<PodCondition> =
         pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
     for condition in conditions.iter_mut().filter(|condition| condition.type_ == "Ready") {
         condition.status = "False".to_owned();
-        condition.reason = Some("NodeLost".to_owned());
+        condition.reason = Some(NODE_LOST.to_owned());
         condition.message = Some(format!("node {node} is silent"));
         condition.last_transition_time = Some(Time(now));
     }

@@ -1,6 +1,6 @@
 //! What is said about a pod, exactly as Kubernetes says it.
 
-use copepod_api::Timestamp;
+use copepod_api::{NODE_LOST, Timestamp};
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
@@ -25,6 +25,14 @@ const OWN_CONDITIONS: [&str; 5] =
 
 /// Conditions that are there only while the amounts of containers change.
 const RESIZE_CONDITIONS: [&str; 2] = ["PodResizePending", "PodResizeInProgress"];
+
+/// Whether the control plane has given up hearing of the pod. Where it has while the agent spoke, the agent must speak again:
+/// its word was taken for older than the silence.
+pub fn is_taken_for_lost(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let mut ready = conditions.into_iter().flatten().filter(|condition| condition.type_ == "Ready");
+    ready.any(|ready| ready.reason.as_deref() == Some(NODE_LOST))
+}
 
 /// The status of a pod, from what was seen of it.
 pub fn status(pod: &Pod, observed: &Observed, now: Timestamp) -> PodStatus {

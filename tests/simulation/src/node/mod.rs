@@ -277,6 +277,14 @@ impl Node {
                 self.adopt_strangers(now);
                 let Some(agent) = &mut self.agent else { return };
                 agent.wanted = revision;
+                let is_lost = |place: &(String, String)| {
+                    self.written.pods.get(place).filter(|pod| copepod_pods::is_taken_for_lost(pod))
+                };
+                let lost: Vec<&str> = changed.iter().filter_map(is_lost).map(|pod| uid(pod)).collect();
+                for uid in lost.into_iter().filter(|uid| agent.latest.contains_key(*uid)) {
+                    agent.unsaid.insert(uid.to_owned());
+                    self.events.push((self.dice.below(20 * MS), NodeEvent::Report { link }));
+                }
                 if !agent.is_told {
                     agent.is_told = true;
                     self.events.push((self.dice.below(20 * MS), NodeEvent::Report { link }));

@@ -1,6 +1,6 @@
 //! Pods in a table.
 
-use copepod_api::{Object, Timestamp};
+use copepod_api::{NODE_LOST, Object, Timestamp};
 use serde_json::{Value, json};
 
 use crate::{
@@ -44,9 +44,6 @@ pub fn cells(object: &Object, now: Timestamp) -> Vec<Value> {
         json!(gates(pod)),
     ]
 }
-
-/// Why a pod, or its readiness, is unknown: its node is silent.
-const NODE_LOST: &str = "NodeLost";
 
 struct State {
     reason: String,
