@@ -9,7 +9,7 @@ use std::{
 };
 
 use copepod_api::Revision;
-use copepod_proto::nodes::{ToNode, to_node};
+use copepod_proto::nodes::to_node;
 use dashmap::DashMap;
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 
@@ -63,7 +63,8 @@ pub struct Session {
     number: u64,
     /// Another session of the node has begun, or this server leads no more.
     pub(crate) ended: Notify,
-    outbox: mpsc::Sender<Result<ToNode, tonic::Status>>,
+    /// In boxes: a queue has room for dozens of messages as long as it lives, and is empty most of the time.
+    outbox: mpsc::Sender<Box<to_node::Message>>,
     /// The newest delta that changed the node's data path.
     sent: AtomicU64,
     /// The newest delta that the node's data path contains.
@@ -92,7 +93,7 @@ impl Hub {
     }
 
     /// Begins a session. An older one of the same node ends: it wakes, and finds that it is not current.
-    pub(crate) fn open(&self, node: &str, outbox: mpsc::Sender<Result<ToNode, tonic::Status>>) -> Arc<Session> {
+    pub(crate) fn open(&self, node: &str, outbox: mpsc::Sender<Box<to_node::Message>>) -> Arc<Session> {
         let session = Arc::new(Session {
             node: node.into(),
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
@@ -274,12 +275,12 @@ impl Session {
 
     /// Sends, or says that the agent is gone or hopelessly behind.
     pub(crate) async fn send(&self, message: to_node::Message) -> Result<(), Gone> {
-        self.outbox.send(Ok(ToNode { message: Some(message) })).await.map_err(|_| Gone)
+        self.outbox.send(Box::new(message)).await.map_err(|_| Gone)
     }
 
     /// Sends if there is room.
     pub(crate) fn try_send(&self, message: to_node::Message) -> Result<(), Full> {
-        self.outbox.try_send(Ok(ToNode { message: Some(message) })).map_err(|_| Full)
+        self.outbox.try_send(Box::new(message)).map_err(|_| Full)
     }
 
     /// Waits until most of what waited for the agent has left.

@@ -120,7 +120,8 @@ impl Nodes for NodeFront {
         let session = self.hub.open(&node, outbox);
         tracing::info!(node, "session begins");
         tokio::spawn(self.clone().carry(session, Revision(hello.revision), inbound));
-        Ok(Response::new(Box::pin(ReceiverStream::new(outbound))))
+        let outbound = ReceiverStream::new(outbound).map(|message| Ok(ToNode { message: Some(*message) }));
+        Ok(Response::new(Box::pin(outbound)))
     }
 
     async fn tunnel(&self, request: Request<Streaming<TunnelData>>) -> Result<Response<Outbound<TunnelData>>, Status> {
@@ -216,7 +217,7 @@ impl NodeFront {
     /// All in one transaction; where one of them is refused, each alone, so that one deleted pod does not hide the
     /// status of the others.
     async fn submit(&self, requests: Vec<copepod_api::Request>) {
-        if requests.is_empty() || self.door.submit(requests.clone()).await.is_ok() {
+        if requests.len() > 1 && self.door.submit(requests.clone()).await.is_ok() {
             return;
         }
         for request in requests {
