@@ -67,12 +67,10 @@ impl Paths {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             read => read,
         };
-        let written = read(PEERS)?;
-        for peer in Delta::decode(written.as_slice()).map(|delta| delta.peers).unwrap_or_default() {
-            paths.peer(&peer, &mut peers);
+        if let Some(written) = unpack(&read(PEERS)?) {
+            peers = written;
         }
         paths.changed.clear();
-        paths.peers_changed = false;
         let counts: Counts = serde_json::from_slice(&read(COUNTS)?).unwrap_or_default();
         let is_whole = counts == Counts { slices: slices.len(), peers: peers.others.len() };
         Ok((paths, slices, peers, is_whole))
@@ -191,32 +189,24 @@ impl Paths {
         while let Some(key) = self.changed.first() {
             let file = key.replace('/', "_");
             match slices.get(key) {
-                Some(slice) => n_bytes += self.write_one(&self.slices(), &file, &self.told_of(key, slice))?,
+                Some(slice) => {
+                    let told = self.told_of(key, slice).encode_to_vec();
+                    write(&self.slices(), &file, &told)?;
+                    n_bytes += told.len();
+                }
                 None => remove(&self.slices().join(file))?,
             }
             self.changed.pop_first();
         }
         if self.peers_changed {
-            let own = peers.own.map(|(range, address)| (range, address, self.node.as_str()));
-            let others = peers.others.iter().map(|(range, address)| (*range, *address, ""));
-            let told = own.into_iter().chain(others).map(|(range, address, node)| Peer {
-                node: node.to_owned(),
-                range: range.to_string(),
-                address: address.to_string(),
-            });
-            let told = Delta { peers: told.collect(), ..Delta::default() };
-            n_bytes += self.write_one(&self.dir, PEERS, &told)?;
+            let packed = pack(peers);
+            write(&self.dir, PEERS, &packed)?;
+            n_bytes += packed.len();
             self.peers_changed = false;
         }
         let counts = Counts { slices: slices.len(), peers: peers.others.len() };
         write(&self.dir, COUNTS, &serde_json::to_vec(&counts).map_err(io::Error::other)?)?;
         Ok(n_bytes)
-    }
-
-    fn write_one(&self, dir: &Path, name: &str, told: &impl Message) -> io::Result<usize> {
-        let bytes = told.encode_to_vec();
-        write(dir, name, &bytes)?;
-        Ok(bytes.len())
     }
 
     fn told_of(&self, key: &str, slice: &Slice) -> nodes::Slice {
@@ -239,12 +229,46 @@ impl Paths {
     }
 }
 
+/// Where pods are, as it is written down: as short as can be, for each of ten thousand nodes is told of all others, and
+/// writes that down again whenever one comes. Whether the own range is known, and then nine bytes for each range.
+fn pack(peers: &Peers) -> Vec<u8> {
+    let mut packed = vec![u8::from(peers.own.is_some())];
+    let others = peers.others.iter().map(|(range, address)| (*range, *address));
+    for (range, address) in peers.own.into_iter().chain(others) {
+        packed.extend(range.base.octets());
+        packed.push(range.bits);
+        packed.extend(address.octets());
+    }
+    packed
+}
+
+/// `None` if it is something else.
+fn unpack(packed: &[u8]) -> Option<Peers> {
+    let (has_own, packed) = packed.split_first()?;
+    let (places, []) = packed.as_chunks::<9>() else { return None };
+    if places.iter().any(|place| place[4] > 32) {
+        return None;
+    }
+    let mut places = places.iter().map(|[a, b, c, d, bits, address @ ..]| {
+        let range = Range { base: Ipv4Addr::new(*a, *b, *c, *d), bits: *bits };
+        (range, Ipv4Addr::from(*address))
+    });
+    let own = match has_own {
+        0 => None,
+        1 => Some(places.next()?),
+        _ => return None,
+    };
+    Some(Peers { own, others: Arc::new(places.collect()) })
+}
+
 fn key(slice: &nodes::Slice) -> String {
     format!("{}/{}", slice.namespace, slice.name)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn endpoint(address: &str, ready: bool) -> nodes::Endpoint {
@@ -330,6 +354,23 @@ mod tests {
         assert_eq!(world.apply(vec![], vec![], true), Ok(true), "what a reset does not name is gone");
         world.paths.write(&world.slices, &world.peers).unwrap();
         assert_eq!(world.written(), "own 10.1.1.0/24");
+    }
+
+    #[test]
+    fn where_pods_are_is_read_as_it_was_packed_and_nothing_else_is() {
+        let range = |text| Range::parse(text).unwrap();
+        let (one, two) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(192, 0, 2, 1));
+        let others = Arc::new(BTreeMap::from([(range("10.1.2.0/24"), one), (range("240.0.0.0/20"), two)]));
+        for own in [None, Some((range("10.1.1.0/24"), two))] {
+            let packed = pack(&Peers { own, others: others.clone() });
+            let read = unpack(&packed).unwrap();
+            assert_eq!((read.own, read.others), (own, others.clone()));
+            let torn = &packed[..packed.len() - 1];
+            assert!(unpack(torn).is_none() && unpack(&[&[2], &packed[1..]].concat()).is_none());
+            let wide = [&packed[..5], &[33], &packed[6..]].concat();
+            assert!(unpack(&wide).is_none());
+        }
+        assert!(unpack(&[]).is_none() && unpack(&[1]).is_none());
     }
 
     #[test]
