@@ -2,10 +2,11 @@
 //!
 //! On the leader one task takes what was submitted, in order, and decides each on a *speculative* view: the committed
 //! state plus everything proposed before it in this term. So a thousand writes wait for one fsync together and still see
-//! each other. A client is answered when its transaction is committed. When a proposal is lost (leadership moved, the
-//! disk is full), whatever was decided on top of it is lost with it, and the next decision starts from the committed
-//! state again. A write that webhooks must be asked about is put off until they have answered, and then decided again
-//! with what they said.
+//! each other. A client is answered when its transaction is committed, or, where it is refused or changes nothing, when
+//! what that rests on is committed and a majority has said that nobody else leads. When a proposal is lost (leadership
+//! moved, the disk is full), whatever was decided on top of it is lost with it, and the next decision starts from the
+//! committed state again. A write that webhooks must be asked about is put off until they have answered, and then
+//! decided again with what they said.
 
 use std::{
     sync::{
@@ -17,11 +18,11 @@ use std::{
 
 use copepod_api::{Reply, Request, Resource, Revision, Status, Timestamp};
 use copepod_apiserver::Webhooks;
-use copepod_registry::{Env, Testimony, Undecided};
+use copepod_registry::{Env, Testimony, Transaction, Undecided};
 use copepod_replica::{Replica, Role};
 use copepod_store::{Cursor, Door, Leader, View, door::Async};
 use rand::{Rng, SeedableRng, rngs::StdRng};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 /// Submissions that may wait to be decided. Each holds a few kilobytes; beyond this, callers wait.
 const SUBMISSIONS_MAX: usize = 4096;
@@ -117,6 +118,8 @@ struct Decider {
     replica: Replica,
     /// The state after all proposals of `term`; `None` when it has to be taken up from the committed state.
     ahead: Option<(u64, View)>,
+    /// What became of the last proposal that `ahead` contains; `None` as long as that is not known.
+    last: Option<watch::Receiver<Option<bool>>>,
     in_flight: Arc<InFlight>,
     dice: StdRng,
 }
@@ -131,7 +134,8 @@ struct InFlight {
 
 impl Decider {
     fn new(replica: Replica) -> Decider {
-        Decider { replica, ahead: None, in_flight: Arc::default(), dice: StdRng::from_rng(&mut rand::rng()) }
+        let dice = StdRng::from_rng(&mut rand::rng());
+        Decider { replica, ahead: None, last: None, in_flight: Arc::default(), dice }
     }
 
     async fn run(mut self, mut queue: mpsc::Receiver<Submission>) {
@@ -166,6 +170,7 @@ impl Decider {
         self.in_flight.lost.store(false, Ordering::Release);
         let view = self.replica.view();
         self.ahead = Some((role.term, view));
+        self.last = None;
         Ok(())
     }
 
@@ -177,28 +182,19 @@ impl Decider {
         let mut env = Env { now, dice: &mut || dice.next_u64() };
         let decided = copepod_registry::decide(&view, &requests, &mut env, testimony);
         let transaction = match decided {
-            Ok(transaction) => transaction,
-            Err(undecided) => return drop(answer.send(Err(undecided))),
+            Ok(transaction) if !transaction.txn.ops.is_empty() => transaction,
+            Ok(Transaction { replies, .. }) => return self.confirm(term, Ok(replies), answer),
+            Err(Undecided::Refused(status)) => return self.confirm(term, Err(status), answer),
+            Err(open) => return drop(answer.send(Err(open))),
         };
-        if transaction.txn.ops.is_empty() {
-            // Nothing changes, but the answer may tell of proposals that are not committed yet.
-            let replica = self.replica.clone();
-            tokio::spawn(async move {
-                let reached = tokio::time::timeout(READ_MAX, replica.reached(view.revision())).await;
-                let outcome = match reached {
-                    Ok(Ok(_)) => Ok(transaction.replies),
-                    _ => Err(Undecided::Refused(no_majority())),
-                };
-                let _ = answer.send(outcome);
-            });
-            return;
-        }
         let next = (transaction.view.clone(), transaction.events);
         let (committed, expected) =
             (self.replica.propose(term, transaction.txn, now, &view, next), transaction.view.revision());
         self.ahead = Some((term, transaction.view));
         self.in_flight.count.fetch_add(1, Ordering::AcqRel);
         let in_flight = self.in_flight.clone();
+        let (last, known) = watch::channel(None);
+        self.last = Some(known);
         tokio::spawn(async move {
             let outcome = match committed.await {
                 Ok(Ok(revision)) if revision == expected => Ok(transaction.replies),
@@ -212,10 +208,41 @@ impl Decider {
             if outcome.is_err() {
                 in_flight.lost.store(true, Ordering::Release);
             }
+            last.send_replace(Some(outcome.is_ok()));
             in_flight.count.fetch_sub(1, Ordering::AcqRel);
             in_flight.changed.notify_one();
             let _ = answer.send(outcome.map_err(Undecided::Refused));
         });
+    }
+}
+
+impl Decider {
+    /// Answers what changes nothing, once it is certain that it was decided on the newest state.
+    fn confirm(&self, term: u64, decided: Result<Vec<Reply>, Status>, answer: Answer) {
+        let (replica, last) = (self.replica.clone(), self.last.clone());
+        tokio::spawn(async move {
+            let stands = tokio::time::timeout(READ_MAX, stands(&replica, term, last)).await;
+            let outcome = stands.unwrap_or_else(|_| Err(no_majority())).and(decided);
+            let _ = answer.send(outcome.map_err(Undecided::Refused));
+        });
+    }
+}
+
+/// Whether what was decided in a term, on top of a proposal, still is what the cluster would say.
+async fn stands(replica: &Replica, term: u64, last: Option<watch::Receiver<Option<bool>>>) -> Result<(), Status> {
+    replica.fresh().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    let moved = || Status::unavailable("leadership moved meanwhile; try again");
+    {
+        let role = replica.role();
+        let role = role.borrow();
+        if !role.leading || role.term != term {
+            return Err(moved());
+        }
+    }
+    let Some(mut last) = last else { return Ok(()) };
+    match last.wait_for(Option::is_some).await.is_ok_and(|committed| *committed == Some(true)) {
+        true => Ok(()),
+        false => Err(Status::unavailable("a write that this rests on was lost; try again")),
     }
 }
 
@@ -229,4 +256,120 @@ impl InFlight {
 
 fn no_majority() -> Status {
     Status::timeout("no majority of the servers answers; nothing can be read consistently or written until one does")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::BTreeMap,
+        io::Read,
+        sync::{Mutex, atomic::AtomicBool},
+    };
+
+    use bytes::Bytes;
+    use copepod_api::{
+        Action, User,
+        k8s_openapi::api::core::v1::{ConfigMap, Namespace},
+    };
+    use copepod_replica::{Config, Member, Transport};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Two servers of one process.
+    #[derive(Default)]
+    struct Wire {
+        replicas: Mutex<BTreeMap<u64, Replica>>,
+        is_cut: AtomicBool,
+    }
+
+    impl Wire {
+        fn reach(&self, to: u64) -> Option<Replica> {
+            self.replicas.lock().unwrap().get(&to).filter(|_| !self.is_cut.load(Ordering::Relaxed)).cloned()
+        }
+
+        fn start(self: &Arc<Wire>, id: u64, dir: &std::path::Path, contacts: Vec<Member>) -> Replica {
+            let (name, address) = (format!("s{id}"), format!("s{id}:1"));
+            let data_dir = dir.join(&name);
+            std::fs::create_dir(&data_dir).unwrap();
+            let config = Config { id, data_dir, name, address, bootstrap: id == 1, contacts };
+            let replica = Replica::open(config, self.clone()).unwrap();
+            self.replicas.lock().unwrap().insert(id, replica.clone());
+            replica
+        }
+    }
+
+    impl Transport for Wire {
+        fn send(&self, to: &Member, messages: Vec<Bytes>) {
+            self.reach(to.id).into_iter().for_each(|replica| replica.receive(messages.clone()));
+        }
+
+        fn send_snapshot(
+            &self,
+            to: &Member,
+            message: Bytes,
+            mut data: Box<dyn Read + Send>,
+            done: Box<dyn FnOnce(bool) + Send>,
+        ) {
+            done(self.reach(to.id).is_some_and(|replica| replica.receive_snapshot(message, &mut data).is_ok()));
+        }
+    }
+
+    type Decided = oneshot::Receiver<Result<Vec<Reply>, Undecided>>;
+
+    async fn create<T: copepod_api::Typed>(door: &mpsc::Sender<Submission>, namespace: &str, object: Value) -> Decided {
+        let name = object["metadata"]["name"].as_str().unwrap().to_owned();
+        let request = Request::of::<T>(&User::system("test"), namespace, &name, "", Action::Create { object });
+        let (answer, decided) = oneshot::channel();
+        let requests = Arc::new(vec![request]);
+        door.send(Submission { requests, testimony: Testimony::default(), answer }).await.unwrap();
+        decided
+    }
+
+    async fn config_map(door: &mpsc::Sender<Submission>, name: &str) -> Decided {
+        let object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "default"}});
+        create::<ConfigMap>(door, "default", object).await
+    }
+
+    async fn code(decided: Decided) -> u16 {
+        match decided.await.unwrap() {
+            Ok(_) => 200,
+            Err(Undecided::Refused(status)) => status.code(),
+            Err(Undecided::Open { .. }) => panic!("nobody is to be asked"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_only_while_what_it_rests_on_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        let wire = Arc::new(Wire::default());
+        let one = wire.start(1, dir.path(), Vec::new());
+        one.role().wait_for(|role| role.leading).await.unwrap();
+        let (door, queue) = mpsc::channel(8);
+        tokio::spawn(Decider::new(one.clone()).run(queue));
+        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "default"}});
+        assert_eq!(code(create::<Namespace>(&door, "", namespace).await).await, 200);
+        assert_eq!(code(config_map(&door, "a").await).await, 200);
+
+        one.add_member("s2", "s2:1").await.unwrap();
+        let two = wire.start(2, dir.path(), one.members());
+        let voting = |members: &Arc<Vec<Member>>| members.iter().filter(|member| !member.learner).count() == 2;
+        one.membership().wait_for(voting).await.unwrap();
+        // A write and what is refused because of it, at once; and what was there before.
+        let decided = [config_map(&door, "b").await, config_map(&door, "b").await, config_map(&door, "a").await];
+        let [b, again, a] = decided;
+        assert_eq!([code(b).await, code(again).await, code(a).await], [200, 409, 409]);
+
+        wire.is_cut.store(true, Ordering::Relaxed);
+        let decided = [config_map(&door, "a").await, config_map(&door, "c").await, config_map(&door, "c").await];
+        one.role().wait_for(|role| !role.leading).await.unwrap();
+        wire.is_cut.store(false, Ordering::Relaxed);
+        for (decided, what) in decided.into_iter().zip(["a is there", "c, which is lost", "c, which may be"]) {
+            assert_eq!(code(decided).await, 503, "{what}: nobody has said that this server still leads");
+        }
+        for replica in [one, two] {
+            replica.shutdown().await;
+        }
+    }
 }
