@@ -58,6 +58,13 @@ impl PeerTransport {
         PeerTransport { links, runtime: tokio::runtime::Handle::current(), peers: Mutex::default() }
     }
 
+    /// Nobody else is a member any more: connections to others end, and are made again only if something is to be said.
+    pub fn keep(&self, members: &[Member]) {
+        let mut peers = self.peers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        peers.retain(|id, _| members.iter().any(|member| member.id == *id));
+        self.links.keep(|address| members.iter().any(|member| member.address == address));
+    }
+
     fn queue(&self, to: &Member) -> mpsc::Sender<Vec<Bytes>> {
         let mut peers = self.peers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match peers.get(&to.id) {
@@ -69,6 +76,19 @@ impl PeerTransport {
                 peers.insert(to.id, Peer { address: to.address.clone(), queue: queue.clone() });
                 queue
             }
+        }
+    }
+}
+
+/// Tells the transport of each change of the members; for as long as the replica lives.
+pub async fn follow_members(transport: Arc<PeerTransport>, replica: Replica) {
+    let mut members = replica.membership();
+    drop(replica);
+    while members.changed().await.is_ok() {
+        let members = members.borrow_and_update().clone();
+        // One that joins knows no members yet.
+        if !members.is_empty() {
+            transport.keep(&members);
         }
     }
 }
@@ -98,15 +118,22 @@ impl Transport for PeerTransport {
     }
 }
 
+/// Nobody is dialled to whom nothing is to be said: a server that was removed may be gone for good.
 async fn stream_to(links: Links, to: Member, mut messages: mpsc::Receiver<Vec<Bytes>>) {
     let mut pause = RECONNECT_MIN;
-    while !messages.is_closed() || !messages.is_empty() {
+    while let Some(first) = messages.recv().await {
         let mut client = client(links.channel(&to.address));
         let (outbox, outbound) = mpsc::channel::<RaftMessage>(16);
         let call = client.raft(ReceiverStream::new(outbound));
         tokio::pin!(call);
+        let mut next = Some(first);
         let mut began = false;
         loop {
+            if let Some(messages) = next.take()
+                && outbox.send(RaftMessage { messages }).await.is_err()
+            {
+                break;
+            }
             tokio::select! {
                 ended = &mut call => {
                     if let Err(status) = ended {
@@ -117,10 +144,7 @@ async fn stream_to(links: Links, to: Member, mut messages: mpsc::Receiver<Vec<By
                 batch = messages.recv() => {
                     let Some(batch) = batch else { return };
                     began = true;
-                    let message = RaftMessage { messages: batch };
-                    if outbox.send(message).await.is_err() {
-                        break;
-                    }
+                    next = Some(batch);
                 }
             }
         }

@@ -389,7 +389,13 @@ impl<D: Disk> Machine<D> {
             // For a server that had this address before, such as one whose disk was lost: its promises are not ours.
             return;
         }
+        if self.hears_of_removal(&message) {
+            return;
+        }
         self.meet(&mut message);
+        if self.turns_away(message.from) {
+            return;
+        }
         let (from, kind) = (message.from, message.get_msg_type());
         self.heard.insert(from, self.n_ticks);
         if let Err(error) = self.raw.step(message) {

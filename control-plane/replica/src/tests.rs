@@ -382,6 +382,34 @@ async fn a_member_can_be_removed_but_not_the_last() {
 }
 
 #[tokio::test]
+async fn who_was_removed_while_away_is_told_and_who_joined_meanwhile_is_not() {
+    let mut cluster = Cluster::of(4).await;
+    let leader = cluster.leader().await;
+    let own = leader.role().borrow().leader.as_ref().unwrap().id;
+    let others: Vec<u64> = (1..=4).filter(|id| *id != own).collect();
+    let (away, lagging) = (others[0], others[1]);
+    let disk = cluster.disks[&away].clone();
+    cluster.stop(away).await;
+    leader.remove_member(away).await.unwrap();
+    cluster.start(away, disk, false).unwrap();
+    let back = cluster.replica(away);
+    until(|| back.members().iter().all(|member| member.id != away)).await;
+    assert_eq!(back.members().len(), 3, "it knows who stays");
+    cluster.stop(away).await;
+
+    // One that has not heard of the fifth must not turn it away.
+    cluster.cut(lagging);
+    let added = leader.add_member("s5", "s5:1").await;
+    cluster.heal(lagging);
+    assert_eq!(added.map(|member| member.id), Ok(5));
+    cluster.contacts = leader.members();
+    cluster.start(5, FakeDisk::default(), false).unwrap();
+    let fifth = cluster.replica(5);
+    until(|| fifth.members().iter().any(|member| member.id == 5 && !member.learner)).await;
+    until(|| cluster.replica(lagging).members() == fifth.members()).await;
+}
+
+#[tokio::test]
 async fn leadership_can_be_handed_over() {
     let cluster = Cluster::of(3).await;
     let (first, leader) = (cluster.leader_id().await, cluster.leader().await);

@@ -174,7 +174,7 @@ fn newest_log(directory: &Path) -> PathBuf {
     files.filter(|path| path.extension().is_some_and(|end| end == "log")).max().expect("a log")
 }
 
-fn last_words(cluster: &Cluster, server: &str) -> String {
+pub(super) fn last_words(cluster: &Cluster, server: &str) -> String {
     let log = fs::read_to_string(cluster.directory().join("log").join(format!("{server}.log"))).unwrap_or_default();
     log.lines().last().unwrap_or_default().to_owned()
 }

@@ -8,6 +8,7 @@ use nix::{
 };
 
 use super::{
+    chaos::last_words,
     harness::{Cluster, hello_manifest, string},
     writers::Writers,
 };
@@ -82,7 +83,12 @@ fn servers_come_and_go_under_load() {
     until_listed(&cluster, "3 of 3 voting servers answer; 1 may fail");
     cluster.ok(&["up", "--servers", "5", "--nodes", "0"]);
     until_listed(&cluster, "5 of 5 voting servers answer; 2 may fail");
+    // One that is away when it is removed hears of it when it comes back.
+    cluster.ok(&["lab", "stop", "s5"]);
+    cluster.until("another leads", || leader(&cluster) != "s5");
     cluster.ok(&["server", "remove", "s5"]);
+    cluster.ok(&["lab", "heal", "s5"]);
+    cluster.until("s5 is told", || last_words(&cluster, "s5").contains("was removed from the cluster"));
     // Whoever leads hands over before it goes.
     let leader = leader(&cluster);
     cluster.ok(&["server", "remove", &leader]);

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost_raft::Message as _;
 use raft::{
     StateRole,
     prelude::{ConfChangeType, ConfChangeV2, Entry, Message, MessageType},
@@ -25,6 +26,9 @@ const SILENT_TICKS: u64 = 4 * ELECTION_TICKS as u64;
 /// How the context of a message begins that tells of its sender. Raft's own contexts are numbers and one word.
 const INTRODUCTION: &[u8] = b"from:";
 
+/// The whole context of a message that says to its receiver that it is no member any more.
+const REMOVED: &[u8] = b"removed";
+
 /// Servers known beside the members. More than a cluster has; those that are gone make room.
 const CONTACTS_MAX: usize = 32;
 
@@ -44,6 +48,38 @@ impl<D: Disk> Machine<D> {
             }
             self.contacts.push(member);
         }
+    }
+
+    /// Whether a server has been a member and is none any more. Ids are given in order and never again, so a state that
+    /// has seen a later one, or this one, and does not list it, has seen it leave; one that lags behind says nothing.
+    fn was_removed(&self, id: u64) -> bool {
+        id <= self.membership.last_id && !self.membership.members.contains_key(&id)
+    }
+
+    /// Tells a sender that was removed while it was away, and would ask for votes for ever. True if it was.
+    pub(super) fn turns_away(&mut self, id: u64) -> bool {
+        if !self.was_removed(id) {
+            return false;
+        }
+        let known = self.contacts.iter().position(|contact| contact.id == id);
+        if let Some(member) = known.map(|place| self.contacts.remove(place)) {
+            let context = REMOVED.to_vec();
+            let mut message = Message { from: self.id, to: id, reject: true, context, ..Message::default() };
+            message.set_msg_type(MessageType::MsgRequestPreVoteResponse);
+            self.outlet.send(&member, vec![message.encode_to_vec().into()]);
+        }
+        true
+    }
+
+    /// Whether the message says that this server is no member any more. What the log says stays as it is: whoever runs
+    /// this server is shown the members without it, and ends.
+    pub(super) fn hears_of_removal(&self, message: &Message) -> bool {
+        if message.context != REMOVED {
+            return false;
+        }
+        let others = self.membership.members.values().filter(|member| member.id != self.id);
+        self.members.send_replace(Arc::new(others.cloned().collect()));
+        true
     }
 
     /// Says where this server is.
