@@ -108,10 +108,16 @@ impl Inner {
     fn put(&mut self, object: Arc<Object>) -> Event {
         let collection = self.collections.entry(object.key.resource.clone()).or_default();
         let previous = collection.change().insert(object.key.name.clone(), object.clone());
-        if let Some(previous) = &previous {
-            self.unindex(previous);
+        let stays = |previous: &Arc<Object>| {
+            previous.node == object.node && previous.meta.owner_references() == object.meta.owner_references()
+        };
+        // Most changes are of a status.
+        if !previous.as_ref().is_some_and(stays) {
+            if let Some(previous) = &previous {
+                self.unindex(previous);
+            }
+            self.index(&object);
         }
-        self.index(&object);
         self.revision = object.revision;
         let kind = if previous.is_some() { EventKind::Modified } else { EventKind::Added };
         Event { revision: object.revision, kind, object, previous }
