@@ -70,6 +70,8 @@ impl Heard {
 impl Agents {
     /// Starts so many, and waits until all have joined and know the services.
     pub async fn start(n_nodes: usize, server: &Server, token: &str) -> Result<Agents, String> {
+        // What a run that was killed has left.
+        let _ = nft(&format!("delete table ip {TABLE}"));
         let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
         let mut agents = Agents { nodes: Vec::new(), n_nodes, dir };
         let joining = Arc::new(Semaphore::new(JOINING_MAX));
