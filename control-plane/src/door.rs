@@ -260,59 +260,23 @@ fn no_majority() -> Status {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        collections::BTreeMap,
-        io::Read,
-        sync::{Mutex, atomic::AtomicBool},
-    };
-
-    use bytes::Bytes;
     use copepod_api::{
         Action, User,
         k8s_openapi::api::core::v1::{ConfigMap, Namespace},
     };
-    use copepod_replica::{Config, Member, Transport};
+    use copepod_replica::{Config, Local, Member};
     use serde_json::{Value, json};
 
     use super::*;
 
-    /// Two servers of one process.
-    #[derive(Default)]
-    struct Wire {
-        replicas: Mutex<BTreeMap<u64, Replica>>,
-        is_cut: AtomicBool,
-    }
-
-    impl Wire {
-        fn reach(&self, to: u64) -> Option<Replica> {
-            self.replicas.lock().unwrap().get(&to).filter(|_| !self.is_cut.load(Ordering::Relaxed)).cloned()
-        }
-
-        fn start(self: &Arc<Wire>, id: u64, dir: &std::path::Path, contacts: Vec<Member>) -> Replica {
-            let (name, address) = (format!("s{id}"), format!("s{id}:1"));
-            let data_dir = dir.join(&name);
-            std::fs::create_dir(&data_dir).unwrap();
-            let config = Config { id, data_dir, name, address, bootstrap: id == 1, contacts };
-            let replica = Replica::open(config, self.clone()).unwrap();
-            self.replicas.lock().unwrap().insert(id, replica.clone());
-            replica
-        }
-    }
-
-    impl Transport for Wire {
-        fn send(&self, to: &Member, messages: Vec<Bytes>) {
-            self.reach(to.id).into_iter().for_each(|replica| replica.receive(messages.clone()));
-        }
-
-        fn send_snapshot(
-            &self,
-            to: &Member,
-            message: Bytes,
-            mut data: Box<dyn Read + Send>,
-            done: Box<dyn FnOnce(bool) + Send>,
-        ) {
-            done(self.reach(to.id).is_some_and(|replica| replica.receive_snapshot(message, &mut data).is_ok()));
-        }
+    fn start(local: &Arc<Local>, id: u64, dir: &std::path::Path, contacts: Vec<Member>) -> Replica {
+        let (name, address) = (format!("s{id}"), format!("s{id}:1"));
+        let data_dir = dir.join(&name);
+        std::fs::create_dir(&data_dir).unwrap();
+        let config = Config { id, data_dir, name, address, bootstrap: id == 1, contacts };
+        let replica = Replica::open(config, local.wire(id)).unwrap();
+        local.add(id, replica.clone());
+        replica
     }
 
     type Decided = oneshot::Receiver<Result<Vec<Reply>, Undecided>>;
@@ -343,8 +307,8 @@ mod tests {
     #[tokio::test]
     async fn a_refusal_is_told_only_while_what_it_rests_on_stands() {
         let dir = tempfile::tempdir().unwrap();
-        let wire = Arc::new(Wire::default());
-        let one = wire.start(1, dir.path(), Vec::new());
+        let local = Arc::new(Local::default());
+        let one = start(&local, 1, dir.path(), Vec::new());
         one.role().wait_for(|role| role.leading).await.unwrap();
         let (door, queue) = mpsc::channel(8);
         tokio::spawn(Decider::new(one.clone()).run(queue));
@@ -353,7 +317,7 @@ mod tests {
         assert_eq!(code(config_map(&door, "a").await).await, 200);
 
         one.add_member("s2", "s2:1").await.unwrap();
-        let two = wire.start(2, dir.path(), one.members());
+        let two = start(&local, 2, dir.path(), one.members());
         let voting = |members: &Arc<Vec<Member>>| members.iter().filter(|member| !member.learner).count() == 2;
         one.membership().wait_for(voting).await.unwrap();
         // A write and what is refused because of it, at once; and what was there before.
@@ -361,10 +325,10 @@ mod tests {
         let [b, again, a] = decided;
         assert_eq!([code(b).await, code(again).await, code(a).await], [200, 409, 409]);
 
-        wire.is_cut.store(true, Ordering::Relaxed);
+        local.cut(2);
         let decided = [config_map(&door, "a").await, config_map(&door, "c").await, config_map(&door, "c").await];
         one.role().wait_for(|role| !role.leading).await.unwrap();
-        wire.is_cut.store(false, Ordering::Relaxed);
+        local.heal(2);
         for (decided, what) in decided.into_iter().zip(["a is there", "c, which is lost", "c, which may be"]) {
             assert_eq!(code(decided).await, 503, "{what}: nobody has said that this server still leads");
         }

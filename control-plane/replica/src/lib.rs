@@ -8,6 +8,7 @@ mod codec;
 mod core;
 mod cursor;
 mod disk;
+mod local;
 mod log;
 mod machine;
 mod membership;
@@ -20,6 +21,7 @@ mod tests;
 
 pub use cursor::ReplicaCursor;
 pub use disk::{Archive, Directory, Disk, Draft};
+pub use local::Local;
 pub use machine::{Dice, Input, Machine, Outlet, Settled, SnapshotWork, TICK};
 pub use membership::Member;
 pub use rebirth::{Founder, RebirthError, Reborn, recover, restore};

@@ -2,13 +2,7 @@
 
 pub mod disk;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    io::Read,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use copepod_api::{Body, Expect, Key, Op, Revision, Timestamp, Txn, resource::CONFIG_MAPS};
@@ -18,57 +12,17 @@ use raft::prelude::{Message, MessageType};
 use serde_json::json;
 
 use self::disk::FakeDisk;
-use crate::{ChangeError, Config, Member, OpenError, Replica, Transport, log::LogError};
-
-/// Carries messages between the replicas of one test.
-#[derive(Default)]
-struct Wires {
-    replicas: Mutex<BTreeMap<u64, Replica>>,
-    cut: Mutex<BTreeSet<u64>>,
-}
-
-struct Wire {
-    from: u64,
-    wires: Arc<Wires>,
-}
-
-impl Wire {
-    fn reach(&self, to: u64) -> Option<Replica> {
-        let cut = self.wires.cut.lock().unwrap();
-        if cut.contains(&to) || cut.contains(&self.from) {
-            return None;
-        }
-        self.wires.replicas.lock().unwrap().get(&to).cloned()
-    }
-}
-
-impl Transport for Wire {
-    fn send(&self, to: &Member, messages: Vec<Bytes>) {
-        if let Some(replica) = self.reach(to.id) {
-            replica.receive(messages);
-        }
-    }
-
-    fn send_snapshot(
-        &self,
-        to: &Member,
-        message: Bytes,
-        mut data: Box<dyn Read + Send>,
-        done: Box<dyn FnOnce(bool) + Send>,
-    ) {
-        done(self.reach(to.id).is_some_and(|replica| replica.receive_snapshot(message, &mut data).is_ok()));
-    }
-}
+use crate::{ChangeError, Config, Local, Member, OpenError, Replica, log::LogError};
 
 struct Cluster {
-    wires: Arc<Wires>,
+    local: Arc<Local>,
     disks: BTreeMap<u64, FakeDisk>,
     contacts: Vec<Member>,
 }
 
 impl Cluster {
     async fn of(n: u64) -> Cluster {
-        let mut cluster = Cluster { wires: Arc::default(), disks: BTreeMap::new(), contacts: Vec::new() };
+        let mut cluster = Cluster { local: Arc::default(), disks: BTreeMap::new(), contacts: Vec::new() };
         cluster.start(1, FakeDisk::default(), true).unwrap();
         for id in 2..=n {
             cluster.join(id).await;
@@ -85,10 +39,9 @@ impl Cluster {
             bootstrap,
             contacts: self.contacts.clone(),
         };
-        let wire = Arc::new(Wire { from: id, wires: self.wires.clone() });
-        let replica = Replica::on(config, disk.clone(), wire, None)?;
+        let replica = Replica::on(config, disk.clone(), self.local.wire(id), None)?;
         self.disks.insert(id, disk);
-        self.wires.replicas.lock().unwrap().insert(id, replica);
+        self.local.add(id, replica);
         Ok(())
     }
 
@@ -102,20 +55,19 @@ impl Cluster {
     }
 
     fn replica(&self, id: u64) -> Replica {
-        self.wires.replicas.lock().unwrap()[&id].clone()
+        self.local.get(id).expect("it runs")
     }
 
     fn cut(&self, id: u64) {
-        self.wires.cut.lock().unwrap().insert(id);
+        self.local.cut(id);
     }
 
     fn heal(&self, id: u64) {
-        self.wires.cut.lock().unwrap().remove(&id);
+        self.local.heal(id);
     }
 
     async fn stop(&self, id: u64) {
-        let replica = self.wires.replicas.lock().unwrap().remove(&id).unwrap();
-        replica.shutdown().await;
+        self.local.remove(id).expect("it runs").shutdown().await;
     }
 
     /// Like the loss of power: restarts from what is on the disk.
@@ -127,16 +79,8 @@ impl Cluster {
 
     /// One that leads and is not cut off.
     async fn leader(&self) -> Replica {
-        let found = Mutex::new(None);
-        until(|| {
-            let cut = self.wires.cut.lock().unwrap().clone();
-            let replicas = self.wires.replicas.lock().unwrap();
-            let leader = replicas.iter().find(|(id, replica)| !cut.contains(id) && replica.role().borrow().leading);
-            *found.lock().unwrap() = leader.map(|(id, replica)| (*id, replica.clone()));
-            leader.is_some()
-        })
-        .await;
-        found.into_inner().unwrap().unwrap().1
+        until(|| self.local.leader().is_some()).await;
+        self.local.leader().expect("it led a moment ago").1
     }
 
     async fn leader_id(&self) -> u64 {
@@ -545,7 +489,7 @@ async fn two_processes_cannot_share_a_directory() {
             bootstrap: true,
             contacts: Vec::new(),
         };
-        Replica::open(config, Arc::new(Wire { from: 1, wires: Arc::default() }))
+        Replica::open(config, Arc::<Local>::default().wire(1))
     };
     let first = open().unwrap();
     assert!(matches!(open().err(), Some(OpenError::Locked { .. })));

@@ -4,17 +4,16 @@
 //! way while one is synchronised.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     fs::File,
-    io::{Read, Write},
+    io::Write,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use copepod_api::{Revision, Timestamp, Txn, resource::CONFIG_MAPS};
-use copepod_replica::{Config, Member, ProposeError, Replica, Transport};
+use copepod_replica::{Config, Local, Member, ProposeError, Replica};
 use copepod_store::{Cursor, View};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -189,49 +188,16 @@ impl Writer {
 
 /// Servers in this process, each with a directory of its own.
 pub struct Cluster {
-    wires: Arc<Wires>,
+    local: Arc<Local>,
     pub path: TempDir,
     runtime: tokio::runtime::Runtime,
-}
-
-/// Carries encoded messages from one to another.
-#[derive(Default)]
-struct Wires(Mutex<BTreeMap<u64, Replica>>);
-
-impl Wires {
-    fn to(&self, member: &Member) -> Option<Replica> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&member.id).cloned()
-    }
-}
-
-struct Wire(Arc<Wires>);
-
-impl Transport for Wire {
-    fn send(&self, to: &Member, messages: Vec<Bytes>) {
-        if let Some(replica) = self.0.to(to) {
-            replica.receive(messages);
-        }
-    }
-
-    fn send_snapshot(
-        &self,
-        to: &Member,
-        message: Bytes,
-        mut data: Box<dyn Read + Send>,
-        done: Box<dyn FnOnce(bool) + Send>,
-    ) {
-        let replica = self.0.to(to);
-        std::thread::spawn(move || {
-            done(replica.is_some_and(|replica| replica.receive_snapshot(message, &mut data).is_ok()));
-        });
-    }
 }
 
 impl Cluster {
     pub fn of(n_servers: u64) -> Cluster {
         let path = TempDir::new().expect("there is a directory for temporary files");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let cluster = Cluster { wires: Arc::default(), path, runtime };
+        let cluster = Cluster { local: Arc::default(), path, runtime };
         cluster.start(1, Vec::new());
         let leader = cluster.leader();
         for id in 2..=n_servers {
@@ -252,13 +218,13 @@ impl Cluster {
             bootstrap: id == 1,
             contacts,
         };
-        let replica = Replica::open(config, Arc::new(Wire(self.wires.clone()))).expect("the directory is empty");
-        self.wires.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id, replica);
+        let replica = Replica::open(config, self.local.wire(id)).expect("the directory is empty");
+        self.local.add(id, replica);
     }
 
     /// Stops the one server and starts it again; says how long it takes until it leads with everything applied.
     pub fn restart(&self) -> Duration {
-        let stopped = self.wires.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&1);
+        let stopped = self.local.remove(1);
         let before = stopped.as_ref().map(Replica::view).map(|view| view.revision());
         stopped.into_iter().for_each(|replica| self.runtime.block_on(replica.shutdown()));
         let began = Instant::now();
@@ -273,17 +239,14 @@ impl Cluster {
     }
 
     pub fn leader(&self) -> Replica {
-        let leads = |replica: &&Replica| replica.role().borrow().leading;
-        let find = || self.wires.0.lock().unwrap_or_else(PoisonError::into_inner).values().find(leads).cloned();
-        until(|| find().is_some());
-        find().expect("it led a moment ago")
+        until(|| self.local.leader().is_some());
+        self.local.leader().expect("it led a moment ago").1
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        let replicas = std::mem::take(&mut *self.wires.0.lock().unwrap_or_else(PoisonError::into_inner));
-        for replica in replicas.into_values() {
+        for replica in self.local.ids().into_iter().filter_map(|id| self.local.remove(id)) {
             self.runtime.block_on(replica.shutdown());
         }
     }
