@@ -33,11 +33,6 @@ impl Links {
         channel
     }
 
-    /// Lets go of connections to all other addresses.
-    pub fn keep(&self, is_wanted: impl Fn(&str) -> bool) {
-        self.channels.retain(|address, _| is_wanted(address));
-    }
-
     fn dial(&self, address: &str) -> Channel {
         let endpoint = Endpoint::from_shared(format!("https://{address}"))
             .unwrap_or_else(|_| Endpoint::from_static("https://invalid.invalid"))

@@ -58,13 +58,6 @@ impl PeerTransport {
         PeerTransport { links, runtime: tokio::runtime::Handle::current(), peers: Mutex::default() }
     }
 
-    /// Nobody else is a member any more: connections to others end, and are made again only if something is to be said.
-    pub fn keep(&self, members: &[Member]) {
-        let mut peers = self.peers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        peers.retain(|id, _| members.iter().any(|member| member.id == *id));
-        self.links.keep(|address| members.iter().any(|member| member.address == address));
-    }
-
     fn queue(&self, to: &Member) -> mpsc::Sender<Vec<Bytes>> {
         let mut peers = self.peers.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
         match peers.get(&to.id) {
@@ -76,19 +69,6 @@ impl PeerTransport {
                 peers.insert(to.id, Peer { address: to.address.clone(), queue: queue.clone() });
                 queue
             }
-        }
-    }
-}
-
-/// Tells the transport of each change of the members; for as long as the replica lives.
-pub async fn follow_members(transport: Arc<PeerTransport>, replica: Replica) {
-    let mut members = replica.membership();
-    drop(replica);
-    while members.changed().await.is_ok() {
-        let members = members.borrow_and_update().clone();
-        // One that joins knows no members yet.
-        if !members.is_empty() {
-            transport.keep(&members);
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     links::Links,
     logs::NodeTunnels,
     operations::{self, Operations},
-    peers::{self, PeerFront, PeerTransport},
+    peers::{PeerFront, PeerTransport},
 };
 
 pub struct ServerConfig {
@@ -64,7 +64,6 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
 
     let listener = TcpListener::bind(config.listen).await.map_err(|error| listening(&config, error))?;
     let links = Links::new(&certificate, &issued.certificate_pem, &issued.key_pem);
-    let transport = Arc::new(PeerTransport::new(links));
     let replica = Replica::open(
         copepod_replica::Config {
             id: place.id,
@@ -74,19 +73,18 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
             bootstrap: place.founds,
             contacts: place.contacts.iter().map(Member::from).collect(),
         },
-        transport.clone(),
+        Arc::new(PeerTransport::new(links)),
     )?;
-    tokio::spawn(peers::follow_members(transport, replica.clone()));
     let hub = Hub::new();
     let tunnels = Arc::new(NodeTunnels::new(hub.clone()));
     let door = ServerDoor::open(replica.clone(), Webhooks::new(tunnels.clone()));
     let admission = Arc::new(Admission::new(authority.clone(), keys.clone(), door.clone(), replica.clone()));
 
     let nodes = NodeFront::new(door.clone(), hub, admission.clone());
-    let raft_front = PeerFront { replica: replica.clone(), admission };
+    let peers = PeerFront { replica: replica.clone(), admission };
     let grpc =
         tonic::service::Routes::new(NodesServer::new(nodes.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX))
-            .add_service(raft_front.service())
+            .add_service(peers.service())
             .prepare();
     let tls = copepod_identity::server_config(&certificate, &issued).map_err(identity)?;
     let own = Some((issued.certificate_pem.as_str(), issued.key_pem.as_str()));
