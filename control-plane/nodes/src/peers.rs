@@ -19,15 +19,7 @@ pub struct Peers {
 
 #[derive(Deserialize)]
 struct Node {
-    spec: Option<Spec>,
     status: Option<Status>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Spec {
-    #[serde(rename = "podCIDR")]
-    range: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -69,8 +61,8 @@ pub fn change(event: &Event) -> Vec<Peer> {
 
 /// `None` while there is no way to its pods.
 fn make(node: &Object) -> Option<Peer> {
+    let range = node.node_facts().range.as_deref()?.to_owned();
     let told: Node = serde_json::from_slice(node.bytes()).ok()?;
-    let range = told.spec?.range?;
     let addresses = told.status?.addresses?.into_iter();
     let address = addresses.filter(|address| address.kind == "InternalIP").map(|address| address.address).next()?;
     Some(Peer { node: node.key.name().to_owned(), range, address })

@@ -10,7 +10,7 @@ use std::{
 };
 
 use copepod_api::{
-    Name, Object,
+    Health, Name, Object,
     k8s_openapi::api::core::v1::{Node, Taint},
 };
 
@@ -89,7 +89,7 @@ impl Table {
         let is_new = !self.knows(&name);
         let spec = node.spec.clone().unwrap_or_default();
         let status = node.status.as_ref();
-        let taints = taints(&node, spec.taints.unwrap_or_default());
+        let taints = taints(object.node_facts().health, spec.taints.unwrap_or_default());
         let cordoned = spec.unschedulable == Some(true) || object.meta.is_leaving();
         let capacity = status
             .and_then(|status| status.allocatable.as_ref().or(status.capacity.as_ref()))
@@ -242,13 +242,11 @@ impl Table {
 }
 
 /// A node's taints, and those that follow from its state but may not have been written yet.
-fn taints(node: &Node, mut taints: Vec<Taint>) -> Vec<Taint> {
-    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = conditions.into_iter().flatten().find(|condition| condition.type_ == "Ready");
-    let implied = match ready.map(|ready| ready.status.as_str()) {
-        Some("True") => None,
-        Some("Unknown") => Some("node.kubernetes.io/unreachable"),
-        Some(_) | None => Some("node.kubernetes.io/not-ready"),
+fn taints(health: Health, mut taints: Vec<Taint>) -> Vec<Taint> {
+    let implied = match health {
+        Health::Ready => None,
+        Health::Silent => Some("node.kubernetes.io/unreachable"),
+        Health::NotReady => Some("node.kubernetes.io/not-ready"),
     };
     if let Some(key) = implied.filter(|key| !taints.iter().any(|taint| taint.key == *key)) {
         taints.push(Taint { key: key.to_owned(), effect: "NoSchedule".to_owned(), ..Taint::default() });
