@@ -37,10 +37,14 @@ unsafe impl GlobalAlloc for Counting {
 }
 
 fn put(name: &str, payload: usize) -> Op {
+    put_on("n1", name, payload)
+}
+
+fn put_on(node: &str, name: &str, payload: usize) -> Op {
     let object = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": name, "namespace": "default", "uid": name, "labels": {"app": "web"}},
-        "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "x".repeat(payload)}]},
+        "spec": {"nodeName": node, "containers": [{"name": "c", "image": "x".repeat(payload)}]},
     });
     Op::Put { key: Key::new(resource::PODS, "default", name), body: Body::encode(&object), expect: Expect::Any }
 }
@@ -77,6 +81,16 @@ fn a_transaction_costs_its_objects_and_less_than_each_alone() {
     assert!(many < 500 * one, "{one} bytes for one, {many} for five hundred");
     // What one takes beyond its own bytes does not grow with what else is in the transaction.
     assert!(many / 500 < 2 * taken(&view, ops(50)) / 50);
+}
+
+#[test]
+fn what_stays_where_it_is_leaves_the_indexes_alone() {
+    let view = state(20_000);
+    let on = |node| put_on(node, "pod-000007", 100);
+    let unbound = view.apply(&Txn { ops: vec![on("")] }, Timestamp::UNIX_EPOCH).unwrap().0;
+    let (bound, unbound) = (taken(&view, vec![on("n1")]), taken(&unbound, vec![on("")]));
+    // The name of its node is the only difference.
+    assert!(bound < unbound + 100, "{bound} bytes of a pod on a node with 20,000, {unbound} of one on none");
 }
 
 #[test]
