@@ -411,3 +411,21 @@ fn full_name(pod: &Pod) -> String {
 fn seconds(at: Timestamp) -> Time {
     Time(Timestamp::from_second(at.as_second()).unwrap_or(at))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_pod_is_taken_for_lost_as_its_condition_says() {
+        let told = |conditions: Value| {
+            let pod = json!({"metadata": {}, "spec": {"containers": []}, "status": {"conditions": conditions}});
+            is_taken_for_lost(&serde_json::from_value(pod).unwrap())
+        };
+        assert!(told(json!([{"type": "Ready", "status": "False", "reason": "NodeLost"}])));
+        assert!(!told(json!([{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}])));
+        assert!(!told(json!([{"type": "Initialized", "status": "True", "reason": "NodeLost"}])) && !told(json!(null)));
+    }
+}

@@ -760,14 +760,3 @@ fn a_container_that_wants_it_is_run_anew_with_other_amounts() {
     let told = life.tell("a cpu 500m\n until 9s\n status");
     assert_eq!(told, "1.0s stop a 30s\n1.0s start a 1\nRunning Ready a=Running<143(1)");
 }
-
-#[test]
-fn a_pod_is_taken_for_lost_as_its_condition_says() {
-    let told = |conditions: Value| {
-        let pod = json!({"metadata": {}, "spec": {"containers": []}, "status": {"conditions": conditions}});
-        crate::is_taken_for_lost(&serde_json::from_value(pod).unwrap())
-    };
-    assert!(told(json!([{"type": "Ready", "status": "False", "reason": "NodeLost"}])));
-    assert!(!told(json!([{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}])));
-    assert!(!told(json!([{"type": "Initialized", "status": "True", "reason": "NodeLost"}])) && !told(json!(null)));
-}

@@ -120,7 +120,7 @@ fn a_disk_is_read_only(cluster: &Cluster) {
     let directory = stopped(cluster, "s3");
     run("mount", &["-o", "remount,ro", &directory.display().to_string()]);
     cluster.ok(&["lab", "heal", "s3"]);
-    cluster.until("it says that the disk is read-only", || last_words(cluster, "s3").contains("Read-only file system"));
+    cluster.until("it says that the disk is read-only", || cluster.last_words("s3").contains("Read-only file system"));
     run("mount", &["-o", "remount,rw", &directory.display().to_string()]);
     cluster.ok(&["lab", "heal", "s3"]);
 }
@@ -142,7 +142,7 @@ fn the_middle_of_a_log_has_rotted(cluster: &Cluster) {
     content[40] ^= 0xff;
     fs::write(&log, content).expect("written");
     cluster.ok(&["lab", "heal", "s2"]);
-    cluster.until("it says where", || last_words(cluster, "s2").contains("offset"));
+    cluster.until("it says where", || cluster.last_words("s2").contains("offset"));
     // As it says: without its directory it joins again.
     for entry in fs::read_dir(&directory).expect("the server's directory").flatten() {
         let path = entry.path();
@@ -172,11 +172,6 @@ fn stopped(cluster: &Cluster, server: &str) -> PathBuf {
 fn newest_log(directory: &Path) -> PathBuf {
     let files = fs::read_dir(directory.join("raft")).expect("the log's directory").flatten().map(|entry| entry.path());
     files.filter(|path| path.extension().is_some_and(|end| end == "log")).max().expect("a log")
-}
-
-pub(super) fn last_words(cluster: &Cluster, server: &str) -> String {
-    let log = fs::read_to_string(cluster.directory().join("log").join(format!("{server}.log"))).unwrap_or_default();
-    log.lines().last().unwrap_or_default().to_owned()
 }
 
 fn leader(cluster: &Cluster) -> String {

@@ -245,6 +245,12 @@ impl Cluster {
     }
 
     /// Makes a static program of manifests/hello and an image of it.
+    /// The last line that a member has logged.
+    pub fn last_words(&self, member: &str) -> String {
+        let log = fs::read_to_string(self.directory().join("log").join(format!("{member}.log"))).unwrap_or_default();
+        log.lines().last().unwrap_or_default().to_owned()
+    }
+
     pub fn build_hello(&self, reference: &str) {
         let program = hello();
         let file = format!("/hello={}", program.display());

@@ -8,7 +8,6 @@ use nix::{
 };
 
 use super::{
-    chaos::last_words,
     harness::{Cluster, hello_manifest, string},
     writers::Writers,
 };
@@ -88,7 +87,7 @@ fn servers_come_and_go_under_load() {
     cluster.until("another leads", || leader(&cluster) != "s5");
     cluster.ok(&["server", "remove", "s5"]);
     cluster.ok(&["lab", "heal", "s5"]);
-    cluster.until("s5 is told", || last_words(&cluster, "s5").contains("was removed from the cluster"));
+    cluster.until("s5 is told", || cluster.last_words("s5").contains("was removed from the cluster"));
     // Whoever leads hands over before it goes.
     let leader = leader(&cluster);
     cluster.ok(&["server", "remove", &leader]);
