@@ -2,7 +2,7 @@
 //!
 //! A stream keeps both of its buffers as long as it lives, and a server has one stream for each node. A session is silent
 //! most of the time, and what it carries is short or comes in parts; so a kilobyte to begin with, instead of eight,
-//! and no more waits in the buffer than a part is long.
+//! and no more waits in the buffer than a part is long. Tunnels, of the same contract, send at most as much at once.
 
 use std::marker::PhantomData;
 
