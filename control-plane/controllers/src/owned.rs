@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use copepod_api::{Meta, Object, Of, Request, Typed, User, selector::LabelSelector};
+use copepod_api::{Meta, Object, Of, Request, Typed, User, resource::PODS, selector::LabelSelector};
 use copepod_store::View;
 use serde_json::{Value, json};
 
@@ -35,10 +35,15 @@ impl Claims {
             }
         }
         if !owner.meta().is_leaving() && !selector.is_everything() {
-            let orphans = view.objects(&resource, Some(owner.key().namespace())).filter(|object| {
+            let namespace = owner.key().namespace();
+            let orphans: Box<dyn Iterator<Item = &Arc<Object>>> = match resource == PODS {
+                true => Box::new(view.single_pods(namespace)),
+                false => view.objects(&resource, Some(namespace)),
+            };
+            let may_be_taken = |object: &&Arc<Object>| {
                 object.meta.controller().is_none() && !object.meta.is_leaving() && selector.matches(&object.meta.labels)
-            });
-            claims.adopt = orphans.cloned().collect();
+            };
+            claims.adopt = orphans.filter(may_be_taken).cloned().collect();
             claims.own.extend(claims.adopt.iter().cloned());
         }
         claims

@@ -22,6 +22,8 @@ pub(crate) struct Inner {
     /// Dependents by the uid of each owner.
     pub by_owner: OrdMap<Arc<str>, OrdSet<Key>>,
     pub pods_by_node: OrdMap<Arc<str>, OrdSet<Name>>,
+    /// Pods without a controller.
+    pub single_pods: OrdSet<Name>,
 }
 
 impl View {
@@ -126,6 +128,17 @@ impl View {
     pub fn dependents_of<'a, T: Typed>(&'a self, uid: &str) -> impl Iterator<Item = Of<T>> + 'a {
         let resource = T::resource();
         self.dependents(uid).filter(move |o| o.key.resource == resource).filter_map(|o| Of::new(o.clone()).ok())
+    }
+
+    /// The pods of a namespace that no controller manages. They are few, and whoever manages pods asks for those that it may
+    /// adopt each time that it looks at its own.
+    pub fn single_pods<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Object>> + 'a {
+        let pods = self.inner.collections.get(&copepod_api::resource::PODS);
+        self.inner
+            .single_pods
+            .range(Name::new(namespace, "")..)
+            .take_while(move |name| &*name.namespace == namespace)
+            .filter_map(move |name| pods.and_then(|pods| pods.objects.get(name)))
     }
 
     /// The pods bound to a node.
