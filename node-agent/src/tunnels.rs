@@ -92,13 +92,10 @@ async fn logs(agent: &Agent, asked: &LogRequest, up: &Up, down: &mut Streaming<T
             return Err(Status::bad_request(&text));
         }
     };
-    if !agent.machine.log_dir(&view.pod).exists() {
-        // Its last step is done, and only its worker is not quite gone.
-        return kept_logs(agent, asked, up).await;
-    }
     let path = agent.machine.log_path(&view.pod, container, attempt);
     let failed = |error: std::io::Error| Status::internal(format!("the log cannot be read: {error}"));
     let mut reader = Reader::open(&path, asked, Timestamp::now()).map_err(failed)?;
+    let mut has_shown = false;
     loop {
         // Asked before reading: what is written until the end is read after it.
         let running = handle.view.borrow().runs.get(container).is_some_and(|run| run.running && run.attempt == attempt);
@@ -107,7 +104,13 @@ async fn logs(agent: &Agent, asked: &LogRequest, up: &Up, down: &mut Streaming<T
             if !send(up, data).await {
                 return Ok(());
             }
+            has_shown = true;
             continue;
+        }
+        // The pod's last step is done, and only its worker is not quite gone. It may be done at any moment, so this is asked
+        // after nothing was found.
+        if !has_shown && !agent.machine.log_dir(&view.pod).exists() {
+            return kept_logs(agent, asked, up).await;
         }
         if reader.is_exhausted() || !asked.follow || !running {
             return Ok(());
