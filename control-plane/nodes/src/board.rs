@@ -21,10 +21,13 @@ use copepod_proto::nodes::Delta;
 use copepod_store::{Event, View};
 
 use crate::{
+    echo::is_echo,
     everybody::{Common, Parts, encode, parts},
     feed::{Feed, Own},
     peers::Peers,
 };
+
+pub use crate::everybody::Haste;
 
 pub type Name = Arc<str>;
 
@@ -70,10 +73,11 @@ impl Board {
     /// else everything. Several that come at once share the work.
     pub fn welcome(&mut self, nodes: &[Name], view: &View, since: Option<&[Event]>) -> Vec<Vec<Bytes>> {
         let mut common = Delta { revision: view.revision().0, ..Delta::default() };
+        let mut peers = Vec::new();
         match since {
             None => {
-                let peers = self.peers.all(view);
-                Common::everything(view, peers, has_policies(view)).tell(view, &mut common);
+                peers = self.peers.all(view);
+                Common::everything(view, has_policies(view)).tell(view, &mut common);
             }
             Some(events) => {
                 // Whether it has been told of others is not known here.
@@ -87,7 +91,7 @@ impl Board {
                 missed.tell(view, &mut common);
             }
         }
-        let shared = encode(common);
+        let shared = parts(common, &peers, false);
         let told = nodes.iter().map(|node| {
             self.leave(node);
             let (feed, own) = Feed::of(node, view);
@@ -97,7 +101,7 @@ impl Board {
             self.feeds.insert(node.clone(), feed);
             self.newcomers.insert(node.clone(), view.revision());
             let head = Delta { revision: view.revision().0, reset: since.is_none(), changes, ..Delta::default() };
-            parts(head, true).into_iter().chain(shared.iter().cloned()).collect()
+            parts(head, &[], true).into_iter().chain(shared.iter().cloned()).collect()
         });
         told.collect()
     }
@@ -145,7 +149,7 @@ impl Board {
 
     fn pod(&mut self, event: &Event, view: &View, own: &mut BTreeMap<Name, Own>) {
         let Some(node) = &event.object.node else { return };
-        if !self.is_behind(node, event.revision) {
+        if !self.is_behind(node, event.revision) || is_echo(event) {
             return;
         }
         let Some(feed) = self.feeds.get_mut(node) else { return };
@@ -183,8 +187,9 @@ impl Board {
         !self.common.is_empty() || self.newcomers.values().any(|view| *view <= self.position)
     }
 
-    pub fn is_urgent(&self) -> bool {
-        self.common.is_urgent()
+    /// How soon what waits is to be told.
+    pub fn haste(&self) -> Haste {
+        self.common.haste()
     }
 
     /// What concerns all, encoded once: `None` if that is nothing. Everything up to the place read has been told with it.

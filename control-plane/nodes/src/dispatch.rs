@@ -20,7 +20,7 @@ use copepod_store::{Cursor, Door, Event, EventKind, View};
 
 use crate::{
     Hub, Issue,
-    board::{Board, Name, Told},
+    board::{Board, Haste, Name, Told},
     hub::{Arrival, Session},
     release::Leaving,
 };
@@ -28,6 +28,9 @@ use crate::{
 /// The time that a message to one node is given, here and on the way out, before something is told to all again: a thousand
 /// nodes and their server on two cores took 80 ms in all for one.
 const COST: Duration = Duration::from_micros(40);
+
+/// What can wait is told when this many times as long has passed.
+const PATIENCE: u32 = 10;
 
 /// How many nodes that come together are told everything at once; each holds all of it until it has left.
 const ARRIVALS_MAX: usize = 64;
@@ -89,15 +92,15 @@ struct Dispatcher {
     sessions: BTreeMap<Name, Arc<Session>>,
     /// Events since the oldest view of a newcomer.
     recent: Vec<Event>,
-    /// When something may be told to all again.
-    free: Instant,
+    /// When all were told something last, and how long that took them.
+    told: (Instant, Duration),
 }
 
 impl Dispatcher {
     fn new(door: Arc<dyn Door>, hub: Arc<Hub>, issue: Arc<dyn Issue>) -> Dispatcher {
         let board = Board::new(&door.view());
         let (leaving, sessions, recent) = (Leaving::default(), BTreeMap::new(), Vec::new());
-        Dispatcher { door, hub, issue, board, leaving, sessions, recent, free: Instant::now() }
+        Dispatcher { door, hub, issue, board, leaving, sessions, recent, told: (Instant::now(), Duration::ZERO) }
     }
 
     fn begin(&self) -> Box<dyn Cursor> {
@@ -107,7 +110,13 @@ impl Dispatcher {
 
     /// When what concerns all is to be told.
     fn due(&self) -> Option<Instant> {
-        let due = if self.board.is_urgent() { Instant::now() } else { self.free };
+        let (at, took) = self.told;
+        let due = match self.board.haste() {
+            Haste::Now => Instant::now(),
+            // A pod that leaves waits for what is told with the rest.
+            Haste::Late if !self.leaving.is_waiting() => at + took * PATIENCE,
+            Haste::Late | Haste::Soon => at + took,
+        };
         self.board.has_to_tell().then_some(due)
     }
 
@@ -180,7 +189,7 @@ impl Dispatcher {
         let view = self.door.view();
         if let Some(delta) = self.board.tell(&view) {
             let settled: Vec<Name> = self.board.settled().cloned().collect();
-            self.free = Instant::now() + COST * settled.len() as u32;
+            self.told = (Instant::now(), COST * settled.len() as u32);
             for node in settled {
                 self.say(Told { node, delta: delta.clone(), data_path: true });
             }

@@ -34,6 +34,18 @@ pub struct Common {
     neighbours: BTreeSet<Arc<str>>,
 }
 
+/// How soon something must be known to all nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Haste {
+    /// Where new nodes are: nobody speaks to a pod there before an endpoint says so. Many that join would keep all others
+    /// busy, each with the news of each.
+    Late,
+    /// Who is behind a service changes with every pod.
+    Soon,
+    /// What is allowed, and what is there, changes seldom.
+    Now,
+}
+
 /// A slice as it was told last, if it was, and as it is now.
 struct Slice {
     before: Option<Arc<Object>>,
@@ -41,8 +53,8 @@ struct Slice {
 }
 
 impl Common {
-    /// All there is.
-    pub fn everything(view: &View, peers: Vec<Peer>, with_neighbours: bool) -> Common {
+    /// All there is, but for where the pods of nodes are (`peers.rs`).
+    pub fn everything(view: &View, with_neighbours: bool) -> Common {
         let mut common = Common::default();
         for object in AS_STORED.iter().flat_map(|resource| view.objects(resource, None)) {
             common.objects.insert(object.key.clone(), Some(object.clone()));
@@ -50,7 +62,6 @@ impl Common {
         for slice in view.objects(&ENDPOINT_SLICES, None) {
             common.slices.insert(slice.key.clone(), Slice { before: None, now: Some(slice.clone()) });
         }
-        common.peers.extend(peers.into_iter().map(|peer| (peer.range.clone(), peer)));
         if with_neighbours {
             common.meet_all(view);
         }
@@ -66,10 +77,12 @@ impl Common {
         self.objects.is_empty() && self.slices.is_empty() && self.peers.is_empty() && self.neighbours.is_empty()
     }
 
-    /// Whether it cannot wait to be told with more: what is allowed, and what is there, changes seldom; who is behind it
-    /// changes with every pod.
-    pub fn is_urgent(&self) -> bool {
-        !self.objects.is_empty()
+    /// How soon it is to be told; what comes meanwhile is told with it.
+    pub fn haste(&self) -> Haste {
+        if !self.objects.is_empty() {
+            return Haste::Now;
+        }
+        if self.slices.is_empty() && self.neighbours.is_empty() { Haste::Late } else { Haste::Soon }
     }
 
     pub fn add(&mut self, event: &Event, with_neighbours: bool) {
@@ -148,23 +161,29 @@ const PART_BYTES: usize = 8 * 1024;
 const PARTS_MAX: usize = 64;
 
 pub fn encode(delta: Delta) -> Parts {
-    parts(delta, false).into()
+    parts(delta, &[], false).into()
 }
 
-/// The messages of a delta; with `more`, others follow that belong to it.
-pub fn parts(delta: Delta, more: bool) -> Vec<Bytes> {
-    let part_bytes = PART_BYTES.max(delta.encoded_len() / PARTS_MAX);
-    let mut parts = vec![Delta { revision: delta.revision, reset: delta.reset, ..Delta::default() }];
+/// The messages of a delta, and of peers that are encoded; with `more`, others follow that belong to it.
+pub fn parts(delta: Delta, peers: &[Bytes], more: bool) -> Vec<Bytes> {
+    let all_bytes = delta.encoded_len() + peers.iter().map(Bytes::len).sum::<usize>();
+    let part_bytes = PART_BYTES.max(all_bytes / PARTS_MAX);
+    let mut parts = vec![(Delta { revision: delta.revision, reset: delta.reset, ..Delta::default() }, Vec::new())];
     let mut n_bytes = 0;
-    let mut put = |length: usize, put: &mut dyn FnMut(&mut Delta)| {
-        // With what stands before it: a byte for the field, and its length.
-        let length = 1 + prost::length_delimiter_len(length) + length;
+    let mut room = |length: usize, put: &mut dyn FnMut(&mut Delta, &mut Vec<u8>)| {
         if n_bytes > 0 && n_bytes + length > part_bytes {
-            parts.push(Delta { revision: delta.revision, ..Delta::default() });
+            parts.push((Delta { revision: delta.revision, ..Delta::default() }, Vec::new()));
             n_bytes = 0;
         }
         n_bytes += length;
-        parts.last_mut().into_iter().for_each(put);
+        parts.last_mut().into_iter().for_each(|(part, encoded)| put(part, encoded));
+    };
+    for peer in peers {
+        room(peer.len(), &mut |_, encoded| encoded.extend_from_slice(peer));
+    }
+    // With what stands before it: a byte for the field, and its length.
+    let mut put = |length: usize, put: &mut dyn FnMut(&mut Delta)| {
+        room(1 + prost::length_delimiter_len(length) + length, &mut |part, _| put(part));
     };
     for change in delta.changes {
         let mut change = Some(change);
@@ -179,9 +198,12 @@ pub fn parts(delta: Delta, more: bool) -> Vec<Bytes> {
         put(peer.as_ref().map_or(0, Message::encoded_len), &mut |part| part.peers.extend(peer.take()));
     }
     let last = parts.len() - 1;
-    let encoded = parts.into_iter().enumerate().map(|(number, part)| {
+    let encoded = parts.into_iter().enumerate().map(|(number, (part, mut encoded))| {
         let part = Delta { more: more || number < last, ..part };
-        part.encode_to_vec().into()
+        // The fields of a message may come in any order.
+        encoded.reserve_exact(part.encoded_len());
+        part.encode_raw(&mut encoded);
+        encoded.into()
     });
     encoded.collect()
 }
@@ -197,7 +219,7 @@ mod tests {
             |n_peers| Delta { revision: 7, reset: true, peers: (0..n_peers).map(peer).collect(), ..Delta::default() };
         let read = |bytes: &Bytes| Delta::decode(bytes.clone()).unwrap();
         assert_eq!(encode(delta(3)).iter().map(read).collect::<Vec<_>>(), [delta(3)]);
-        assert!(encode(Delta::default()).len() == 1 && parts(delta(3), true).iter().all(|part| read(part).more));
+        assert!(encode(Delta::default()).len() == 1 && parts(delta(3), &[], true).iter().all(|part| read(part).more));
         for n_peers in [1_000, 100_000] {
             let encoded = encode(delta(n_peers));
             let parts: Vec<Delta> = encoded.iter().map(read).collect();
@@ -208,6 +230,12 @@ mod tests {
             assert!(parts[0].reset && parts[1..].iter().all(|part| !part.reset && part.revision == 7));
             assert_eq!(parts.iter().filter(|part| !part.more).count(), 1);
             assert!(!parts[parts.len() - 1].more);
+
+            // The same, of peers that are encoded.
+            let one = |number| Delta { peers: vec![peer(number)], ..Delta::default() }.encode_to_vec().into();
+            let made: Vec<Bytes> = (0..n_peers).map(one).collect();
+            let again = super::parts(delta(0), &made, false);
+            assert_eq!(again.iter().map(read).collect::<Vec<_>>(), parts);
         }
     }
 }

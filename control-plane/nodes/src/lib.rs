@@ -6,6 +6,7 @@
 
 mod board;
 mod dispatch;
+mod echo;
 mod everybody;
 mod feed;
 mod hub;
@@ -33,6 +34,6 @@ pub mod rules {
         board::{Board, Name, Told},
         everybody::Parts,
         release::{Leaving, Release},
-        status::{Readiness, of_node, of_pod, ready},
+        status::{Readiness, introduction, of_pod, ready},
     };
 }

@@ -4,17 +4,26 @@
 //! each such change would be read, sent and written down by all others. So only the range and the address are told, and only
 //! when they have changed.
 
-use std::{collections::BTreeMap, sync::Arc};
-
-use copepod_api::{Object, Revision, resource::NODES};
-use copepod_proto::nodes::Peer;
+use bytes::Bytes;
+use copepod_api::{Name, Object, Revision, resource::NODES};
+use copepod_proto::nodes::{Delta, Peer};
 use copepod_store::{Event, EventKind, View};
+use prost::Message;
 use serde::Deserialize;
 
-/// What others are told of each node, made once for all who ask for everything.
+/// What others are told of each node, encoded once for all who ask for everything: each node that joins does, and where
+/// there are many nodes, many join.
 #[derive(Default)]
 pub struct Peers {
-    made: BTreeMap<Arc<str>, (Revision, Option<Peer>)>,
+    /// In the order of names.
+    made: Vec<Made>,
+}
+
+struct Made {
+    node: Name,
+    revision: Revision,
+    /// A part of a delta; empty while there is no way to the node's pods.
+    encoded: Bytes,
 }
 
 #[derive(Deserialize)]
@@ -35,14 +44,19 @@ struct Address {
 }
 
 impl Peers {
-    pub fn all(&mut self, view: &View) -> Vec<Peer> {
-        let mut before = std::mem::take(&mut self.made);
+    /// Each as a field of an encoded delta, which begins or goes on with any number of them.
+    pub fn all(&mut self, view: &View) -> Vec<Bytes> {
+        let mut before = std::mem::take(&mut self.made).into_iter().peekable();
         for node in view.objects(&NODES, None) {
-            let held = before.remove_entry(node.key.name()).filter(|(_, (revision, _))| *revision == node.revision);
-            let made = held.unwrap_or_else(|| (node.key.name().into(), (node.revision, make(node))));
-            self.made.insert(made.0, made.1);
+            while before.next_if(|made| made.node < node.key.name).is_some() {}
+            let held = before.next_if(|made| made.node == node.key.name && made.revision == node.revision);
+            self.made.push(held.unwrap_or_else(|| Made {
+                node: node.key.name.clone(),
+                revision: node.revision,
+                encoded: Delta { peers: make(node).into_iter().collect(), ..Delta::default() }.encode_to_vec().into(),
+            }));
         }
-        self.made.values().filter_map(|(_, peer)| peer.clone()).collect()
+        self.made.iter().map(|made| made.encoded.clone()).filter(|encoded| !encoded.is_empty()).collect()
     }
 }
 

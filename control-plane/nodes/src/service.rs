@@ -19,8 +19,7 @@ use crate::{
     Hub, Issue,
     dispatch::{self, dispatch},
     hub::{SESSION_QUEUE, Session},
-    join, lost, references, silence,
-    status::{self, Readiness},
+    join, lost, references, silence, status,
 };
 
 pub const NODE_USER_PREFIX: &str = "system:node:";
@@ -138,14 +137,11 @@ impl NodeFront {
 
     /// Makes the Node object say what the agent says, and that it lives.
     async fn introduce(&self, node: &str, told: &Value) -> Result<(), Status> {
-        let user = user_of(node);
         let view = self.door.fresh().await.map_err(unavailable)?;
-        for request in status::of_node(&view, &user, node, told) {
-            self.door.submit(vec![request]).await.map_err(refused)?;
-        }
-        let view = self.door.view();
-        if let Some(request) = status::ready(&view, &user, node, Readiness::Alive, &rfc3339(Timestamp::now())) {
-            self.door.submit(vec![request]).await.map_err(refused)?;
+        let now = rfc3339(Timestamp::now());
+        let requests = status::introduction(&view, &user_of(node), node, told, &now);
+        if !requests.is_empty() {
+            self.door.submit(requests).await.map_err(refused)?;
         }
         Ok(())
     }

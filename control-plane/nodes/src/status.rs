@@ -15,7 +15,7 @@ use copepod_store::View;
 use serde_json::{Map, Value, json};
 
 /// Conditions whose only writer is the agent; all others in a pod's status are left as they are.
-const CONDITIONS_OF_AGENT: [&str; 6] =
+pub const CONDITIONS_OF_AGENT: [&str; 6] =
     ["Ready", "ContainersReady", "Initialized", "PodReadyToStartContainers", "PodResizeInProgress", "PodResizePending"];
 
 /// Conditions of a node whose only writer is the leader, which hears the heartbeats.
@@ -50,6 +50,17 @@ pub fn of_pod(view: &View, user: &User, node: &str, report: &PodStatus) -> Optio
 /// The requests that make the Node object say what the agent says of itself: one to create it where it is absent, one
 /// for its labels, one for its status.
 pub fn of_node(view: &View, user: &User, name: &str, told: &Value) -> Vec<Request> {
+    requests(view, user, name, told, None)
+}
+
+/// The same, and that the node lives: what a session begins with, to be asked for in one transaction.
+pub fn introduction(view: &View, user: &User, name: &str, told: &Value, now: &str) -> Vec<Request> {
+    let stored = view.object(&Key::new(NODES, "", name)).map(|node| conditions(node)).unwrap_or_default();
+    let lives = (!says(&stored, "True")).then(|| condition(Readiness::Alive, now));
+    requests(view, user, name, told, lives)
+}
+
+fn requests(view: &View, user: &User, name: &str, told: &Value, ready: Option<Value>) -> Vec<Request> {
     let mut requests = Vec::new();
     let labels = told.pointer("/metadata/labels").cloned().unwrap_or_else(|| json!({}));
     let annotations = told.pointer("/metadata/annotations").cloned().unwrap_or_else(|| json!({}));
@@ -76,9 +87,14 @@ pub fn of_node(view: &View, user: &User, name: &str, told: &Value) -> Vec<Reques
         }
     }
     let before = &current.map(|node| self::status(node)).unwrap_or_default();
-    if let Some(status) = told.get("status").and_then(Value::as_object) {
-        let mut status = status.clone();
+    let told = told.get("status").and_then(Value::as_object);
+    if told.is_some() || ready.is_some() {
+        // Who says nothing of it has nothing against it.
+        let mut status = told.unwrap_or(before).clone();
         keep_conditions(before, &mut status, |kind| kind == CONDITION_READY);
+        if let Some(ready) = ready {
+            put_ready(&mut status, ready);
+        }
         status.retain(|field, value| before.get(field) != Some(value));
         if !status.is_empty() {
             requests.push(status_patch(user, name, Value::Object(status)));
@@ -90,21 +106,37 @@ pub fn of_node(view: &View, user: &User, name: &str, told: &Value) -> Vec<Reques
 /// A change of the leader's mind about whether a node lives.
 pub fn ready(view: &View, user: &User, name: &str, ready: Readiness, now: &str) -> Option<Request> {
     let node = view.object(&Key::new(NODES, "", name))?;
+    let conditions = conditions(node);
+    let ready = condition(ready, now);
+    if says(&conditions, ready["status"].as_str()?) {
+        return None;
+    }
+    let mut status = Map::from_iter([("conditions".to_owned(), Value::Array(conditions))]);
+    put_ready(&mut status, ready);
+    Some(status_patch(user, name, Value::Object(status)))
+}
+
+fn condition(ready: Readiness, now: &str) -> Value {
     let (status, reason, message) = match ready {
         Readiness::Alive => ("True", "AgentReady", "the node agent reports"),
         Readiness::Silent => ("Unknown", "NodeStatusUnknown", "the node agent has stopped reporting"),
     };
-    let mut conditions = conditions(node);
-    let current = conditions.iter().find(|condition| condition["type"] == CONDITION_READY);
-    if current.is_some_and(|condition| condition["status"] == status) {
-        return None;
-    }
-    conditions.retain(|condition| condition["type"] != CONDITION_READY);
-    conditions.push(json!({
+    json!({
         "type": CONDITION_READY, "status": status, "reason": reason, "message": message,
         "lastHeartbeatTime": now, "lastTransitionTime": now,
-    }));
-    Some(status_patch(user, name, json!({"conditions": conditions})))
+    })
+}
+
+fn says(conditions: &[Value], ready: &str) -> bool {
+    conditions.iter().any(|condition| condition["type"] == CONDITION_READY && condition["status"] == ready)
+}
+
+/// Instead of the one that stands there.
+fn put_ready(status: &mut Map<String, Value>, ready: Value) {
+    if let Some(conditions) = status.entry("conditions").or_insert_with(|| json!([])).as_array_mut() {
+        conditions.retain(|condition| condition["type"] != CONDITION_READY);
+        conditions.push(ready);
+    }
 }
 
 /// Those of a node, read without keeping what is read: there are many nodes.

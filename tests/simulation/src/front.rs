@@ -3,10 +3,10 @@
 //! What nodes are told, when a leaving pod is released and what a report amounts to is decided by the real code
 //! (`copepod_nodes::rules`); the order of things is that of `control-plane/nodes/src/dispatch.rs`, `hub.rs` and `silence.rs`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use copepod_api::{Request, Revision, Timestamp, User, resource::NODES, time::rfc3339};
-use copepod_nodes::rules::{Board, Leaving, Name, Parts, Readiness, Told, of_node, of_pod, ready};
+use copepod_nodes::rules::{Board, Leaving, Name, Parts, Readiness, Told, introduction, of_pod, ready};
 use copepod_proto::nodes::PodStatus;
 use copepod_replica::{Replica, ReplicaCursor};
 use copepod_store::{Cursor, Event, View};
@@ -77,10 +77,6 @@ pub enum Asked {
         node: String,
         link: u64,
     },
-    Ready {
-        node: String,
-        link: u64,
-    },
     Silence {
         node: String,
     },
@@ -89,12 +85,6 @@ pub enum Asked {
 }
 
 type Asking = Vec<(Asked, Vec<Request>)>;
-
-/// An agent that has said who it is, and about whose Node requests are under way.
-struct Guest {
-    revision: u64,
-    requests: VecDeque<Request>,
-}
 
 struct Session {
     link: u64,
@@ -111,7 +101,8 @@ impl Session {
 }
 
 pub struct Front {
-    guests: BTreeMap<(String, u64), Guest>,
+    /// Agents that have said who they are and what they know, and about whose Nodes requests are under way.
+    guests: BTreeMap<(String, u64), u64>,
     /// Introduced, and not told anything yet.
     arrived: Vec<(String, u64, u64)>,
     sessions: BTreeMap<String, Session>,
@@ -157,9 +148,13 @@ impl Front {
         match heard {
             Heard::Hello { node, link, revision, told } => {
                 self.seen.insert(node.clone(), now);
-                let requests = of_node(view, &user(&node), &node, &told).into();
-                self.guests.insert((node.clone(), link), Guest { revision, requests });
-                self.introduce(node, link, view, clock)
+                let requests = introduction(view, &user(&node), &node, &told, &rfc3339(clock));
+                if requests.is_empty() {
+                    self.arrived.push((node, link, revision));
+                    return Vec::new();
+                }
+                self.guests.insert((node.clone(), link), revision);
+                vec![(Asked::Introduction { node, link }, requests)]
             }
             Heard::Over { node, link } => {
                 self.guests.remove(&(node.clone(), link));
@@ -197,44 +192,14 @@ impl Front {
         Some(session)
     }
 
-    /// The next step on the way from a hello to a session.
-    fn introduce(&mut self, node: String, link: u64, view: &View, clock: Timestamp) -> Asking {
-        let Some(guest) = self.guests.get_mut(&(node.clone(), link)) else { return Vec::new() };
-        if let Some(request) = guest.requests.pop_front() {
-            return vec![(Asked::Introduction { node, link }, vec![request])];
-        }
-        match ready(view, &user(&node), &node, Readiness::Alive, &rfc3339(clock)) {
-            Some(request) => vec![(Asked::Ready { node, link }, vec![request])],
-            None => {
-                self.open(node, link);
-                Vec::new()
-            }
-        }
-    }
-
-    fn open(&mut self, node: String, link: u64) {
-        let Some(guest) = self.guests.remove(&(node.clone(), link)) else { return };
-        self.arrived.push((node, link, guest.revision));
-    }
-
-    pub fn answer(
-        &mut self,
-        asked: Asked,
-        is_done: bool,
-        view: &View,
-        clock: Timestamp,
-        messages: &mut Vec<Message>,
-    ) -> Asking {
+    pub fn answer(&mut self, asked: Asked, is_done: bool, messages: &mut Vec<Message>) -> Asking {
         match asked {
-            Asked::Introduction { node, link } | Asked::Ready { node, link } if !is_done => {
-                if self.guests.remove(&(node.clone(), link)).is_some() {
-                    messages.push(Message { node, link, what: Down::Elsewhere(None) });
+            Asked::Introduction { node, link } => {
+                match self.guests.remove(&(node.clone(), link)) {
+                    Some(revision) if is_done => self.arrived.push((node, link, revision)),
+                    Some(_) => messages.push(Message { node, link, what: Down::Elsewhere(None) }),
+                    None => (),
                 }
-                Vec::new()
-            }
-            Asked::Introduction { node, link } => self.introduce(node, link, view, clock),
-            Asked::Ready { node, link } => {
-                self.open(node, link);
                 Vec::new()
             }
             Asked::Silence { node } => {

@@ -222,7 +222,7 @@ impl Leading {
                 Loop::Scheduler
             }
             Some(About::Front(asked)) => {
-                for (asked, requests) in self.front.answer(asked, is_done, view, clock, &mut wishes.messages) {
+                for (asked, requests) in self.front.answer(asked, is_done, &mut wishes.messages) {
                     self.call(About::Front(asked), requests, &mut wishes);
                 }
                 Loop::Front

@@ -286,6 +286,50 @@ fn a_change_of_an_endpoint_is_made_once_and_is_small() {
 }
 
 #[test]
+fn a_node_is_not_told_what_it_has_said_itself() {
+    let mut world = World::with(&["n1"]);
+    let pod = |phase: &str| {
+        let mut pod = pod("n1", "settings");
+        pod["status"] = json!({"phase": phase});
+        pod
+    };
+    world.put(PODS, "mine", pod("Pending"));
+    assert_eq!(world.read(1), heard("n1", &["+pods/mine"]));
+    world.put(PODS, "mine", pod("Running"));
+    assert!(world.read(1).is_empty());
+    world.put(CONFIG_MAPS, "settings", json!({"metadata": {}}));
+    assert_eq!(world.read(1), heard("n1", &["+configmaps/settings"]), "it still holds what the pod names");
+    world.put(PODS, "mine", pod("Failed"));
+    assert_eq!(world.read(1), heard("n1", &["+pods/mine"]));
+    world.check("n1");
+}
+
+/// A thousand nodes that join are news of each to each; one at a time, that would be a million messages.
+#[test]
+fn where_new_nodes_are_waits_until_something_else_is_told() {
+    let mut world = World::with(&["n1"]);
+    let before = world.nodes["n1"].messages;
+    for number in 0..1_000 {
+        let (high, low) = (number / 256, number % 256);
+        let address = json!([{"type": "InternalIP", "address": format!("10.0.{high}.{low}")}]);
+        let node = json!({"metadata": {}, "spec": {"podCIDR": format!("10.{high}.{low}.0/24")},
+            "status": {"addresses": address}});
+        world.put(NODES, &format!("m{number}"), node);
+        world.read(1);
+        assert_eq!(world.board.haste(), Haste::Late);
+    }
+    world.put(ENDPOINT_SLICES, "web-1", slice(&["10.244.7.1".to_owned()]));
+    world.read(1);
+    assert_eq!(world.board.haste(), Haste::Soon);
+    world.put(SERVICES, "web", json!({"metadata": {}, "spec": {}}));
+    world.read(1);
+    assert_eq!(world.board.haste(), Haste::Now);
+    assert_eq!(world.tell().len(), 1_002);
+    assert_eq!(world.nodes["n1"].messages, before + 1);
+    world.check("n1");
+}
+
+#[test]
 fn changes_that_come_together_are_told_together() {
     let mut world = World::with(&["n1"]);
     let before = world.nodes["n1"].messages;
