@@ -10,6 +10,7 @@
 //! lower layers: what the same archive holds, stays.
 
 use std::{
+    cell::Cell,
     collections::BTreeMap,
     ffi::{OsStr, OsString},
     fs::{self, File},
@@ -54,16 +55,43 @@ pub(crate) fn unpack(archive: &mut dyn Read, root: &Path) -> Result<(), ImageErr
     let root_fd = OwnedFd::from(File::open(root).map_err(io)?);
     fchmod(&root_fd, Mode::from_bits_truncate(0o755)).map_err(|error| io(error.into()))?;
     let mut layer = Unpacking { root: root_fd, parent: None, modified: BTreeMap::new(), bytes: 0 };
-    let mut archive = Archive::new(archive);
+    let whole_at = Cell::new(0);
+    let mut padded = Padded { archive, n_bytes: 0, whole_at: &whole_at };
+    let mut archive = Archive::new(&mut padded as &mut dyn Read);
     for (n, entry) in archive.entries().map_err(damaged)?.enumerate() {
         if n == ENTRIES_MAX {
             return Err(ImageError::Malformed(format!("the layer has more than {ENTRIES_MAX} entries")));
         }
         let mut entry = entry.map_err(damaged)?;
+        whole_at.set(entry.raw_file_position() + entry.header().entry_size().map_err(damaged)?);
         let path = entry.path_bytes().into_owned();
         layer.entry(&mut entry, &path).map_err(|problem| problem.about(&path))?;
     }
     layer.settle_directories()
+}
+
+/// An archive whose last block is filled up: some builders end a layer with the last byte of its last file, which other
+/// runtimes read.
+struct Padded<'a> {
+    archive: &'a mut dyn Read,
+    n_bytes: u64,
+    /// Where the file ends that is being read: before that, nothing may be missing.
+    whole_at: &'a Cell<u64>,
+}
+
+const BLOCK_BYTES: u64 = 512;
+
+impl Read for Padded<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut n = self.archive.read(buffer)?;
+        if n == 0 && self.n_bytes >= self.whole_at.get() {
+            let missing = (BLOCK_BYTES - self.n_bytes % BLOCK_BYTES) % BLOCK_BYTES;
+            n = buffer.len().min(missing as usize);
+            buffer[..n].fill(0);
+        }
+        self.n_bytes += n as u64;
+        Ok(n)
+    }
 }
 
 fn damaged(error: io::Error) -> ImageError {

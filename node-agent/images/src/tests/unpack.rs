@@ -22,6 +22,22 @@ fn unpacked(layer: &str) -> String {
     }
 }
 
+/// As `umoci insert` writes layers.
+#[test]
+fn an_archive_may_end_with_its_last_file() {
+    let whole = archive("file a x | file b content");
+    let end = whole.windows(7).position(|bytes| bytes == b"content").unwrap() + 7;
+    let unpacked = |n_bytes: usize| {
+        let dir = tempfile::tempdir().unwrap();
+        unpack(&mut &whole[..n_bytes], dir.path()).map(|()| tree(dir.path()))
+    };
+    assert_eq!(unpacked(end).unwrap(), "a x\nb content");
+    // A file that has lost some of its bytes, or all, or half of its header.
+    for n_bytes in [end - 1, end - 7, end - 7 - 100] {
+        assert!(unpacked(n_bytes).is_err(), "{n_bytes}");
+    }
+}
+
 #[test]
 fn names_stay_inside() {
     assert_eq!(unpacked("file ../outside/precious x"), "refused");
