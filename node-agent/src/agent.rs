@@ -36,7 +36,7 @@ const APPLY_AGAIN: Duration = Duration::from_secs(1);
 
 /// How much of the disk's time the ways to others may take. Few are written down as they change; many wait until what was
 /// written before has had its time, and are written together.
-const WRITE_BYTES_A_SECOND: f64 = 16.0 * 1024.0;
+const WRITE_BYTES_A_SECOND: f64 = 4.0 * 1024.0;
 
 pub struct Agent {
     pub machine: Arc<Machine>,

@@ -13,6 +13,7 @@ mod kubectl;
 mod mistakes;
 mod operations;
 mod pods;
+mod registry;
 mod streams;
 mod traffic;
 mod writers;

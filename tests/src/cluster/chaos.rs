@@ -19,7 +19,7 @@ use nix::{
 };
 
 use super::{
-    harness::{Cluster, hello_manifest},
+    harness::{Cluster, Load, fetch, has_ended, hello_manifest, is_ready, text},
     writers::Writers,
 };
 
@@ -27,7 +27,7 @@ use super::{
 const BROKEN: Duration = Duration::from_secs(3);
 
 /// Large enough for the log of a test, small enough to be filled at once.
-const DISK: &str = "size=96m";
+const DISK: &str = "size=96m,nr_inodes=4096";
 
 type Fault = (&'static str, fn(&Cluster));
 
@@ -35,12 +35,16 @@ const FAULTS: &[Fault] = &[
     ("the leader is killed", the_leader_is_killed),
     ("the leader is stopped and goes on", the_leader_is_stopped_and_goes_on),
     ("the leader is cut off", the_leader_is_cut_off),
+    ("the leader hears and is not heard", the_leader_hears_and_is_not_heard),
     ("an agent is killed", an_agent_is_killed),
+    ("an agent is upgraded under load", an_agent_is_upgraded_under_load),
     ("a disk is full", a_disk_is_full),
+    ("a disk has no inodes left", a_disk_has_no_inodes_left),
     ("a disk is read-only", a_disk_is_read_only),
     ("the end of a log is torn", the_end_of_a_log_is_torn),
     ("the middle of a log has rotted", the_middle_of_a_log_has_rotted),
     ("a server runs out of file descriptors", a_server_runs_out_of_file_descriptors),
+    ("a server gets no more memory", a_server_gets_no_more_memory),
 ];
 
 #[test]
@@ -101,6 +105,35 @@ fn the_leader_is_cut_off(cluster: &Cluster) {
     cluster.ok(&["lab", "heal", &leader]);
 }
 
+/// A network that fails in one direction: what others say comes through, and nothing goes out.
+fn the_leader_hears_and_is_not_heard(cluster: &Cluster) {
+    let leader = leader(cluster);
+    let rules = "table inet cut { chain output { type filter hook output priority 0; oifname != \"lo\" drop; }; }";
+    cluster.in_namespace(&leader, &["nft", rules]);
+    another_leads(cluster, &leader);
+    thread::sleep(BROKEN);
+    cluster.in_namespace(&leader, &["nft", "delete table inet cut"]);
+}
+
+/// The programs are replaced, and the agent ends and starts anew, while requests go through its node.
+fn an_agent_is_upgraded_under_load(cluster: &Cluster) {
+    let address = format!("{}:30080", cluster.node_address("n1"));
+    cluster.until("it answers", || fetch(&address, "/").is_ok());
+    let load = Load::on(vec![address], "/", 2);
+    let newer = cluster.copied_to(&cluster.directory().join("newer"));
+    let pid = cluster.process("n1");
+    signal(cluster, "n1", Signal::SIGTERM);
+    cluster.until_ended(pid);
+    thread::sleep(BROKEN);
+    let output = newer.output(&["lab", "heal", "n1"]);
+    assert!(output.status.success(), "{}", text(&output));
+    let runs = format!("/proc/{}/exe", cluster.process("n1"));
+    cluster.until("the newer program runs", || fs::read_link(&runs).is_ok_and(|program| program == newer.path));
+    cluster.until("the node is ready", || is_ready(&cluster.get(&["nodes", "n1"])));
+    let (answers, failures) = load.end();
+    assert!(failures.is_empty() && !answers.is_empty(), "{failures:?}");
+}
+
 fn an_agent_is_killed(cluster: &Cluster) {
     signal(cluster, "n1", Signal::SIGKILL);
     cluster.ok(&["lab", "heal", "n1"]);
@@ -113,6 +146,21 @@ fn a_disk_is_full(cluster: &Cluster) {
     let _ = Command::new("dd").args(["if=/dev/zero", &into, "bs=1M"]).output().expect("dd runs");
     thread::sleep(BROKEN);
     fs::remove_file(&filler).expect("removed");
+    cluster.ok(&["lab", "heal", "s3"]);
+}
+
+fn a_disk_has_no_inodes_left(cluster: &Cluster) {
+    let fillers = cluster.directory().join("s3/fillers");
+    fs::create_dir_all(&fillers).expect("made");
+    let made = (0..).take_while(|number| fs::File::create(fillers.join(number.to_string())).is_ok()).count();
+    assert!(made > 0, "the disk had inodes");
+    thread::sleep(BROKEN);
+    stopped(cluster, "s3");
+    cluster.ok(&["lab", "heal", "s3"]);
+    cluster.until("it does without, or says what is missing", || {
+        has_all_votes(cluster) || cluster.last_words("s3").contains("No space left on device")
+    });
+    fs::remove_dir_all(&fillers).expect("removed");
     cluster.ok(&["lab", "heal", "s3"]);
 }
 
@@ -161,6 +209,25 @@ fn a_server_runs_out_of_file_descriptors(cluster: &Cluster) {
     cluster.ok(&["lab", "heal", &leader]);
 }
 
+/// It ends when it is sent more than it can hold, and the others go on.
+fn a_server_gets_no_more_memory(cluster: &Cluster) {
+    let leader = leader(cluster);
+    let pid = cluster.process(&leader);
+    run("prlimit", &[&format!("--pid={pid}"), "--as=1:"]);
+    let mut letters = ('a'..='z').cycle();
+    cluster.until("it has ended", || {
+        let content = letters.next().map(String::from).unwrap_or_default().repeat(1 << 20);
+        // The one that ends it is not answered.
+        cluster.try_apply(&format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: large}}, data: {{a: {content}}}}}"
+        ));
+        has_ended(pid)
+    });
+    another_leads(cluster, &leader);
+    cluster.ok(&["delete", "configmap", "large"]);
+    cluster.ok(&["lab", "heal", &leader]);
+}
+
 /// Kills a server, to do something to its directory.
 fn stopped(cluster: &Cluster, server: &str) -> PathBuf {
     let pid = cluster.process(server);
@@ -194,10 +261,12 @@ fn another_leads(cluster: &Cluster, than: &str) {
 }
 
 fn all_vote(cluster: &Cluster) {
-    cluster.until("all servers vote", || {
-        let list = String::from_utf8_lossy(&cluster.try_run(&["server", "list"]).stdout).into_owned();
-        list.contains("3 of 3 voting servers answer") && list.contains(" leader ")
-    });
+    cluster.until("all servers vote", || has_all_votes(cluster));
+}
+
+fn has_all_votes(cluster: &Cluster) -> bool {
+    let list = String::from_utf8_lossy(&cluster.try_run(&["server", "list"]).stdout).into_owned();
+    list.contains("3 of 3 voting servers answer") && list.contains(" leader ")
 }
 
 fn signal(cluster: &Cluster, member: &str, signal: Signal) {

@@ -30,6 +30,23 @@ pub struct Cluster {
     pub copepod: PathBuf,
 }
 
+/// The programs at another place, as a package puts newer ones there.
+pub struct Copied {
+    pub path: PathBuf,
+}
+
+impl Copied {
+    pub fn output(&self, arguments: &[&str]) -> Output {
+        command_of(&self.path, arguments).stdin(Stdio::null()).output().expect("the binary runs")
+    }
+}
+
+fn command_of(program: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments).env("COPEPOD_LAB", LAB).env_remove("KUBECONFIG").env("NO_COLOR", "1");
+    command
+}
+
 impl Cluster {
     /// Brings a cluster up, with the image of manifests/hello in its store.
     pub fn up(n_servers: u32, n_nodes: u32) -> Cluster {
@@ -63,9 +80,26 @@ impl Cluster {
     }
 
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(&self.copepod);
-        command.args(arguments).env("COPEPOD_LAB", LAB).env_remove("KUBECONFIG").env("NO_COLOR", "1");
-        command
+        command_of(&self.copepod, arguments)
+    }
+
+    /// Puts the programs into a directory, too.
+    pub fn copied_to(&self, directory: &Path) -> Copied {
+        fs::create_dir_all(directory).expect("made");
+        let path = directory.join("copepod");
+        if !path.exists() {
+            fs::copy(&self.copepod, &path).expect("the program is copied");
+        }
+        Copied { path }
+    }
+
+    /// Runs a command in the network of a member.
+    #[track_caller]
+    pub fn in_namespace(&self, member: &str, command: &[&str]) {
+        let namespace = format!("copepod-{LAB}-{member}");
+        let arguments = [&["netns", "exec", &namespace], command].concat();
+        let output = Command::new("ip").args(&arguments).output().expect("iproute2 is installed");
+        assert!(output.status.success(), "ip {}: {}", arguments.join(" "), text(&output));
     }
 
     /// Runs the command line, which must succeed; gives what it printed.
@@ -227,30 +261,22 @@ impl Cluster {
         line.split_whitespace().nth(3).and_then(|pid| pid.parse().ok()).expect("it runs")
     }
 
-    /// Waits until a killed process holds nothing any more. Its threads end one by one, each gives back its files, and the
-    /// last that is to be seen of it is a zombie without threads.
+    /// Waits until a killed process holds nothing any more.
     pub fn until_ended(&self, pid: i32) {
-        let tasks = format!("/proc/{pid}/task");
-        self.until("a killed process has ended", || {
-            let n_tasks = fs::read_dir(&tasks).map_or(0, Iterator::count);
-            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-            // The state stands behind the name, which is in brackets.
-            let is_zombie = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'));
-            n_tasks == 0 || (n_tasks == 1 && is_zombie)
-        });
+        self.until("a killed process has ended", || has_ended(pid));
     }
 
     pub fn directory(&self) -> PathBuf {
         Path::new("/var/lib/copepod").join(LAB)
     }
 
-    /// Makes a static program of manifests/hello and an image of it.
     /// The last line that a member has logged.
     pub fn last_words(&self, member: &str) -> String {
         let log = fs::read_to_string(self.directory().join("log").join(format!("{member}.log"))).unwrap_or_default();
         log.lines().last().unwrap_or_default().to_owned()
     }
 
+    /// Makes a static program of manifests/hello and an image of it.
     pub fn build_hello(&self, reference: &str) {
         let program = hello();
         let file = format!("/hello={}", program.display());
@@ -329,6 +355,16 @@ pub fn leftovers() -> Vec<String> {
     let rules = rules.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     left.extend(rules.lines().filter(|line| line.contains(&format!("copepod_{LAB}"))).map(str::to_owned));
     left
+}
+
+/// Whether a process holds nothing any more. Its threads end one by one, each gives back its files, and the last that is to
+/// be seen of it is a zombie without threads.
+pub fn has_ended(pid: i32) -> bool {
+    let n_tasks = fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The state stands behind the name, which is in brackets.
+    let is_zombie = stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z'));
+    n_tasks == 0 || (n_tasks == 1 && is_zombie)
 }
 
 pub fn within(limit: Duration, mut condition: impl FnMut() -> bool) -> bool {
@@ -481,7 +517,8 @@ fn program() -> PathBuf {
     program
 }
 
-fn hello() -> PathBuf {
+/// The static program of manifests/hello.
+pub fn hello() -> PathBuf {
     let directory = program().with_file_name("hello");
     if !directory.exists() {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/hello/main.rs");
