@@ -19,7 +19,7 @@ use nix::{
 };
 
 use super::{
-    harness::{Cluster, Load, fetch, has_ended, hello_manifest, is_ready, text},
+    harness::{Cluster, Load, fetch, has_ended, hello_manifest, is_ready, run, text},
     writers::Writers,
 };
 
@@ -271,10 +271,4 @@ fn has_all_votes(cluster: &Cluster) -> bool {
 
 fn signal(cluster: &Cluster, member: &str, signal: Signal) {
     kill(Pid::from_raw(cluster.process(member)), signal).expect("it runs");
-}
-
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).output().expect("the program is installed");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {}: {errors}", arguments.join(" "));
 }

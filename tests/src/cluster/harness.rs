@@ -97,9 +97,7 @@ impl Cluster {
     #[track_caller]
     pub fn in_namespace(&self, member: &str, command: &[&str]) {
         let namespace = format!("copepod-{LAB}-{member}");
-        let arguments = [&["netns", "exec", &namespace], command].concat();
-        let output = Command::new("ip").args(&arguments).output().expect("iproute2 is installed");
-        assert!(output.status.success(), "ip {}: {}", arguments.join(" "), text(&output));
+        run("ip", &[&["netns", "exec", &namespace], command].concat());
     }
 
     /// Runs the command line, which must succeed; gives what it printed.
@@ -355,6 +353,14 @@ pub fn leftovers() -> Vec<String> {
     let rules = rules.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     left.extend(rules.lines().filter(|line| line.contains(&format!("copepod_{LAB}"))).map(str::to_owned));
     left
+}
+
+/// Runs a program of this machine, which must succeed.
+#[track_caller]
+pub fn run(program: &str, arguments: &[&str]) {
+    // What tests ask for is not behind a proxy.
+    let output = Command::new(program).args(arguments).env_remove("http_proxy").output().expect("it is installed");
+    assert!(output.status.success(), "{program} {}: {}", arguments.join(" "), text(&output));
 }
 
 /// Whether a process holds nothing any more. Its threads end one by one, each gives back its files, and the last that is to

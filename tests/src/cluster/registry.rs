@@ -14,7 +14,7 @@ use nix::{
 };
 use serde_json::json;
 
-use super::harness::{Cluster, hello, string};
+use super::harness::{Cluster, hello, run, string};
 
 /// Who asks it by this name is sent to its address.
 const NAME: &str = "registry.test";
@@ -95,12 +95,6 @@ impl Drop for Registry {
     }
 }
 
-fn run(program: &str, arguments: &[&str]) {
-    let output = Command::new(program).args(arguments).env_remove("http_proxy").output().expect("it is installed");
-    let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{program} {}: {errors}", arguments.join(" "));
-}
-
 fn deployment(name: &str, tag: &str) -> String {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
@@ -131,13 +125,11 @@ fn pods_go_on_while_the_registry_is_down_and_new_ones_start_when_it_is_back() {
 
     registry.stop();
     cluster.apply(&deployment("later", "two"));
-    let waiting = |cluster: &Cluster| {
-        let pods = cluster.pods("later");
-        pods.first().map(|pod| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone()).unwrap_or_default()
-    };
     let mut seen = String::new();
     cluster.until("the pod waits for its image, and says for which", || {
-        let waiting = waiting(&cluster);
+        let pods = cluster.pods("later");
+        let Some(pod) = pods.first() else { return false };
+        let waiting = &pod["status"]["containerStatuses"][0]["state"]["waiting"];
         seen = string(&waiting["message"]);
         ["ErrImagePull", "ImagePullBackOff"].contains(&string(&waiting["reason"]).as_str())
             && seen.contains(&format!("{NAME}/hello:two"))
