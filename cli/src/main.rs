@@ -16,9 +16,14 @@ mod verbs;
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use mimalloc::MiMalloc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{client::Client, failure::Outcome};
+
+/// A server makes trees of JSON on one thread and drops them on another all the time (docs/performance.md).
+#[global_allocator]
+static HEAP: MiMalloc = MiMalloc;
 
 #[derive(Parser)]
 #[command(name = "copepod", version, about = "A container orchestrator in one binary; speaks the Kubernetes API")]

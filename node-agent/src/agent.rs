@@ -38,6 +38,9 @@ const APPLY_AGAIN: Duration = Duration::from_secs(1);
 /// written before has had its time, and are written together.
 const WRITE_BYTES_A_SECOND: f64 = 4.0 * 1024.0;
 
+/// What a write takes however short it is.
+const WRITE_BYTES: usize = 16 * 1024;
+
 pub struct Agent {
     pub machine: Arc<Machine>,
     /// Something has not been written down.
@@ -177,7 +180,7 @@ impl Agent {
                 Some(handle) if wanted => {
                     let same = handle.view.borrow().spec.metadata.resource_version == pod.metadata.resource_version;
                     if !same && copepod_pods::is_taken_for_lost(&pod) {
-                        self.machine.reports.say_again(&uid);
+                        self.machine.reports.say_again(&uid, Instant::now());
                     }
                     if !same {
                         let _ = handle.notes.send(Note::Pod(pod));
@@ -285,7 +288,7 @@ impl Agent {
         let cluster = self.machine.cluster().clone();
         match assignments.write(&cluster.slices, &cluster.peers) {
             Ok(n_bytes) => {
-                let took = Duration::from_secs_f64(n_bytes as f64 / WRITE_BYTES_A_SECOND);
+                let took = Duration::from_secs_f64((WRITE_BYTES + n_bytes) as f64 / WRITE_BYTES_A_SECOND);
                 *self.writes_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + took;
             }
             Err(error) => tracing::warn!(%error, "what the node was told cannot be written down"),

@@ -5,9 +5,9 @@
 //! asks from the revision that was written last.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
-    io::{self, ErrorKind},
+    io::{self, ErrorKind, Write},
     net::Ipv4Addr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -28,9 +28,13 @@ const PEERS: &str = "peers";
 /// Written last: how many there are of each, to tell when a power cut has lost some.
 const COUNTS: &str = "paths";
 
+/// Lines more than there are peers before they are written anew.
+const SLACK: usize = 64;
+
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Counts {
     slices: usize,
+    /// Lines about others, of which the last about each holds.
     peers: usize,
 }
 
@@ -41,7 +45,31 @@ pub struct Paths {
     node: String,
     /// Slices, by namespace and name.
     changed: BTreeSet<String>,
-    peers_changed: bool,
+    peers: ChangedPeers,
+    /// Lines about others in the file.
+    n_lines: usize,
+}
+
+/// What is to be written of where pods are.
+enum ChangedPeers {
+    All,
+    These(BTreeSet<Range>),
+}
+
+impl ChangedPeers {
+    fn none() -> ChangedPeers {
+        ChangedPeers::These(BTreeSet::new())
+    }
+
+    fn is_none(&self) -> bool {
+        matches!(self, ChangedPeers::These(ranges) if ranges.is_empty())
+    }
+
+    fn add(&mut self, range: Range) {
+        if let ChangedPeers::These(ranges) = self {
+            ranges.insert(range);
+        }
+    }
 }
 
 /// A difference to something that this node does not have.
@@ -52,8 +80,13 @@ pub struct Missing(String);
 impl Paths {
     /// `dir` is where the assignments are. False: some are missing.
     pub fn open(dir: &Path, node: &str) -> io::Result<(Paths, Slices, Peers, bool)> {
-        let mut paths =
-            Paths { dir: dir.to_owned(), node: node.into(), changed: BTreeSet::new(), peers_changed: false };
+        let mut paths = Paths {
+            dir: dir.to_owned(),
+            node: node.into(),
+            changed: BTreeSet::new(),
+            peers: ChangedPeers::none(),
+            n_lines: 0,
+        };
         fs::create_dir_all(paths.slices())?;
         let (mut slices, mut peers) = (Slices::default(), Peers::default());
         for entry in fs::read_dir(paths.slices())? {
@@ -67,12 +100,14 @@ impl Paths {
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             read => read,
         };
-        if let Some(written) = unpack(&read(PEERS)?) {
-            peers = written;
+        if let Some((written, n_lines)) = unpack(&read(PEERS)?) {
+            (peers, paths.n_lines) = (written, n_lines);
+        } else {
+            paths.peers = ChangedPeers::All;
         }
         paths.changed.clear();
         let counts: Counts = serde_json::from_slice(&read(COUNTS)?).unwrap_or_default();
-        let is_whole = counts == Counts { slices: slices.len(), peers: peers.others.len() };
+        let is_whole = counts == Counts { slices: slices.len(), peers: paths.n_lines };
         Ok((paths, slices, peers, is_whole))
     }
 
@@ -94,7 +129,7 @@ impl Paths {
             let named: BTreeSet<Range> = delta.peers.iter().filter_map(|peer| Range::parse(&peer.range)).collect();
             if peers.others.keys().any(|range| !named.contains(range)) {
                 Arc::make_mut(&mut peers.others).retain(|range, _| named.contains(range));
-                (self.peers_changed, changed) = (true, true);
+                (self.peers, changed) = (ChangedPeers::All, true);
             }
         }
         for peer in &delta.peers {
@@ -159,25 +194,28 @@ impl Paths {
             return false;
         };
         let address: Option<Ipv4Addr> = told.address.parse().ok();
-        let changed = if told.node == self.node {
+        if told.node == self.node {
             let own = address.map(|address| (range, address));
-            std::mem::replace(&mut peers.own, own) != own
-        } else if peers.others.get(&range).copied() == address {
-            false
-        } else {
-            let others = Arc::make_mut(&mut peers.others);
-            match address {
-                Some(address) => others.insert(range, address),
-                None => others.remove(&range),
-            };
-            true
+            let changed = std::mem::replace(&mut peers.own, own) != own;
+            if changed {
+                self.peers = ChangedPeers::All;
+            }
+            return changed;
+        }
+        if peers.others.get(&range).copied() == address {
+            return false;
+        }
+        let others = Arc::make_mut(&mut peers.others);
+        match address {
+            Some(address) => others.insert(range, address),
+            None => others.remove(&range),
         };
-        self.peers_changed |= changed;
-        changed
+        self.peers.add(range);
+        true
     }
 
     pub fn is_written(&self) -> bool {
-        self.changed.is_empty() && !self.peers_changed
+        self.changed.is_empty() && self.peers.is_none()
     }
 
     /// Writes down what has changed; how many bytes.
@@ -198,15 +236,34 @@ impl Paths {
             }
             self.changed.pop_first();
         }
-        if self.peers_changed {
-            let packed = pack(peers);
-            write(&self.dir, PEERS, &packed)?;
-            n_bytes += packed.len();
-            self.peers_changed = false;
-        }
-        let counts = Counts { slices: slices.len(), peers: peers.others.len() };
+        n_bytes += self.write_peers(peers)?;
+        let counts = Counts { slices: slices.len(), peers: self.n_lines };
         write(&self.dir, COUNTS, &serde_json::to_vec(&counts).map_err(io::Error::other)?)?;
         Ok(n_bytes)
+    }
+
+    /// Adds lines about those that have changed, or writes all anew.
+    fn write_peers(&mut self, peers: &Peers) -> io::Result<usize> {
+        let lines = match &self.peers {
+            ChangedPeers::These(ranges) if self.n_lines + ranges.len() <= 2 * peers.others.len() + SLACK => {
+                let line = |range: &Range| line(*range, peers.others.get(range).copied());
+                (!ranges.is_empty()).then(|| ranges.iter().flat_map(line).collect::<Vec<u8>>())
+            }
+            _ => {
+                let packed = pack(peers);
+                write(&self.dir, PEERS, &packed)?;
+                self.n_lines = peers.others.len();
+                self.peers = ChangedPeers::none();
+                return Ok(packed.len());
+            }
+        };
+        let Some(lines) = lines else { return Ok(0) };
+        // Whatever comes of it, it is not known what stands there until all is written anew.
+        self.peers = ChangedPeers::All;
+        fs::OpenOptions::new().append(true).open(self.dir.join(PEERS))?.write_all(&lines)?;
+        self.n_lines += lines.len() / LINE_BYTES;
+        self.peers = ChangedPeers::none();
+        Ok(lines.len())
     }
 
     fn told_of(&self, key: &str, slice: &Slice) -> nodes::Slice {
@@ -229,36 +286,43 @@ impl Paths {
     }
 }
 
-/// Where pods are, as it is written down: as short as can be, for each of ten thousand nodes is told of all others, and
-/// writes that down again whenever one comes. Whether the own range is known, and then nine bytes for each range.
-fn pack(peers: &Peers) -> Vec<u8> {
-    let mut packed = vec![u8::from(peers.own.is_some())];
-    let others = peers.others.iter().map(|(range, address)| (*range, *address));
-    for (range, address) in peers.own.into_iter().chain(others) {
-        packed.extend(range.base.octets());
-        packed.push(range.bits);
-        packed.extend(address.octets());
-    }
-    packed
+/// A range, and the address of its node; zero when it is nobody's.
+const LINE_BYTES: usize = 9;
+
+fn line(range: Range, address: Option<Ipv4Addr>) -> [u8; LINE_BYTES] {
+    let [a, b, c, d] = range.base.octets();
+    let [e, f, g, h] = address.unwrap_or(Ipv4Addr::UNSPECIFIED).octets();
+    [a, b, c, d, range.bits, e, f, g, h]
 }
 
-/// `None` if it is something else.
-fn unpack(packed: &[u8]) -> Option<Peers> {
+/// Where pods are, as it is written down: as short as can be, for each of ten thousand nodes is told of all others, and
+/// adds a line whenever one comes. Whether the own range is known, which is then the first line, and the lines.
+fn pack(peers: &Peers) -> Vec<u8> {
+    let others = peers.others.iter().map(|(range, address)| (*range, *address));
+    let lines = peers.own.into_iter().chain(others).flat_map(|(range, address)| line(range, Some(address)));
+    std::iter::once(u8::from(peers.own.is_some())).chain(lines).collect()
+}
+
+/// Also how many lines there are about others. `None` if it is something else.
+fn unpack(packed: &[u8]) -> Option<(Peers, usize)> {
     let (has_own, packed) = packed.split_first()?;
-    let (places, []) = packed.as_chunks::<9>() else { return None };
-    if places.iter().any(|place| place[4] > 32) {
+    let (lines, []) = packed.as_chunks::<LINE_BYTES>() else { return None };
+    if lines.iter().any(|line| line[4] > 32) {
         return None;
     }
-    let mut places = places.iter().map(|[a, b, c, d, bits, address @ ..]| {
+    let mut lines = lines.iter().map(|[a, b, c, d, bits, address @ ..]| {
         let range = Range { base: Ipv4Addr::new(*a, *b, *c, *d), bits: *bits };
         (range, Ipv4Addr::from(*address))
     });
     let own = match has_own {
         0 => None,
-        1 => Some(places.next()?),
+        1 => Some(lines.next()?),
         _ => return None,
     };
-    Some(Peers { own, others: Arc::new(places.collect()) })
+    let n_lines = lines.len();
+    let mut others: BTreeMap<Range, Ipv4Addr> = lines.collect();
+    others.retain(|_, address| !address.is_unspecified());
+    Some((Peers { own, others: Arc::new(others) }, n_lines))
 }
 
 fn key(slice: &nodes::Slice) -> String {
@@ -267,8 +331,6 @@ fn key(slice: &nodes::Slice) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use super::*;
 
     fn endpoint(address: &str, ready: bool) -> nodes::Endpoint {
@@ -363,14 +425,48 @@ mod tests {
         let others = Arc::new(BTreeMap::from([(range("10.1.2.0/24"), one), (range("240.0.0.0/20"), two)]));
         for own in [None, Some((range("10.1.1.0/24"), two))] {
             let packed = pack(&Peers { own, others: others.clone() });
-            let read = unpack(&packed).unwrap();
-            assert_eq!((read.own, read.others), (own, others.clone()));
+            let (read, n_lines) = unpack(&packed).unwrap();
+            assert_eq!((read.own, read.others, n_lines), (own, others.clone(), 2));
             let torn = &packed[..packed.len() - 1];
             assert!(unpack(torn).is_none() && unpack(&[&[2], &packed[1..]].concat()).is_none());
             let wide = [&packed[..5], &[33], &packed[6..]].concat();
             assert!(unpack(&wide).is_none());
         }
         assert!(unpack(&[]).is_none() && unpack(&[1]).is_none());
+    }
+
+    #[test]
+    fn a_node_more_is_a_line_more_until_most_lines_say_what_is_over() {
+        let mut world = World::new();
+        let node = |number: u8| peer(&format!("n{number}"), &format!("10.1.{number}.0/24"), "10.0.0.9");
+        world.apply(vec![], (1..=200).map(node).collect(), true).unwrap();
+        world.paths.write(&world.slices, &world.peers).unwrap();
+        let (mut n_bytes, mut longest) = (Vec::new(), 0);
+        for turn in 0..600 {
+            let told = Peer { address: ["", "10.0.0.7"][turn % 2].into(), ..node(201) };
+            world.apply(vec![], vec![told], false).unwrap();
+            n_bytes.push(world.paths.write(&world.slices, &world.peers).unwrap());
+            longest = longest.max(fs::metadata(world.dir.path().join(PEERS)).unwrap().len());
+            assert_eq!(world.written(), world.told());
+        }
+        let n_whole = n_bytes.iter().filter(|n_bytes| **n_bytes > LINE_BYTES).count();
+        assert!((1..=3).contains(&n_whole), "{n_whole}");
+        assert!(longest < 5_000, "{longest}");
+    }
+
+    #[test]
+    fn a_line_that_a_power_cut_has_lost_is_missed() {
+        let mut world = World::new();
+        world.apply(vec![], vec![peer("n2", "10.1.2.0/24", "10.0.0.2")], true).unwrap();
+        world.paths.write(&world.slices, &world.peers).unwrap();
+        let before = fs::read(world.dir.path().join(PEERS)).unwrap();
+        // As many nodes as before, so that their number would not tell.
+        let news = vec![peer("n2", "10.1.2.0/24", ""), peer("n3", "10.1.3.0/24", "10.0.0.3")];
+        world.apply(vec![], news, false).unwrap();
+        world.paths.write(&world.slices, &world.peers).unwrap();
+        assert!(Paths::open(world.dir.path(), "n1").unwrap().3);
+        fs::write(world.dir.path().join(PEERS), before).unwrap();
+        assert!(!Paths::open(world.dir.path(), "n1").unwrap().3);
     }
 
     #[test]

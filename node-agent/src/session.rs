@@ -34,7 +34,7 @@ const GATHER: Duration = Duration::from_millis(2);
 
 /// Reports in one message, by their bytes; more are said in the next. The server keeps a buffer of the longest message of
 /// each session.
-const BATCH_BYTES: usize = 8 * 1024;
+const BATCH_BYTES: usize = 4 * 1024;
 
 /// Until the server says otherwise.
 const HEARTBEAT: Duration = Duration::from_secs(1);
@@ -42,6 +42,9 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long after a heartbeat the server's answer may come, or half a heartbeat. One that hangs answers nobody, and
 /// another leads by then; one that has much to do must not be left, for it would have more to do.
 const HEARD_MAX: Duration = Duration::from_secs(4);
+
+/// An agent that wakes so much later than it wanted to cannot say that others are late.
+const LATE_MAX: Duration = Duration::from_millis(500);
 
 /// Messages up, waiting for the connection. Reports wait outside, by pod, so that this stays short.
 const OUTBOX: usize = 64;
@@ -153,8 +156,17 @@ async fn carry(
     let mut parts = Delta::default();
     loop {
         let say = tokio::select! {
-            told = inbound.message() => {
-                silent = Instant::now() + patience(every);
+            told = tokio::time::timeout_at(silent, inbound.message()) => {
+                let now = Instant::now();
+                let Ok(told) = told else {
+                    if now < silent + LATE_MAX {
+                        return End::Broken("the server does not answer any more".into());
+                    }
+                    // This machine is what was late, and may not have looked at what has arrived.
+                    silent = now + patience(every);
+                    continue;
+                };
+                silent = now + patience(every);
                 match told {
                     Ok(Some(ToNode { message: Some(told) })) => match told {
                         to_node::Message::Welcome(told) => {
@@ -181,7 +193,7 @@ async fn carry(
                             }
                             if !heard {
                                 // Only now is it known which pods are still this node's to speak of.
-                                machine.reports.say_all_again();
+                                machine.reports.say_all_again(Instant::now().into_std());
                                 heard = true;
                             }
                             None
@@ -204,10 +216,9 @@ async fn carry(
                     Err(status) => return End::Refused(status.message().to_owned()),
                 }
             }
-            () = tokio::time::sleep_until(silent) => return End::Broken("the server does not answer any more".into()),
             () = machine.reports.changed(), if heard => {
                 tokio::time::sleep(GATHER).await;
-                let pods = machine.reports.take(BATCH_BYTES);
+                let pods = machine.reports.take(BATCH_BYTES, Instant::now().into_std());
                 (!pods.is_empty()).then(|| from_node::Message::Statuses(StatusBatch { pods, ..StatusBatch::default() }))
             }
             changed = contained.changed() => match changed {

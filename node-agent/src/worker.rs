@@ -8,12 +8,13 @@ use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use copepod_api::Timestamp;
 use copepod_pods::{
-    Action, Desired, Image as ImageSeen, Job, Observed, ProbeKind, Run, RunState, Sandbox, Step, Trouble, next,
+    Action, Desired, Image as ImageSeen, Job, Observed, ProbeKind, Run, RunState, Sandbox, Step, Trouble, is_beginning,
+    next,
     observed::{Hook, StopRecord},
     probe, resize, spec, status,
 };
@@ -28,6 +29,7 @@ use tokio::{
 use crate::{
     adopt, container, executor, handlers,
     machine::Machine,
+    reports::Patience,
     surface::{Exit, FoundSandbox, Image, PodRef, PullError, StartError},
 };
 
@@ -757,19 +759,25 @@ impl Worker {
         if self.observed.reported.as_ref() == Some(&status) && !self.observed.gone {
             return;
         }
+        let begins = is_beginning(&status) && !self.observed.gone;
+        // Of a beginning, when the pod was accepted is all that an agent that starts anew would not find out by itself.
+        let is_step = begins && self.said.is_some();
         if !self.observed.gone
+            && !is_step
             && let Err(error) = adopt::save_status(&self.machine, &self.pod_ref, &status)
         {
             tracing::warn!(pod = self.pod_ref.name, %error, "the pod's status could not be written down");
         }
         if self.wanted {
-            self.machine.reports.put(nodes::PodStatus {
+            let report = nodes::PodStatus {
                 namespace: self.pod_ref.namespace.clone(),
                 name: self.pod_ref.name.clone(),
                 uid: self.pod_ref.uid.clone(),
                 status: serde_json::to_vec(&status).unwrap_or_default().into(),
                 gone: self.observed.gone,
-            });
+            };
+            let patience = if begins { Patience::Moment } else { Patience::None };
+            self.machine.reports.put(report, patience, Instant::now());
         }
         self.observed.reported = Some(status.clone());
         self.said = Some(status);

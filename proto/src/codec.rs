@@ -2,7 +2,7 @@
 //!
 //! A stream keeps both of its buffers as long as it lives, and a server has one stream for each node. A session is silent
 //! most of the time, and what it carries is short or comes in parts; so a kilobyte to begin with, instead of eight,
-//! and no more waits in the buffer than a part is long. Tunnels, of the same contract, send at most as much at once.
+//! and no more waits in the buffer than a part is long. Tunnels are of the same contract.
 
 use std::marker::PhantomData;
 
@@ -11,7 +11,7 @@ use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
 const BUFFER_BYTES: usize = 1024;
-const UNSENT_BYTES: usize = 8 * 1024;
+const UNSENT_BYTES: usize = 4 * 1024;
 
 /// `E` is sent, `D` is received.
 pub struct Small<E, D> {

@@ -2,10 +2,9 @@
 
 use serde_json::{Map, Value};
 
-pub fn merge(document: &Value, patch: &Value) -> Value {
-    let mut merged = document.clone();
-    merge_into(&mut merged, patch);
-    merged
+pub fn merge(mut document: Value, patch: &Value) -> Value {
+    merge_into(&mut document, patch);
+    document
 }
 
 fn merge_into(target: &mut Value, patch: &Value) {
@@ -48,8 +47,8 @@ mod tests {
             (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
         ];
         for (document, patch, expected) in table {
-            assert_eq!(merge(&document, &patch), expected, "{document} + {patch}");
-            assert_eq!(merge(&expected, &patch), expected, "twice is once");
+            assert_eq!(merge(document.clone(), &patch), expected, "{document} + {patch}");
+            assert_eq!(merge(expected.clone(), &patch), expected, "twice is once");
         }
     }
 }

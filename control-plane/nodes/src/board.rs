@@ -149,10 +149,11 @@ impl Board {
 
     fn pod(&mut self, event: &Event, view: &View, own: &mut BTreeMap<Name, Own>) {
         let Some(node) = &event.object.node else { return };
-        if !self.is_behind(node, event.revision) || is_echo(event) {
+        if !self.is_behind(node, event.revision) {
             return;
         }
-        let Some(feed) = self.feeds.get_mut(node) else { return };
+        // Only of those who listen is it worth finding out what they know.
+        let Some(feed) = self.feeds.get_mut(node).filter(|_| !is_echo(event)) else { return };
         let before: BTreeSet<Key> = feed.references().cloned().collect();
         feed.pod(event, view, own.entry(node.clone()).or_default());
         let now: BTreeSet<Key> = feed.references().cloned().collect();

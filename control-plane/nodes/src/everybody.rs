@@ -35,7 +35,7 @@ pub struct Common {
 }
 
 /// How soon something must be known to all nodes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Haste {
     /// Where new nodes are: nobody speaks to a pod there before an endpoint says so. Many that join would keep all others
     /// busy, each with the news of each.
@@ -157,7 +157,7 @@ pub type Parts = Arc<[Bytes]>;
 
 /// How long a message becomes, and how many there may be at most: connections keep a buffer of the longest that they have
 /// carried, and queues have an end.
-const PART_BYTES: usize = 8 * 1024;
+const PART_BYTES: usize = 4 * 1024;
 const PARTS_MAX: usize = 64;
 
 pub fn encode(delta: Delta) -> Parts {

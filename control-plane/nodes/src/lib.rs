@@ -4,6 +4,7 @@
 //! refer to, and what the data path needs; up it go status, heartbeats and acknowledgements. Heartbeats stay in memory:
 //! only a change of mind (a node fell silent, a node is back) is written.
 
+mod backlog;
 mod board;
 mod dispatch;
 mod echo;

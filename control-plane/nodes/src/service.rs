@@ -9,7 +9,7 @@ use copepod_proto::nodes::{
     from_node, nodes_server::Nodes, to_node,
 };
 use copepod_store::{Door, Leader};
-use futures::{Stream, StreamExt};
+use futures::{FutureExt, Stream, StreamExt, future::OptionFuture};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     Hub, Issue,
+    backlog::Backlog,
     dispatch::{self, dispatch},
     hub::{SESSION_QUEUE, Session},
     join, lost, references, silence, status,
@@ -167,14 +168,27 @@ impl NodeFront {
         }
     }
 
-    /// Hears what the agent says until the session is over; whether its machine does not answer any more.
+    /// Hears what the agent says until the session is over; whether its machine does not answer any more. What is to be
+    /// written is written meanwhile, one transaction after the other.
     async fn listen(&self, session: &Session, mut inbound: Streaming<FromNode>) -> bool {
         let user = user_of(&session.node);
-        loop {
-            let message = match inbound.next().await {
-                Some(Ok(message)) => message,
-                Some(Err(status)) => return lost::is_lost(&status),
-                None => return false,
+        let mut backlog = Backlog::default();
+        let mut writing = None;
+        let is_lost = loop {
+            if writing.is_none() && !backlog.is_empty() {
+                let requests = backlog.take(&self.door.view(), &user, &session.node);
+                writing = Some(Box::pin(self.submit(requests)));
+            }
+            let message = tokio::select! {
+                message = inbound.next(), if !backlog.is_full() => match message {
+                    Some(Ok(message)) => message,
+                    Some(Err(status)) => break lost::is_lost(&status),
+                    None => break false,
+                },
+                () = OptionFuture::from(writing.as_mut()).map(drop), if writing.is_some() => {
+                    writing = None;
+                    continue;
+                }
             };
             if !self.hub.is_current(session) {
                 return false;
@@ -184,30 +198,23 @@ impl NodeFront {
                 Some(from_node::Message::Acknowledged(acknowledged)) => {
                     self.hub.acknowledge(session, acknowledged.revision)
                 }
-                Some(from_node::Message::Statuses(batch)) => {
-                    let view = self.door.view();
-                    let mut requests: Vec<_> = batch
-                        .pods
-                        .iter()
-                        .filter_map(|report| status::of_pod(&view, &user, &session.node, report))
-                        .collect();
-                    if let Ok(status) = serde_json::from_slice::<Value>(&batch.node_status) {
-                        let told = serde_json::json!({ "status": status });
-                        requests.extend(status::of_node(&view, &user, &session.node, &told));
-                    }
-                    self.submit(requests).await;
-                }
-                Some(from_node::Message::Event(event)) => {
-                    let request = status::of_event(&self.door.view(), &user, &event);
-                    self.submit(request.into_iter().collect()).await;
-                }
+                Some(from_node::Message::Statuses(batch)) => backlog.add(batch),
+                Some(from_node::Message::Event(event)) => backlog.add_event(event),
                 Some(from_node::Message::Heartbeat(_)) => {
                     // One whose queue is full is told enough.
                     let _ = session.try_send(to_node::Message::Heard(Heard {}));
                 }
                 Some(from_node::Message::Hello(_)) | None => (),
             }
+        };
+        // What it has said before it went counts.
+        if let Some(writing) = writing {
+            writing.await;
         }
+        while !backlog.is_empty() && self.hub.is_current(session) {
+            self.submit(backlog.take(&self.door.view(), &user, &session.node)).await;
+        }
+        is_lost
     }
 
     /// All in one transaction; where one of them is refused, each alone, so that one deleted pod does not hide the

@@ -48,7 +48,7 @@ pub fn set(value: &mut Value, field: &str, to: impl Into<Value>) {
 
 /// Takes a field over from another object: absent there is absent here.
 pub fn take_over(value: &mut Value, field: &str, from: &Value) {
-    if let Some(map) = value.as_object_mut() {
+    if let Some(map) = value.as_object_mut().filter(|map| map.get(field) != from.get(field)) {
         match from.get(field) {
             Some(old) => map.insert(field.to_owned(), old.clone()),
             None => map.remove(field),

@@ -25,4 +25,4 @@ pub use next::{Desired, next};
 pub use observed::{Ended, Image, Observed, Run, RunState, Sandbox, Seen, Step, Trouble, Verdict};
 pub use probe::{ProbeKind, ProbeRecord};
 pub use qos::QosClass;
-pub use status::{is_taken_for_lost, status};
+pub use status::{is_beginning, is_taken_for_lost, status};

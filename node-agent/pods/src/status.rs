@@ -34,6 +34,20 @@ pub fn is_taken_for_lost(pod: &Pod) -> bool {
     ready.any(|ready| ready.reason.as_deref() == Some(NODE_LOST))
 }
 
+/// Whether all that is said of a pod is that it begins: nothing has run, and nothing is in its way.
+pub fn is_beginning(status: &PodStatus) -> bool {
+    let all = [&status.init_container_statuses, &status.container_statuses, &status.ephemeral_container_statuses];
+    let mut containers = all.into_iter().flatten().flatten();
+    status.phase.as_deref() == Some("Pending")
+        && containers.all(|container| {
+            let waiting = container.state.as_ref().and_then(|state| state.waiting.as_ref());
+            waiting.is_some_and(|waiting| {
+                waiting.message.is_none()
+                    && matches!(waiting.reason.as_deref(), Some("ContainerCreating" | "PodInitializing"))
+            }) && container.last_state.as_ref().is_none_or(|last| last.terminated.is_none())
+        })
+}
+
 /// The status of a pod, from what was seen of it.
 pub fn status(pod: &Pod, observed: &Observed, now: Timestamp) -> PodStatus {
     let before = pod.status.as_ref();
@@ -427,5 +441,26 @@ mod tests {
         assert!(told(json!([{"type": "Ready", "status": "False", "reason": "NodeLost"}])));
         assert!(!told(json!([{"type": "Ready", "status": "False", "reason": "ContainersNotReady"}])));
         assert!(!told(json!([{"type": "Initialized", "status": "True", "reason": "NodeLost"}])) && !told(json!(null)));
+    }
+
+    #[test]
+    fn a_pod_begins_until_something_runs_or_is_in_its_way() {
+        let told = |phase: &str, state: Value| {
+            let containers = json!([{"name": "a", "image": "x", "state": state}]);
+            let status = json!({"phase": phase, "containerStatuses": containers});
+            is_beginning(&serde_json::from_value(status).unwrap())
+        };
+        let waiting = |reason: &str| json!({"waiting": {"reason": reason}});
+        assert!(told("Pending", waiting("ContainerCreating")) && told("Pending", waiting("PodInitializing")));
+        for (phase, state) in [
+            ("Pending", waiting("ErrImagePull")),
+            ("Pending", json!({"waiting": {"reason": "ContainerCreating", "message": "no such ConfigMap"}})),
+            ("Pending", json!({"running": {}})),
+            ("Running", waiting("ContainerCreating")),
+            ("Failed", waiting("ContainerCreating")),
+            ("Pending", json!({})),
+        ] {
+            assert!(!told(phase, state.clone()), "{phase} {state}");
+        }
     }
 }

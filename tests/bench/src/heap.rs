@@ -4,10 +4,12 @@
 //! taken and given back since: a structure is measured by building it while counting.
 
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
+    alloc::{GlobalAlloc, Layout},
     fs,
     sync::atomic::{AtomicBool, AtomicIsize, Ordering},
 };
+
+use mimalloc::MiMalloc;
 
 struct Counting;
 
@@ -25,21 +27,21 @@ fn count(bytes: isize) {
     }
 }
 
-// SAFETY: every call is passed on to the system's allocator unchanged; counting allocates nothing.
+// SAFETY: every call is passed on unchanged to the allocator that `copepod` has; counting allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
-        unsafe { System.alloc(layout) }
+        unsafe { MiMalloc.alloc(layout) }
     }
 
     unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
-        unsafe { System.dealloc(ptr, layout) }
+        unsafe { MiMalloc.dealloc(ptr, layout) }
     }
 
     unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         count(size as isize - layout.size() as isize);
-        unsafe { System.realloc(ptr, layout, size) }
+        unsafe { MiMalloc.realloc(ptr, layout, size) }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Real faults on a real cluster, while clients write and check.
 //!
-//! Two of the three servers keep their data on small file systems of their own, so that disks can be full or read-only. Each
-//! fault is one function: it breaks something, waits until the cluster has done what it should, and mends it. After each
-//! round nothing acknowledged is lost and every server votes. One round of all of them is run with the other tests;
+//! Two of the three servers keep their data on small file systems of their own, so that disks can be full or read-only: one in
+//! memory, one like a disk's. Each fault is one function: it breaks something, waits until the cluster has done what it should,
+//! and mends it. After each round nothing acknowledged is lost and every server votes. One round of all of them is run with the other tests;
 //! `COPEPOD_CHAOS_MINUTES=60` goes on with rounds for an hour.
 
 use std::{
@@ -13,13 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use copepod_api::Timestamp;
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
 
 use super::{
-    harness::{Cluster, Load, fetch, has_ended, hello_manifest, is_ready, run, text},
+    harness::{Cluster, Load, fetch, has_ended, hello_manifest, is_ready, run, string, text},
     writers::Writers,
 };
 
@@ -28,6 +29,9 @@ const BROKEN: Duration = Duration::from_secs(3);
 
 /// Large enough for the log of a test, small enough to be filled at once.
 const DISK: &str = "size=96m,nr_inodes=4096";
+
+/// Shows programs another time than the machine's (package libfaketime). The loader knows which directory `$LIB` is.
+const FAKED_CLOCK: &str = "/usr/$LIB/faketime/libfaketime.so.1";
 
 type Fault = (&'static str, fn(&Cluster));
 
@@ -41,10 +45,13 @@ const FAULTS: &[Fault] = &[
     ("a disk is full", a_disk_is_full),
     ("a disk has no inodes left", a_disk_has_no_inodes_left),
     ("a disk is read-only", a_disk_is_read_only),
+    ("a disk becomes read-only", a_disk_becomes_read_only),
     ("the end of a log is torn", the_end_of_a_log_is_torn),
     ("the middle of a log has rotted", the_middle_of_a_log_has_rotted),
     ("a server runs out of file descriptors", a_server_runs_out_of_file_descriptors),
     ("a server gets no more memory", a_server_gets_no_more_memory),
+    ("an agent gets no more memory", an_agent_gets_no_more_memory),
+    ("the clock of the leader steps", the_clock_of_the_leader_steps),
 ];
 
 #[test]
@@ -53,10 +60,13 @@ fn faults_while_clients_write() {
     let until = Instant::now() + Duration::from_secs(60 * minutes);
     let cluster = Cluster::up(1, 2);
     for server in ["s2", "s3"] {
-        let directory = cluster.directory().join(server);
-        fs::create_dir_all(&directory).expect("made");
-        run("mount", &["-t", "tmpfs", "-o", DISK, "tmpfs", &directory.display().to_string()]);
+        fs::create_dir_all(cluster.directory().join(server)).expect("made");
     }
+    let disk = disk_of_s2(&cluster);
+    run("truncate", &["-s", "96M", &disk]);
+    run("mkfs.ext4", &["-q", &disk]);
+    mount_disk_of_s2(&cluster);
+    run("mount", &["-t", "tmpfs", "-o", DISK, "tmpfs", &cluster.directory().join("s3").display().to_string()]);
     cluster.ok(&["up", "--servers", "3", "--nodes", "2"]);
     cluster.apply(&hello_manifest(4, "hello"));
     cluster.until_ready("hello", 4);
@@ -173,6 +183,29 @@ fn a_disk_is_read_only(cluster: &Cluster) {
     cluster.ok(&["lab", "heal", "s3"]);
 }
 
+fn disk_of_s2(cluster: &Cluster) -> String {
+    cluster.directory().join("disk-of-s2").display().to_string()
+}
+
+fn mount_disk_of_s2(cluster: &Cluster) {
+    run("mount", &["-o", "loop", &disk_of_s2(cluster), &cluster.directory().join("s2").display().to_string()]);
+}
+
+/// What a kernel does when it finds that a file system is damaged, or that its disk fails.
+fn a_disk_becomes_read_only(cluster: &Cluster) {
+    let (directory, pid) = (cluster.directory().join("s2").display().to_string(), cluster.process("s2"));
+    run("mount", &["-o", "remount,abort", &directory]);
+    // Others write on, so it has to write too, and does not pretend.
+    cluster.until_ended(pid);
+    assert!(cluster.last_words("s2").contains("Read-only file system"), "{}", cluster.last_words("s2"));
+    run("umount", &[&directory]);
+    // It says by its status that there was something to mend.
+    let mended = Command::new("e2fsck").args(["-p", &disk_of_s2(cluster)]).output().expect("e2fsck runs");
+    assert!(mended.status.code().is_some_and(|code| code < 4), "{}", text(&mended));
+    mount_disk_of_s2(cluster);
+    cluster.ok(&["lab", "heal", "s2"]);
+}
+
 fn the_end_of_a_log_is_torn(cluster: &Cluster) {
     let log = newest_log(&stopped(cluster, "s2"));
     let mut content = fs::read(&log).expect("the log");
@@ -226,6 +259,66 @@ fn a_server_gets_no_more_memory(cluster: &Cluster) {
     another_leads(cluster, &leader);
     cluster.ok(&["delete", "configmap", "large"]);
     cluster.ok(&["lab", "heal", &leader]);
+}
+
+/// It ends where its cgroup does, and the containers are in others.
+fn an_agent_gets_no_more_memory(cluster: &Cluster) {
+    let pid = cluster.process("n1");
+    let is_unified = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let (root, limit) = match is_unified {
+        true => ("/sys/fs/cgroup", "memory.max"),
+        false => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+    };
+    let group = Path::new(root).join("copepod-chaos");
+    fs::create_dir_all(&group).expect("made");
+    fs::write(group.join("cgroup.procs"), pid.to_string()).expect("moved");
+    fs::write(group.join(limit), (256 << 10).to_string()).expect("limited");
+    let pods = cluster.pods("hello");
+    let here = pods.iter().find(|pod| pod["spec"]["nodeName"] == "n1").expect("a pod of the node");
+    let name = string(&here["metadata"]["name"]);
+    cluster.until("it has ended", || {
+        // The one that ends it is not answered.
+        cluster.try_run(&["logs", &name]);
+        has_ended(pid)
+    });
+    cluster.ok(&["lab", "heal", "n1"]);
+    fs::remove_dir(&group).expect("nothing is left in it");
+    cluster.until("the node is ready", || is_ready(&cluster.get(&["nodes", "n1"])));
+}
+
+/// To and fro, as clocks do that are set wrongly and then set right; back by less than the hour for which certificates were
+/// valid before they were made. All servers get clocks that can be set, for nobody knows which of them will lead.
+fn the_clock_of_the_leader_steps(cluster: &Cluster) {
+    let clocks = |server: &str| cluster.directory().join(format!("clock-of-{server}"));
+    for server in ["s1", "s2", "s3"] {
+        fs::write(clocks(server), "+0").expect("written");
+        stopped(cluster, server);
+        let mut heal = cluster.command(&["lab", "heal", server]);
+        heal.env("LD_PRELOAD", FAKED_CLOCK).env("FAKETIME_TIMESTAMP_FILE", clocks(server));
+        // As a real clock that is set: how long something takes can still be told.
+        heal.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        let output = heal.output().expect("the binary runs");
+        assert!(output.status.success(), "{}", text(&output));
+        all_vote(cluster);
+    }
+    let leader = leader(cluster);
+    for (turn, step) in ["+3h", "-45m", "+0"].into_iter().enumerate() {
+        fs::write(clocks(&leader), step).expect("written");
+        let name = format!("stepped-{turn}");
+        cluster.apply(&format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}}}"));
+        let made: Timestamp =
+            string(&cluster.get(&["configmap", &name])["metadata"]["creationTimestamp"]).parse().expect("a time");
+        let minutes = (made.duration_since(Timestamp::now()).as_secs_f64() / 60.0).round();
+        assert_eq!(minutes, [180.0, -45.0, 0.0][turn], "the leader's clock is what says when");
+        thread::sleep(BROKEN);
+        assert_eq!(told_leader(cluster).as_ref(), Some(&leader), "who leads is no matter of clocks");
+        cluster.ok(&["delete", "configmap", &name]);
+    }
+    for server in ["s1", "s2", "s3"] {
+        stopped(cluster, server);
+        cluster.ok(&["lab", "heal", server]);
+        all_vote(cluster);
+    }
 }
 
 /// Kills a server, to do something to its directory.

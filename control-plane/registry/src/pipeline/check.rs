@@ -13,7 +13,11 @@ const FINDINGS_SHOWN_MAX: usize = 20;
 
 /// A copy of what the client sent, without nulls and unknown fields, with its address filled in from the request's.
 pub fn admit(world: &mut World<'_>, row: &Row, request: &Request, sent: &Value) -> StatusResult<Value> {
-    let mut object = sent.clone();
+    admitted(world, row, request, sent.clone())
+}
+
+/// The same, of what nobody else needs.
+pub fn admitted(world: &mut World<'_>, row: &Row, request: &Request, mut object: Value) -> StatusResult<Value> {
     address(&row.kind, request, &mut object)?;
     fields(world, row, request, &mut object)?;
     Ok(object)

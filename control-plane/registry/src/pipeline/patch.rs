@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use copepod_api::{Object, Patch, Reply, Request, Status, StatusResult, apply, patch as patches, schema::Schema};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{
     World, check,
@@ -22,17 +22,44 @@ pub fn patch(world: &mut World<'_>, row: &Row, request: &Request, patch: &Patch)
         return Ok(world.reply(stored, live.is_none()));
     }
     let live = world.find(row, &request.target)?;
-    let changed = patched(row.schema(), live.value(), patch)?;
-    let new = check::admit(world, row, request, &changed)?;
+    let new = match patch {
+        Patch::Merge(patch) if is_of_status_alone(row, request, patch) => {
+            // Most writes of a cluster are of a status; nothing else of the object needs to be checked again.
+            let whole = live.value().as_object().cloned().unwrap_or_default();
+            let (known, rest): (Map<_, _>, Map<_, _>) = whole.into_iter().partition(|(field, _)| is_of_status(field));
+            let mut new = check::admitted(world, row, request, patches::merge(Value::Object(known), patch))?;
+            if let Some(new) = new.as_object_mut() {
+                new.extend(rest);
+            }
+            new
+        }
+        _ => {
+            let changed = patched(row.schema(), live.value(), patch)?;
+            check::admitted(world, row, request, changed)?
+        }
+    };
     let stored = replace(world, row, request, &live, new, Tracking::Update)?;
     Ok(world.reply(stored, false))
+}
+
+/// What a request for the status may say.
+fn is_of_status(field: &str) -> bool {
+    ["apiVersion", "kind", "metadata", "status"].contains(&field)
+}
+
+/// Schemas of custom resources may require the rest.
+fn is_of_status_alone(row: &Row, request: &Request, patch: &Value) -> bool {
+    row.has_status()
+        && !row.is_custom()
+        && &*request.target.subresource == "status"
+        && patch.as_object().is_some_and(|patch| patch.keys().all(|field| is_of_status(field)))
 }
 
 /// The document after a patch that is not an apply.
 pub fn patched(schema: &Schema, document: &Value, patch: &Patch) -> StatusResult<Value> {
     match patch {
         Patch::Json(patch) => Ok(patches::json(document, patch)?),
-        Patch::Merge(patch) => Ok(patches::merge(document, patch)),
+        Patch::Merge(patch) => Ok(patches::merge(document.clone(), patch)),
         Patch::Strategic(patch) => Ok(patches::strategic(schema, document, patch)?),
         Patch::Apply(_) => Err(Status::unsupported_media_type("an apply patch needs an object to be merged into")),
     }
@@ -78,7 +105,7 @@ fn own_part(row: &Row, subresource: &str, stated: &mut Value) {
         *stated = opening.stated(stated);
     } else if subresource == "status" {
         if let Some(map) = stated.as_object_mut() {
-            map.retain(|field, _| ["apiVersion", "kind", "metadata", "status"].contains(&&**field));
+            map.retain(|field, _| is_of_status(field));
         }
     } else if row.has_status() {
         json::remove(stated, "status");

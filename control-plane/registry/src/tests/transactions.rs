@@ -207,3 +207,37 @@ fn an_event_is_one_object_in_both_of_its_apis() {
     let said = refusal(world.create("events.events.k8s.io", wrong));
     assert!(said.contains("reportingController: Required value") && said.contains("type: Unsupported value"), "{said}");
 }
+
+#[test]
+fn a_patch_of_a_status_alone_does_what_one_does_that_names_the_rest() {
+    let objects = [
+        ("pods", pod("a"), json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})),
+        ("deployments", deployment("a"), json!({"replicas": 3, "observedGeneration": 1})),
+        ("nodes", json!({"metadata": {"name": "a"}}), json!({"capacity": {"cpu": "1000m"}, "unknown": 1})),
+        (
+            "poddisruptionbudgets",
+            json!({"metadata": {"name": "a"}, "spec": {"minAvailable": 1, "selector": {}}}),
+            json!({"disruptionsAllowed": 1}),
+        ),
+    ];
+    for (plural, object, status) in objects {
+        let after = |rest: Value| {
+            let mut world = Fixture::new();
+            world.create(plural, object.clone()).unwrap();
+            let mut patch = json!({"metadata": {"labels": {"a": "b"}}, "status": status});
+            patch.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            let answer = world.merge(&format!("{plural}/a/status"), patch).unwrap();
+            assert_eq!(Some(&answer), world.get(&format!("{plural}/a")).as_ref());
+            let mut refused = request(
+                &format!("{plural}/a/status"),
+                Action::Patch { patch: Patch::Merge(json!({"status": {"conditions": "none"}})) },
+            );
+            refused.options.field_validation = FieldValidation::Strict;
+            assert_eq!(world.one(refused).unwrap_err().code(), 400, "{plural}");
+            answer
+        };
+        let (alone, with_rest) = (after(json!({})), after(json!({"spec": {}})));
+        assert_eq!(alone, with_rest, "{plural}");
+        assert_eq!((&alone["metadata"]["labels"]["a"], &alone["spec"]["unknown"]), (&json!("b"), &Value::Null));
+    }
+}
