@@ -14,6 +14,7 @@ mod mistakes;
 mod operations;
 mod pods;
 mod registry;
+mod stateful;
 mod streams;
 mod traffic;
 mod writers;

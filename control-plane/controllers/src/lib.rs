@@ -26,6 +26,7 @@ pub mod replicaset;
 pub mod replicationcontroller;
 pub mod resourcequota;
 pub mod serviceaccount;
+pub mod statefulset;
 
 mod hash;
 mod made;
@@ -62,6 +63,7 @@ pub const ALL: &[Controller] = &[
     deployment::CONTROLLER,
     replicaset::CONTROLLER,
     replicationcontroller::CONTROLLER,
+    statefulset::CONTROLLER,
     job::CONTROLLER,
     cronjob::CONTROLLER,
     endpointslice::CONTROLLER,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{hash, owned};
 
 /// How many pods one event names.
-const NAMES_IN_EVENT: usize = 5;
+pub const NAMES_IN_EVENT: usize = 5;
 
 /// A pod of a template, without its name.
 pub fn pod<O: Typed>(owner: &Of<O>, template: &Value) -> Value {
@@ -53,13 +53,21 @@ pub fn sentence(what: &str, names: &[String]) -> String {
     match names {
         [name] => format!("{what} pod: {name}"),
         names if names.len() <= NAMES_IN_EVENT => format!("{what} pods: {}", names.join(", ")),
-        names => format!(
-            "{what} {} pods: {} and {} more",
-            names.len(),
-            names[..NAMES_IN_EVENT].join(", "),
-            names.len() - NAMES_IN_EVENT
-        ),
+        names => format!("{what} {} pods: {}", names.len(), first(names)),
     }
+}
+
+/// Many pods in a sentence that speaks of one: `Pod web-0`, `Pods web-0, web-1`.
+pub fn named(what: &str, names: &[String]) -> String {
+    match names {
+        [name] => format!("{what} {name}"),
+        names if names.len() <= NAMES_IN_EVENT => format!("{what}s {}", names.join(", ")),
+        names => format!("{} {what}s {}", names.len(), first(names)),
+    }
+}
+
+fn first(names: &[String]) -> String {
+    format!("{} and {} more", names[..NAMES_IN_EVENT].join(", "), names.len() - NAMES_IN_EVENT)
 }
 
 #[cfg(test)]

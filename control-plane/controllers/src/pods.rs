@@ -1,7 +1,7 @@
 //! What several controllers ask about a pod. They ask its facts, so that nobody has to decode it.
 
 use copepod_api::{
-    Object, Timestamp,
+    Object, Phase, Timestamp,
     k8s_openapi::api::core::v1::{Pod, PodCondition},
 };
 
@@ -14,6 +14,11 @@ pub fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
 /// Its containers have ended and will not be started again.
 pub fn has_ended(pod: &Object) -> bool {
     pod.facts().has_ended()
+}
+
+/// Its containers have not started yet.
+pub fn is_waiting(pod: &Object) -> bool {
+    pod.facts().phase == Phase::Pending
 }
 
 pub fn is_ready(pod: &Object) -> bool {

@@ -114,6 +114,19 @@ impl World {
                 });
                 self.create("apps", "replicasets", "ReplicaSet", "default", name, object);
             }
+            "statefulset" => {
+                let object = json!({
+                    "spec": {
+                        "replicas": words[2].parse::<i32>().unwrap(),
+                        "selector": {"matchLabels": {"app": name}},
+                        "serviceName": name,
+                        "podManagementPolicy": if has("parallel") { "Parallel" } else { "OrderedReady" },
+                        "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"partition": 0}},
+                        "template": template(name),
+                    },
+                });
+                self.create("apps", "statefulsets", "StatefulSet", "default", name, object);
+            }
             "service" => {
                 let target = words[2].parse::<i32>().map_or(json!(words[2]), |port| json!(port));
                 let object = json!({
@@ -386,7 +399,7 @@ impl World {
     }
 
     /// One pod at a time takes a step, so that every order of things is a possible one.
-    fn play_node(&mut self) {
+    pub fn play_node(&mut self) {
         let mut steps: Vec<(u8, Key)> = Vec::new();
         for pod in self.view.list::<Pod>(None) {
             let image = pod.spec.as_ref().and_then(|spec| spec.containers[0].image.clone()).unwrap_or_default();

@@ -1,9 +1,10 @@
-//! People at work: Deployments with a Service and a budget come, grow, shrink, change and go, Jobs run, nodes are drained.
+//! People at work: Deployments with a Service and a budget come, grow, shrink, change and go, and so do StatefulSets; Jobs
+//! run, nodes are drained.
 
 use copepod_api::{
     Action, DeleteOptions, Key, Object, Patch, Request, User,
     k8s_openapi::api::{
-        apps::v1::Deployment,
+        apps::v1::{Deployment, StatefulSet},
         batch::v1::Job,
         core::v1::{Node, Pod, ResourceQuota, Service},
         policy::v1::PodDisruptionBudget,
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 use crate::{Mutation, dice::Dice, plan::SECOND};
 
 const NAMESPACE: &str = "default";
+const STATEFUL_SETS: Resource = Resource::known("apps", "statefulsets");
 const JOBS: Resource = Resource::known("batch", "jobs");
 
 /// How an eviction marks its pod.
@@ -83,6 +85,7 @@ impl Chores {
                 self.draining = Some((node.clone(), now + DRAIN_MAX));
                 Some((vec![cordon(&user, &node, true)], format!("drain {node}")))
             }
+            (10, _) => Some(self.stateful(view, &user)),
             _ => None,
         }
     }
@@ -152,6 +155,45 @@ impl Chores {
             Request::of::<PodDisruptionBudget>(user, NAMESPACE, name, "", create(budget)),
             Request::of::<Deployment>(user, NAMESPACE, name, "", create(deployment)),
         ]
+    }
+
+    fn stateful(&mut self, view: &View, user: &User) -> (Vec<Request>, String) {
+        let name = "db";
+        let replicas = self.dice.below(self.n_nodes + 2);
+        if view.object(&Key::new(STATEFUL_SETS, NAMESPACE, name)).is_none() {
+            let labels = json!({"app": name});
+            let policy = if self.dice.chance(500) { "Parallel" } else { "OrderedReady" };
+            let object = json!({
+                "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name},
+                "spec": {
+                    "replicas": replicas, "serviceName": name, "podManagementPolicy": policy,
+                    "selector": {"matchLabels": labels}, "minReadySeconds": self.dice.below(2),
+                    "template": {"metadata": {"labels": labels}, "spec": {
+                        "terminationGracePeriodSeconds": self.dice.between(1, 5),
+                        "containers": [{"name": "c", "image": "app:1", "resources": {"requests": {"cpu": "100m"}}}],
+                    }},
+                },
+            });
+            let request = Request::of::<StatefulSet>(user, NAMESPACE, name, "", Action::Create { object });
+            return (vec![request], format!("create {name}"));
+        }
+        match self.dice.below(4) {
+            0 | 1 => {
+                let scaled = json!({"spec": {"replicas": replicas}});
+                (vec![patch::<StatefulSet>(user, name, scaled)], format!("scale {name} to {replicas}"))
+            }
+            2 => {
+                self.n_made += 1;
+                let containers = json!([{"name": "c", "image": format!("app:{}", self.n_made)}]);
+                let patch = Patch::Strategic(json!({"spec": {"template": {"spec": {"containers": containers}}}}));
+                let request = Request::of::<StatefulSet>(user, NAMESPACE, name, "", Action::Patch { patch });
+                (vec![request], format!("update {name}"))
+            }
+            _ => {
+                let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
+                (vec![Request::delete::<StatefulSet>(user, NAMESPACE, name, options)], format!("delete {name}"))
+            }
+        }
     }
 
     fn job(&mut self, view: &View, user: &User) -> Option<(Vec<Request>, String)> {

@@ -38,6 +38,8 @@ pub struct Laws {
     slices: BTreeMap<Key, BTreeSet<String>>,
     /// Pods that were offered, and the change from which on none offers each.
     withdrawn: BTreeMap<String, Revision>,
+    /// Who each pod of a StatefulSet is, or was, by its uid.
+    identities: BTreeMap<String, Key>,
     pub failure: Option<String>,
     pub n_bound: u64,
     pub n_evicted: u64,
@@ -184,6 +186,9 @@ impl Laws {
                 new.ready_until = if old.is_ready { Some(now) } else { old.ready_until };
             }
         }
+        if is_added && object.meta.controller().is_some_and(|owner| owner.kind == "StatefulSet") {
+            self.identities.insert(new.uid.clone(), object.key.clone());
+        }
         let (set, was_ready) = (new.owner.clone(), new.is_ready);
         let (is_evicted, is_lost, node, counts) = (new.is_evicted, new.is_lost, new.node.clone(), new.counts());
         self.pods.insert(object.key.clone(), new);
@@ -310,6 +315,18 @@ impl Laws {
     /// What a node's data path must contain before this pod is stopped; `None` if it was never offered, or is still.
     pub fn withdrawn(&self, uid: &str) -> Option<Revision> {
         self.withdrawn.get(uid).copied()
+    }
+
+    /// No two pods of one identity run at once. `here` and `all` are the uids of pods with running containers.
+    pub fn run<'a>(&mut self, here: impl Iterator<Item = &'a str>, all: impl Iterator<Item = &'a str> + Clone) {
+        let running = here.filter_map(|uid| Some((uid, self.identities.get(uid)?)));
+        let twins = running.filter_map(|(uid, key)| {
+            let twin = all.clone().find(|other| *other != uid && self.identities.get(*other) == Some(key))?;
+            Some(format!("{key} runs twice, as {uid} and as {twin}"))
+        });
+        if let Some(twins) = { twins }.next() {
+            self.fail(twins);
+        }
     }
 
     pub fn is_offered(&self, uid: &str) -> bool {

@@ -10,7 +10,11 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use copepod_api::{Request, Timestamp, resource::REPLICA_SETS};
+use copepod_api::{
+    DeleteOptions, Request, Timestamp, User,
+    k8s_openapi::api::core::v1::Pod,
+    resource::{NODES, REPLICA_SETS},
+};
 use copepod_controllers::{
     ALL,
     agenda::{Agenda, Work, is_final},
@@ -152,7 +156,13 @@ impl Leading {
             {
                 continue;
             }
-            let plan = (controller.reconcile)(&view, &work.1, clock);
+            let mut plan = (controller.reconcile)(&view, &work.1, clock);
+            if self.mutation == Some(Mutation::GiveUpEarly)
+                && controller.name == "pod-garbage-collector"
+                && work.1.resource == NODES
+            {
+                plan.requests.extend(given_up(&view, work.1.name()));
+            }
             if self.agenda.planned(&work, &plan) {
                 self.call(About::Plan(work), plan.requests, wishes);
             }
@@ -239,6 +249,17 @@ impl Leading {
         }
         wishes
     }
+}
+
+/// Takes the leaving pods of StatefulSets off a node without its word.
+fn given_up(view: &View, node: &str) -> Vec<Request> {
+    let is_stateful = |owner: &copepod_api::meta::Owner| owner.kind == "StatefulSet";
+    let leaving =
+        view.pods_on(node).filter(|pod| pod.meta.is_leaving() && pod.meta.controller().is_some_and(is_stateful));
+    let options = || DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+    let delete =
+        |key: &copepod_api::Key| Request::delete::<Pod>(&User::system("admin"), key.namespace(), key.name(), options());
+    leaving.map(|pod| delete(&pod.key)).collect()
 }
 
 /// What has happened since the last look; `None` when that is not known any more.

@@ -58,10 +58,12 @@ pub enum Mutation {
     SkipCollection,
     /// Pods are stopped before the other nodes have stopped sending them requests.
     EarlyRelease,
+    /// Pods of StatefulSets are given up as soon as they are to leave.
+    GiveUpEarly,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 14] = [
+    pub const ALL: [Mutation; 15] = [
         Mutation::SkipSync,
         Mutation::Amnesia,
         Mutation::LocalReads,
@@ -76,6 +78,7 @@ impl Mutation {
         Mutation::IgnoreBudget,
         Mutation::SkipCollection,
         Mutation::EarlyRelease,
+        Mutation::GiveUpEarly,
     ];
 
     /// Within so many seeds it must be found.

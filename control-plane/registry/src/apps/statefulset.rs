@@ -12,7 +12,7 @@ use super::{pods_cells, validate_pods};
 use crate::{
     Row,
     core::{claim_spec, pod::template_defaults},
-    json::{default, each, number, object},
+    json::{default, each, number, object, text},
     row::{self, AGE, Column, Hooks, NAME, SCALE, STATUS, column, in_all, kind, wide},
     rules::{self, Part, at},
 };
@@ -91,8 +91,12 @@ fn defaults(set: &mut Value) {
         default(policy, "whenScaled", "Retain");
     }
     if let Some(strategy) = object(spec, "updateStrategy") {
+        // Who states the type alone gets no partition: then pods whose turn has not come keep their revision when they
+        // are made anew in the middle of a rollout.
+        let is_whole = text(strategy, "/type").is_none() || strategy.get("rollingUpdate").is_some();
         default(strategy, "type", "RollingUpdate");
         if strategy["type"] == "RollingUpdate"
+            && is_whole
             && let Some(rolling) = object(strategy, "rollingUpdate")
         {
             default(rolling, "partition", 0);
@@ -131,11 +135,35 @@ fn validate(set: &Value, errors: &mut Errors) {
     if rules::text_at(spec.value, "updateStrategy.type") == "OnDelete" && spec.is_set("updateStrategy.rollingUpdate") {
         errors.invalid("spec.updateStrategy.rollingUpdate", "", "only allowed for updateStrategy 'RollingUpdate'");
     }
+    max_unavailable(&spec, errors);
     for field in ["whenDeleted", "whenScaled"] {
         spec.one_of(&format!("persistentVolumeClaimRetentionPolicy.{field}"), &["Delete", "Retain"], errors);
     }
     for (path, claim) in rules::each(set, "spec.volumeClaimTemplates") {
         let path = format!("{path}.spec");
         claim_spec(&Part { value: at(claim, "spec"), path: &path }, errors);
+    }
+}
+
+/// At least one pod, and at most all of them: with less no rollout would ever move.
+fn max_unavailable(spec: &Part<'_>, errors: &mut Errors) {
+    let field = "updateStrategy.rollingUpdate.maxUnavailable";
+    let (value, path) = (at(spec.value, field), spec.path_of(field));
+    match value.as_str() {
+        None if value.as_i64() == Some(0) => errors.invalid(path, value, "cannot be 0"),
+        None => spec.at_least(field, 0, errors),
+        Some(text) => {
+            let digits = text.strip_suffix('%').filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()));
+            match digits.and_then(|digits| digits.parse::<u64>().ok()) {
+                None => errors.invalid(
+                    path,
+                    value,
+                    "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%')",
+                ),
+                Some(0) => errors.invalid(path, value, "cannot be 0"),
+                Some(1..=100) => {}
+                Some(_) => errors.invalid(path, value, "must not be greater than 100%"),
+            }
+        }
     }
 }

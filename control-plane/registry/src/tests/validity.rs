@@ -148,6 +148,49 @@ fn deployments() {
     }
 }
 
+fn stateful(changes: &[(&str, Value)]) -> Value {
+    let mut set = deployment("a");
+    set["kind"] = json!("StatefulSet");
+    with(set, changes)
+}
+
+#[test]
+fn stateful_sets() {
+    let strategy = "/spec/updateStrategy";
+    let rolling = |max: Value| json!({"rollingUpdate": {"maxUnavailable": max}});
+    let field = "spec.updateStrategy.rollingUpdate.maxUnavailable";
+    let cases = [
+        (json!({}), String::new()),
+        (rolling(json!(2)), String::new()),
+        (rolling(json!("100%")), String::new()),
+        (rolling(json!(0)), format!("{field}: Invalid value: 0: cannot be 0")),
+        (rolling(json!("0%")), format!("{field}: Invalid value: \"0%\": cannot be 0")),
+        (rolling(json!(-1)), format!("{field}: Invalid value: -1: must be greater than or equal to 0")),
+        (rolling(json!("101%")), format!("{field}: Invalid value: \"101%\": must not be greater than 100%")),
+        (json!({"type": "OnDelete"}), String::new()),
+    ];
+    for (value, expected) in cases {
+        let said = errors("statefulsets", stateful(&[(strategy, value.clone())]));
+        assert_eq!(said, expected, "{value}");
+    }
+}
+
+#[test]
+fn the_defaults_of_stateful_sets() {
+    let defaults = |changes: &[(&str, Value)]| {
+        let made = Fixture::new().create("statefulsets", stateful(changes)).unwrap();
+        ["podManagementPolicy", "updateStrategy", "persistentVolumeClaimRetentionPolicy", "revisionHistoryLimit"]
+            .map(|field| made["spec"][field].to_string())
+            .join(" ")
+            .replace('"', "")
+    };
+    let rest = "{whenDeleted:Retain,whenScaled:Retain} 10";
+    let rolling = "{rollingUpdate:{partition:0},type:RollingUpdate}";
+    assert_eq!(defaults(&[]), format!("OrderedReady {rolling} {rest}"));
+    let typed = [("/spec/updateStrategy", json!({"type": "RollingUpdate"}))];
+    assert_eq!(defaults(&typed), format!("OrderedReady {{type:RollingUpdate}} {rest}"));
+}
+
 #[test]
 fn services() {
     let cases: &[(Value, &str)] = &[

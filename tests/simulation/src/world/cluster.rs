@@ -282,6 +282,12 @@ impl World {
             self.say_up(place, what);
         }
         released.iter().for_each(|uid| self.is_stopped(place, uid));
+        let running = |node: &'_ Node| node.machine.running().map(|process| process.uid.clone()).collect::<Vec<_>>();
+        let here = running(&self.nodes[place]);
+        if !here.is_empty() {
+            let all: Vec<String> = self.nodes.iter().flat_map(running).collect();
+            self.laws.run(here.iter().map(String::as_str), all.iter().map(String::as_str));
+        }
     }
 
     /// A pod gets its signal because it was released: no node that the leader hears may still send it requests.

@@ -12,6 +12,7 @@ use super::*;
 use crate::node;
 
 const JOBS: Resource = Resource::known("batch", "jobs");
+const STATEFUL_SETS: Resource = Resource::known("apps", "statefulsets");
 const QUOTAS: Resource = Resource::known("", "resourcequotas");
 
 impl World {
@@ -106,6 +107,19 @@ fn wrong(view: &View) -> Option<String> {
     let leaving = view.objects(&PODS, None).filter(|pod| pod.meta.is_leaving()).count();
     if let Some(job) = view.objects(&JOBS, None).find(|job| !is_over(job) && waiting + leaving == 0) {
         return Some(format!("{} is not over: {}", job.key, job.value()["status"]));
+    }
+    for set in view.objects(&STATEFUL_SETS, None).filter(|_| waiting + leaving == 0) {
+        let at = |path: &str| set.value().pointer(path).cloned().unwrap_or_default();
+        let number = |path: &str| at(path).as_u64().unwrap_or(0);
+        let fields = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "currentReplicas"];
+        let has = fields.map(|field| number(&format!("/status/{field}")));
+        let is_seen = number("/status/observedGeneration") == number("/metadata/generation");
+        if has != [number("/spec/replicas"); 5]
+            || !is_seen
+            || at("/status/currentRevision") != at("/status/updateRevision")
+        {
+            return Some(format!("{} wants {} and is {}", set.key, number("/spec/replicas"), at("/status")));
+        }
     }
     orphans(view).or_else(|| shared(view)).or_else(|| miscounted(view))
 }
