@@ -44,6 +44,8 @@ pub enum Mutation {
     SplitTransaction,
     /// A watch that goes on elsewhere leaves out an event.
     LoseEvent,
+    /// Servers forget how far their logs were synchronised, and take rot at the end for a torn write.
+    ForgetSynced,
     /// The scheduler never hears of some pods.
     ForgetPod,
     /// An agent says that its machine offers more than it does.
@@ -58,10 +60,18 @@ pub enum Mutation {
     SkipCollection,
     /// Pods are stopped before the other nodes have stopped sending them requests.
     EarlyRelease,
+    /// What is to be told later counts as if it had been told.
+    CountUntold,
+    /// An agent whose timer rings too early by its clock sets no other.
+    LookOnce,
+    /// An agent that starts does not look what runs.
+    ForgetRunning,
+    /// A node keeps the version that it has said first.
+    KeepVersion,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 14] = [
+    pub const ALL: [Mutation; 19] = [
         Mutation::SkipSync,
         Mutation::Amnesia,
         Mutation::LocalReads,
@@ -69,6 +79,7 @@ impl Mutation {
         Mutation::DropPrecondition,
         Mutation::SplitTransaction,
         Mutation::LoseEvent,
+        Mutation::ForgetSynced,
         Mutation::ForgetPod,
         Mutation::Boast,
         Mutation::IgnoreDeletion,
@@ -76,6 +87,10 @@ impl Mutation {
         Mutation::IgnoreBudget,
         Mutation::SkipCollection,
         Mutation::EarlyRelease,
+        Mutation::CountUntold,
+        Mutation::LookOnce,
+        Mutation::ForgetRunning,
+        Mutation::KeepVersion,
     ];
 
     /// Within so many seeds it must be found.
@@ -85,6 +100,6 @@ impl Mutation {
 
     /// Whether it shows only where there are nodes.
     pub fn is_about_nodes(self) -> bool {
-        Self::ALL.iter().position(|it| *it == self).is_some_and(|place| place >= 7)
+        Self::ALL.iter().position(|it| *it == self).is_some_and(|place| place >= 8)
     }
 }

@@ -7,6 +7,9 @@ mod converged;
 mod faults;
 mod hosts;
 mod judge;
+mod machines;
+mod rot;
+mod upgrade;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -128,6 +131,20 @@ enum Event {
     Retired {
         id: u64,
     },
+    /// A server that goes on with a disk that has rotted ends.
+    Rotted {
+        to: u64,
+        life: u64,
+    },
+    /// Somebody puts another server in place of one that has rotted.
+    Replace {
+        id: u64,
+    },
+    /// The next one of an upgrade.
+    Restart {
+        for_: u64,
+        is_told: bool,
+    },
     /// A loop of a leader looks.
     Loop {
         to: u64,
@@ -186,6 +203,8 @@ struct Host {
     timers: BTreeMap<Loop, u64>,
     /// The disk as it was when the server started.
     first: Option<Copied>,
+    /// Its server was started on a disk that has rotted, and refused that.
+    refuses: bool,
 }
 
 /// Somebody who watches the config maps, at one server after the other.
@@ -230,6 +249,11 @@ pub struct World {
     hints: BTreeMap<usize, u64>,
     chores: Chores,
     chores_made: BTreeMap<u64, (Vec<Request>, String)>,
+    /// The newest version that there is, and what of it is to be started.
+    version: u64,
+    restarts: VecDeque<upgrade::Restart>,
+    /// Nothing goes wrong any more.
+    is_calmed: bool,
     is_calm: bool,
     /// How often it was too early to judge.
     postponed: u32,
@@ -288,6 +312,9 @@ impl World {
             hints: BTreeMap::new(),
             chores: Chores::new(plan.n_nodes, Dice::of(plan.seed, 7), plan.mutation),
             chores_made: BTreeMap::new(),
+            version: 0,
+            restarts: VecDeque::new(),
+            is_calmed: false,
             is_calm: false,
             postponed: 0,
             joining: None,
@@ -340,6 +367,7 @@ impl World {
                 woken: BTreeSet::new(),
                 timers: BTreeMap::new(),
                 first: None,
+                refuses: false,
             },
         );
     }
@@ -435,6 +463,9 @@ impl World {
             Event::Fault(place) => self.fault(self.plan.faults[place].1),
             Event::DiskFree { to } => self.free(to),
             Event::Retired { id } => self.retired(id),
+            Event::Rotted { to, life } => self.rotted(to, life),
+            Event::Replace { id } => self.replace(id),
+            Event::Restart { for_, is_told } => self.restart(for_, is_told),
             Event::Loop { to, life, which } => self.look_at(to, life, which),
             Event::Timer { to, life, which, at } => self.ring(to, life, which, at),
             Event::Hear { to, heard } => self.heard(to, heard),
