@@ -22,7 +22,7 @@ pub(super) const NOTICED: (u64, u64) = (SECOND, 4 * SECOND);
 
 /// A session as the network sees it.
 pub struct Link {
-    number: u64,
+    pub(super) number: u64,
     server: u64,
     begun_at: u64,
     /// When what was said last arrives: what is said later arrives later.
