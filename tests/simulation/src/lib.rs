@@ -62,8 +62,8 @@ pub enum Mutation {
     EarlyRelease,
     /// What is to be told later counts as if it had been told.
     CountUntold,
-    /// An agent whose timer rings too early by its clock sets no other.
-    LookOnce,
+    /// An agent does not say what by its clock is older than what it has said.
+    BelieveClock,
     /// An agent that starts does not look what runs.
     ForgetRunning,
     /// A node keeps the version that it has said first.
@@ -88,7 +88,7 @@ impl Mutation {
         Mutation::SkipCollection,
         Mutation::EarlyRelease,
         Mutation::CountUntold,
-        Mutation::LookOnce,
+        Mutation::BelieveClock,
         Mutation::ForgetRunning,
         Mutation::KeepVersion,
     ];

@@ -100,6 +100,8 @@ pub struct Agent {
     pub contained: u64,
     latest: BTreeMap<String, nodes::PodStatus>,
     unsaid: BTreeSet<String>,
+    /// By its clock.
+    said_at: Option<Timestamp>,
 }
 
 pub struct Node {
@@ -251,9 +253,7 @@ impl Node {
                 self.decide(&uid, now);
             }
             NodeEvent::Look { uid } => {
-                if self.mutation != Some(Mutation::LookOnce)
-                    && let Some(worker) = agent.workers.get_mut(&uid)
-                {
+                if let Some(worker) = agent.workers.get_mut(&uid) {
                     // By a clock that was set back it may be too early, and then another timer is needed.
                     worker.looks_at = None;
                 }
@@ -409,7 +409,9 @@ impl Node {
             if let Some(said) = worker.report(now) {
                 let metadata = worker.pod.metadata.clone();
                 let gone = worker.observed.gone;
-                if worker.wanted {
+                let is_old = self.mutation == Some(Mutation::BelieveClock) && agent.said_at.is_some_and(|at| now < at);
+                agent.said_at = agent.said_at.max(Some(now));
+                if worker.wanted && !is_old {
                     let report = nodes::PodStatus {
                         namespace: metadata.namespace.unwrap_or_default(),
                         name: metadata.name.unwrap_or_default(),

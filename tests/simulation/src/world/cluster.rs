@@ -75,13 +75,17 @@ impl World {
         let dice = Dice::of(self.plan.seed, 8);
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let Some(server) = &host.server else { return };
-        let role = server.replica.role().borrow().clone();
+        let (leads, term) = {
+            let role = server.replica.role();
+            let role = role.borrow();
+            (role.leading, role.term)
+        };
         let has_led = host.leading.as_ref().map(|leading| leading.term);
-        if !role.leading {
+        if !leads {
             host.leading = None;
-        } else if has_led != Some(role.term) {
+        } else if has_led != Some(term) {
             let mutation = self.plan.mutation;
-            host.leading = Some(Leading::begin(role.term, &server.replica, self.now, dice, mutation));
+            host.leading = Some(Leading::begin(term, &server.replica, self.now, dice, mutation));
             Loop::ALL.iter().for_each(|which| self.wake(id, *which));
         }
     }
