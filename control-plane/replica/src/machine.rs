@@ -620,18 +620,17 @@ impl<D: Disk> Machine<D> {
     fn show_role(&mut self) {
         let raft = &self.raw.raft;
         let leads = raft.state == StateRole::Leader;
-        let role = Role {
-            term: raft.term,
-            leading: leads
-                && self.applied.1 == raft.term
-                && (self.refused_to.1 != raft.term || self.applied.0 >= self.refused_to.0)
-                && raft.lead_transferee.is_none(),
-            leader: self.member(raft.leader_id).cloned(),
-        };
+        let leading = leads
+            && self.applied.1 == raft.term
+            && (self.refused_to.1 != raft.term || self.applied.0 >= self.refused_to.0)
+            && raft.lead_transferee.is_none();
+        let leader = self.member(raft.leader_id);
         self.role.send_if_modified(|shown| {
-            let changed = *shown != role;
-            *shown = role;
-            changed
+            let is_same = shown.term == raft.term && shown.leading == leading && shown.leader.as_ref() == leader;
+            if !is_same {
+                *shown = Role { term: raft.term, leading, leader: leader.cloned() };
+            }
+            !is_same
         });
     }
 

@@ -13,6 +13,7 @@ mod upgrade;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     task::{Context, Poll, Waker},
 };
 
@@ -93,7 +94,7 @@ enum Event {
     SnapshotWritten {
         to: u64,
         life: u64,
-        work: SnapshotWork,
+        work: Box<SnapshotWork>,
     },
     Retry {
         to: u64,
@@ -277,7 +278,11 @@ pub fn run(plan: &Plan) -> Report {
             world.after(2 * SECOND, Event::End);
             continue;
         }
-        world.happens(event);
+        // A promise of ours that is broken ends a process: that is found like anything else.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.happens(event))) {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            world.facts.fail(format!("a panic: {}", text.unwrap_or("without a word")));
+        }
     }
     Report {
         seed: plan.seed,

@@ -59,7 +59,7 @@ impl World {
             }
             Out::Write(work) => {
                 let takes = self.dice.between(1, 500) * MS;
-                self.after(takes, Event::SnapshotWritten { to: from, life, work });
+                self.after(takes, Event::SnapshotWritten { to: from, life, work: Box::new(work) });
             }
         }
     }
