@@ -4,6 +4,7 @@
 mod clients;
 mod cluster;
 mod converged;
+mod event;
 mod faults;
 mod hosts;
 mod judge;
@@ -24,10 +25,11 @@ use copepod_api::{
     resource::CONFIG_MAPS,
     time::SignedDuration,
 };
-use copepod_replica::{Member, OpenError, ReplicaCursor, Settled, SnapshotWork, TICK};
+use copepod_replica::{Member, OpenError, ReplicaCursor, Settled, TICK};
 use copepod_store::{Cursor, View};
 use serde_json::json;
 
+use self::event::Event;
 use crate::{
     Mutation,
     calls::{Clients, Made},
@@ -68,118 +70,6 @@ const LINES_MAX: usize = 1000;
 
 /// A call that no client waits for.
 const NOBODY: u64 = u64::MAX;
-
-enum Event {
-    Tick {
-        to: u64,
-        life: u64,
-    },
-    Messages {
-        to: u64,
-        messages: Vec<Bytes>,
-    },
-    Snapshot {
-        from: u64,
-        life: u64,
-        to: u64,
-        message: Bytes,
-        data: Vec<u8>,
-    },
-    SnapshotSent {
-        to: u64,
-        life: u64,
-        about: u64,
-        arrived: bool,
-    },
-    SnapshotWritten {
-        to: u64,
-        life: u64,
-        work: Box<SnapshotWork>,
-    },
-    Retry {
-        to: u64,
-        life: u64,
-    },
-    Start {
-        to: u64,
-    },
-    Enroll {
-        id: u64,
-    },
-    Found,
-    Think {
-        client: usize,
-    },
-    Arrive {
-        call: u64,
-        to: u64,
-        hops: u32,
-    },
-    Answer {
-        call: u64,
-        outcome: Outcome,
-    },
-    GiveUp {
-        call: u64,
-    },
-    Look {
-        watcher: usize,
-    },
-    Fault(usize),
-    DiskFree {
-        to: u64,
-    },
-    Retired {
-        id: u64,
-    },
-    /// A server that goes on with a disk that has rotted ends.
-    Rotted {
-        to: u64,
-        life: u64,
-    },
-    /// Somebody puts another server in place of one that has rotted.
-    Replace {
-        id: u64,
-    },
-    /// The next one of an upgrade.
-    Restart {
-        for_: u64,
-        is_told: bool,
-    },
-    /// A loop of a leader looks.
-    Loop {
-        to: u64,
-        life: u64,
-        which: Loop,
-    },
-    /// It wanted to look again.
-    Timer {
-        to: u64,
-        life: u64,
-        which: Loop,
-        at: u64,
-    },
-    /// An agent is heard.
-    Hear {
-        to: u64,
-        heard: Heard,
-    },
-    Node {
-        place: usize,
-        life: u64,
-        boot: u64,
-        event: NodeEvent,
-    },
-    StartNode {
-        place: usize,
-    },
-    Chore,
-    Calm,
-    Judge,
-    /// The cluster has become what it shall be.
-    JudgeCluster,
-    End,
-}
 
 /// A machine on which a server runs, or does not.
 struct Host {

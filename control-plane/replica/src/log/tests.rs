@@ -1,7 +1,7 @@
 //! The log on a disk that tears, fills up and rots.
 
 use super::*;
-use crate::tests::disk::FakeDisk;
+use crate::{synced, tests::disk::FakeDisk};
 
 const MIB: usize = 1024 * 1024;
 
