@@ -20,7 +20,7 @@ use copepod_store::{Cursor, Door, Event, EventKind, View};
 
 use crate::{
     Hub, Issue,
-    board::{Board, Haste, Name, Told},
+    board::{Board, Name, Told},
     hub::{Arrival, Session},
     release::Leaving,
 };
@@ -28,9 +28,6 @@ use crate::{
 /// The time that a message to one node is given, here and on the way out, before something is told to all again: a thousand
 /// nodes and their server on two cores took 80 ms in all for one.
 const COST: Duration = Duration::from_micros(40);
-
-/// What can wait is told when this many times as long has passed.
-const PATIENCE: u32 = 10;
 
 /// How many nodes that come together are told everything at once; each holds all of it until it has left.
 const ARRIVALS_MAX: usize = 64;
@@ -111,13 +108,8 @@ impl Dispatcher {
     /// When what concerns all is to be told.
     fn due(&self) -> Option<Instant> {
         let (at, took) = self.told;
-        let due = match self.board.haste() {
-            Haste::Now => Instant::now(),
-            // A pod that leaves waits for what is told with the rest.
-            Haste::Late if !self.leaving.is_waiting() => at + took * PATIENCE,
-            Haste::Late | Haste::Soon => at + took,
-        };
-        self.board.has_to_tell().then_some(due)
+        let pause = self.board.haste().pause(took, self.leaving.is_waiting());
+        self.board.has_to_tell().then_some(at + pause)
     }
 
     async fn welcome(&mut self, arrivals: Vec<Arrival>) {

@@ -6,6 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -44,6 +45,21 @@ pub enum Haste {
     Soon,
     /// What is allowed, and what is there, changes seldom.
     Now,
+}
+
+/// What can wait is told when so many times as long has passed as telling all takes.
+const PATIENCE: u32 = 10;
+
+impl Haste {
+    /// How long after all were told something it is their turn again. `took` is how long that kept everybody busy; a pod
+    /// that leaves waits for what is told with the rest.
+    pub fn pause(self, took: Duration, pod_leaves: bool) -> Duration {
+        match self {
+            Haste::Now => Duration::ZERO,
+            Haste::Late if !pod_leaves => took * PATIENCE,
+            Haste::Late | Haste::Soon => took,
+        }
+    }
 }
 
 /// A slice as it was told last, if it was, and as it is now.

@@ -28,6 +28,8 @@ pub trait Disk: Send + 'static {
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
     /// Makes what was appended durable (fdatasync).
     fn sync(&mut self, name: &str) -> io::Result<()>;
+    /// Writes into a file in place, and waits for nothing: it is durable when the system finds the time.
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()>;
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()>;
     /// Writes a file as a whole, durable: it is there entirely or not at all.
     fn replace(&mut self, name: &str, bytes: &[u8]) -> io::Result<()>;
@@ -209,6 +211,10 @@ impl Disk for Directory {
 
     fn sync(&mut self, name: &str) -> io::Result<()> {
         self.file(name)?.sync_data()
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.file(name)?.write_all_at(bytes, offset)
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {

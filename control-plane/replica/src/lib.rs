@@ -16,6 +16,7 @@ mod rebirth;
 mod replica;
 mod snapshot;
 mod storage;
+mod synced;
 #[cfg(test)]
 mod tests;
 

@@ -3,15 +3,21 @@
 //! A segment is a file that begins with a header and goes on with frames; a frame is what one batch of Raft wrote and one
 //! fdatasync made durable: a mark, a length, a checksum (CRC-32C over length and content), and records (entries and the
 //! hard state). So what a crash can tear is exactly the last frame of the last segment, and it is cut off. A bad frame
-//! that is followed by a good one was not torn, it rotted: that is refused, with the file and the offset, because what
-//! follows it was acknowledged.
+//! that is followed by a good one, or that begins before the length which is remembered as synchronised (`synced.rs`), was
+//! not torn, it rotted: that is refused, with the file and the offset, because it was acknowledged.
+
+mod reading;
 
 use std::{collections::VecDeque, io, path::PathBuf};
 
 use prost_raft::Message as _;
 use raft::prelude::{Entry, HardState};
 
-use crate::{crc32c, disk::Disk};
+use crate::{
+    crc32c,
+    disk::Disk,
+    synced::{Notes, Synced},
+};
 
 const HEADER: &[u8] = b"copepod-log 1\n";
 const MARK: [u8; 4] = [0xC0, 0x9E, 0x90, 0xD1];
@@ -38,8 +44,8 @@ pub enum LogError {
     #[error("{path}: {error}", path = path.display())]
     Io { path: PathBuf, error: io::Error },
     #[error(
-        "{path}, offset {offset}: {what}; the file is damaged in its middle, and what follows was acknowledged. \
-         Restore this server's directory from a backup, or remove it and let the server join again",
+        "{path}, offset {offset}: {what}. The disk has lost what this server had promised to keep, so it must not go on \
+         with it: remove this server's directory, and let it join again while most of the others are whole",
         path = path.display()
     )]
     Damaged { path: PathBuf, offset: usize, what: &'static str },
@@ -93,45 +99,10 @@ pub struct Log<D> {
     pub bytes: usize,
     /// Kept, so that a write allocates nothing.
     frame: Vec<u8>,
+    notes: Notes,
 }
 
 impl<D: Disk> Log<D> {
-    /// Reads what is there. `before` is what the snapshot holds: entries up to it are dropped.
-    pub fn open(disk: D, before: (u64, u64)) -> Result<Log<D>, LogError> {
-        let names = disk.list().map_err(|error| LogError::Io { path: disk.place(""), error })?;
-        let names: Vec<String> = names.into_iter().filter(|name| name.ends_with(".log")).collect();
-        let mut log = Log {
-            disk,
-            segments: VecDeque::new(),
-            next: 1,
-            places: VecDeque::new(),
-            terms: VecDeque::new(),
-            tail: VecDeque::new(),
-            tail_bytes: 0,
-            before,
-            hard_state: HardState::default(),
-            is_behind: false,
-            bytes: 0,
-            frame: Vec::new(),
-        };
-        for (place, name) in names.iter().enumerate() {
-            let content = log.disk.read(name).map_err(|error| LogError::Io { path: log.disk.place(name), error })?;
-            let is_last = place + 1 == names.len();
-            let good = log.read_segment(name, &content, is_last)?;
-            if good.bytes < content.len() as u64 {
-                tracing::warn!(
-                    file = %log.disk.place(name).display(), offset = good.bytes,
-                    "cut off the torn end of the log: it was written when the machine stopped, and never acknowledged"
-                );
-                let cut = log.disk.truncate(name, good.bytes);
-                cut.map_err(|error| LogError::Io { path: log.disk.place(name), error })?;
-            }
-            log.next = good.number + 1;
-            log.segments.push_back(good);
-        }
-        Ok(log)
-    }
-
     pub fn first_index(&self) -> u64 {
         self.before.0 + 1
     }
@@ -250,6 +221,9 @@ impl<D: Disk> Log<D> {
             return Err(LogError::Io { path: self.disk.place(&name), error });
         }
         segment.bytes += self.frame.len() as u64;
+        if sync {
+            self.notes.write(&mut self.disk, Synced { segment: segment.number, bytes: segment.bytes });
+        }
         segment.last = entries.iter().map(|entry| entry.index).fold(segment.last, u64::max);
         self.frame.shrink_to(FRAME_BYTES_KEPT);
         for (entry, place) in entries.drain(..).zip(places) {
@@ -310,7 +284,9 @@ impl<D: Disk> Log<D> {
         bytes.extend(content);
         let failed = |disk: &D, error| LogError::Io { path: disk.place(&name), error };
         self.disk.replace(&name, &bytes).map_err(|error| failed(&self.disk, error))?;
-        self.segments.push_back(Segment { name, number: self.next, bytes: bytes.len() as u64, last: 0 });
+        let length = bytes.len() as u64;
+        self.notes.write(&mut self.disk, Synced { segment: self.next, bytes: length });
+        self.segments.push_back(Segment { name, number: self.next, bytes: length, last: 0 });
         self.next += 1;
         Ok(())
     }
@@ -372,64 +348,6 @@ impl<D: Disk> Log<D> {
     pub fn disk(&mut self) -> &mut D {
         &mut self.disk
     }
-
-    fn read_segment(&mut self, name: &str, content: &[u8], is_last: bool) -> Result<Segment, LogError> {
-        let path = self.disk.place(name);
-        let damaged = |offset: usize, what: &'static str| LogError::Damaged { path: path.clone(), offset, what };
-        if !content.starts_with(HEADER) {
-            return Err(damaged(0, "the header is not that of a log this version can read"));
-        }
-        let number = name.trim_end_matches(".log").parse().ok();
-        let number = number.ok_or_else(|| damaged(0, "the name of the file is not a number"))?;
-        let mut segment = Segment { name: name.to_owned(), number, bytes: HEADER.len() as u64, last: 0 };
-        while segment.bytes < content.len() as u64 {
-            let offset = segment.bytes as usize;
-            let Some(records) = frame_at(content, offset) else {
-                let good_follows = (offset + 1..content.len()).any(|later| frame_at(content, later).is_some());
-                if good_follows || !is_last {
-                    return Err(damaged(offset, "a frame whose checksum does not match"));
-                }
-                break;
-            };
-            self.read_records(records, &mut segment).map_err(|what| damaged(offset, what))?;
-            segment.bytes += (FRAME_HEADER_BYTES + records.len()) as u64;
-        }
-        Ok(segment)
-    }
-
-    fn read_records(&mut self, records: &[u8], segment: &mut Segment) -> Result<(), &'static str> {
-        const BAD: &str = "a record that cannot be read";
-        let mut rest = records;
-        while let [kind, a, b, c, d, after @ ..] = rest {
-            let length = u32::from_le_bytes([*a, *b, *c, *d]) as usize;
-            let (bytes, after) = after.split_at_checked(length).ok_or(BAD)?;
-            match *kind {
-                ENTRY => {
-                    let entry = Entry::decode(bytes).map_err(|_| BAD)?;
-                    segment.last = segment.last.max(entry.index);
-                    let from = FRAME_HEADER_BYTES + records.len() - after.len() - length;
-                    self.read_entry(entry, place(segment.number, segment.bytes, from, bytes))?;
-                }
-                HARD_STATE => self.hard_state = HardState::decode(bytes).map_err(|_| BAD)?,
-                _ => return Err("a record of an unknown kind, perhaps of a newer version"),
-            }
-            rest = after;
-        }
-        if rest.is_empty() { Ok(()) } else { Err(BAD) }
-    }
-
-    fn read_entry(&mut self, entry: Entry, place: Place) -> Result<(), &'static str> {
-        if entry.index <= self.before.0 {
-            // The snapshot holds it. Entries after it that were kept from an earlier leader are replaced by it.
-            self.forget();
-            return Ok(());
-        }
-        if entry.index > self.last_index() + 1 {
-            return Err("an entry is missing before this one");
-        }
-        self.push(entry, place);
-        Ok(())
-    }
 }
 
 fn segment_name(number: u32) -> String {
@@ -466,116 +384,5 @@ fn seal(frame: &mut [u8]) {
     header[8..].copy_from_slice(&crc32c(content).to_le_bytes());
 }
 
-/// The content of the frame at `offset`, if a good one is there.
-fn frame_at(content: &[u8], offset: usize) -> Option<&[u8]> {
-    let header = content.get(offset..offset + FRAME_HEADER_BYTES)?;
-    let word = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
-    if header[..4] != MARK {
-        return None;
-    }
-    let start = offset + FRAME_HEADER_BYTES;
-    let records = content.get(start..start.checked_add(word(4) as usize)?)?;
-    (crc32c(records) == word(8)).then_some(records)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::tests::disk::FakeDisk;
-
-    const MIB: usize = 1024 * 1024;
-
-    fn entry(index: u64, term: u64, n_bytes: usize) -> Entry {
-        Entry { index, term, data: vec![index as u8 ^ term as u8; n_bytes], ..Entry::default() }
-    }
-
-    fn open(disk: &FakeDisk) -> Log<FakeDisk> {
-        Log::open(disk.clone(), (0, 0)).unwrap()
-    }
-
-    fn append(log: &mut Log<FakeDisk>, entries: impl IntoIterator<Item = Entry>) {
-        log.append(&mut entries.into_iter().collect(), None, true).unwrap();
-    }
-
-    fn all(log: &Log<FakeDisk>) -> Vec<(u64, u64, usize)> {
-        let entries = log.entries(log.first_index(), log.last_index() + 1, u64::MAX).unwrap();
-        assert!(entries.iter().all(|it| it.data.iter().all(|byte| *byte == it.index as u8 ^ it.term as u8)));
-        assert!(entries.iter().all(|it| log.term(it.index) == Some(it.term)));
-        entries.into_iter().map(|it| (it.index, it.term, it.data.len())).collect()
-    }
-
-    #[test]
-    fn a_batch_is_one_append_and_one_sync() {
-        let disk = FakeDisk::default();
-        let mut log = open(&disk);
-        append(&mut log, [entry(1, 1, 10)]);
-        let before = disk.with(|disk| (disk.n_appends, disk.n_syncs));
-        append(&mut log, (2..1000).map(|index| entry(index, 1, 10)));
-        assert_eq!(disk.with(|disk| (disk.n_appends, disk.n_syncs)), (before.0 + 1, before.1 + 1));
-    }
-
-    #[test]
-    fn memory_holds_the_newest_and_the_disk_gives_the_rest_back() {
-        let disk = FakeDisk::default();
-        let mut log = open(&disk);
-        for first in (1..60).step_by(3) {
-            append(&mut log, (first..first + 3).map(|index| entry(index, index / 25, MIB)));
-        }
-        assert_eq!(log.tail_index(), 1, "what is not applied stays");
-        log.applied(57);
-        assert_eq!(log.tail_index(), 57);
-        assert!(log.segments.len() > 3);
-        let expected: Vec<_> = (1..=60).map(|index| (index, index / 25, MIB)).collect();
-        assert_eq!(all(&log), expected);
-        assert_eq!(all(&open(&disk)), expected);
-        let some = log.entries(40, 61, 5 * MIB as u64).unwrap();
-        assert_eq!(some.iter().map(|it| it.index).collect::<Vec<_>>(), [40, 41, 42, 43]);
-        assert_eq!(log.entries(40, 61, 1).unwrap().len(), 1, "one is always had");
-    }
-
-    #[test]
-    fn an_entry_that_rotted_is_not_handed_out() {
-        let disk = FakeDisk::default();
-        let mut log = open(&disk);
-        append(&mut log, (1..=12).map(|index| entry(index, 1, MIB)));
-        log.applied(12);
-        disk.with(|disk| {
-            let content = disk.files.values_mut().next().unwrap();
-            let middle = content.len() / 12;
-            content[middle] ^= 1;
-        });
-        assert!(matches!(log.entries(1, 4, u64::MAX), Err(LogError::Damaged { .. })));
-        assert!(log.entries(5, 13, u64::MAX).is_ok());
-    }
-
-    #[test]
-    fn a_new_leader_replaces_what_was_not_committed() {
-        let disk = FakeDisk::default();
-        let mut log = open(&disk);
-        append(&mut log, (1..=9).map(|index| entry(index, 1 + index / 5, 10)));
-        append(&mut log, [entry(4, 3, 10), entry(5, 4, 10)]);
-        let expected = [(1, 1, 10), (2, 1, 10), (3, 1, 10), (4, 3, 10), (5, 4, 10)];
-        assert_eq!(all(&log), expected);
-        assert_eq!(log.term(6), None);
-        assert_eq!(all(&open(&disk)), expected);
-    }
-
-    #[test]
-    fn what_a_snapshot_holds_is_forgotten_and_its_files_go() {
-        let disk = FakeDisk::default();
-        let mut log = open(&disk);
-        for index in 1..=60 {
-            append(&mut log, [entry(index, 1 + index / 20, MIB)]);
-        }
-        log.applied(60);
-        let n_files = disk.with(|disk| disk.files.len());
-        assert_eq!(log.index_of_last(11 * MIB), 51);
-        log.compact(50).unwrap();
-        assert_eq!((log.before, log.first_index(), log.term(50), log.term(49)), ((50, 3), 51, Some(3), None));
-        assert_eq!(all(&log).len(), 10);
-        assert!(disk.with(|disk| disk.files.len()) < n_files);
-        let again = Log::open(disk, (50, 3)).unwrap();
-        assert_eq!(all(&again), all(&log));
-        assert!(again.bytes >= 10 * MIB && again.bytes < 11 * MIB);
-    }
-}
+mod tests;

@@ -188,6 +188,8 @@ pub struct Machine<D: Disk> {
     snapshot_pause: u32,
     /// The size of the newest snapshot.
     snapshot_bytes: u64,
+    /// How often in a row it did not arrive.
+    not_arrived: u32,
     /// What Raft wants written and the disk had no space for, and what came meanwhile and cannot be asked for again.
     in_hand: Option<(Step, LogError)>,
     deferred: Vec<Input>,
@@ -290,6 +292,7 @@ impl<D: Disk> Machine<D> {
             is_writing: false,
             snapshot_pause: 0,
             snapshot_bytes,
+            not_arrived: 0,
             in_hand: None,
             deferred: Vec::new(),
             n_ticks: 0,
@@ -379,6 +382,7 @@ impl<D: Disk> Machine<D> {
             Input::SnapshotSent { to, arrived } => {
                 let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
                 self.raw.report_snapshot(to, status);
+                self.doubt_snapshot(arrived);
             }
             Input::Stop { .. } => (),
         }
@@ -616,18 +620,17 @@ impl<D: Disk> Machine<D> {
     fn show_role(&mut self) {
         let raft = &self.raw.raft;
         let leads = raft.state == StateRole::Leader;
-        let role = Role {
-            term: raft.term,
-            leading: leads
-                && self.applied.1 == raft.term
-                && (self.refused_to.1 != raft.term || self.applied.0 >= self.refused_to.0)
-                && raft.lead_transferee.is_none(),
-            leader: self.member(raft.leader_id).cloned(),
-        };
+        let leading = leads
+            && self.applied.1 == raft.term
+            && (self.refused_to.1 != raft.term || self.applied.0 >= self.refused_to.0)
+            && raft.lead_transferee.is_none();
+        let leader = self.member(raft.leader_id);
         self.role.send_if_modified(|shown| {
-            let changed = *shown != role;
-            *shown = role;
-            changed
+            let is_same = shown.term == raft.term && shown.leading == leading && shown.leader.as_ref() == leader;
+            if !is_same {
+                *shown = Role { term: raft.term, leading, leader: leader.cloned() };
+            }
+            !is_same
         });
     }
 

@@ -71,7 +71,7 @@ pub enum OpenError {
     Locked { path: PathBuf },
     #[error("{0}")]
     Log(#[from] LogError),
-    #[error("{path}: {error}; restore this server's directory from a backup, or remove it and let the server join again", path = path.display())]
+    #[error("{path}: {error}. Remove this server's directory, and let it join again while most of the others are whole", path = path.display())]
     Snapshot { path: PathBuf, error: SnapshotError },
     #[error("raft: {0}")]
     Raft(#[from] raft::Error),

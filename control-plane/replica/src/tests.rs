@@ -1,6 +1,7 @@
 //! Three replicas in one process, on a network that can be cut and disks that can be torn.
 
 pub mod disk;
+mod rot;
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 

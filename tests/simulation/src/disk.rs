@@ -1,7 +1,7 @@
 //! A disk in memory that does what disks do: loses what was not synchronised, tears what was being written, fails, fills up.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io::{self, Read},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -31,7 +31,30 @@ pub struct Platter {
 struct File {
     content: Vec<u8>,
     durable: usize,
+    /// As far as somebody was told that it is durable.
+    synced: usize,
+    /// What a sync that failed has not written, and a later one does not write either: the system takes it for written.
+    dropped: Option<(usize, usize)>,
+    /// What stood where it was overwritten in place, the oldest first: as long as that may still come back.
+    before: VecDeque<(usize, Vec<u8>)>,
+    /// Bytes of it have flipped.
+    is_rotten: bool,
 }
+
+/// So many writes in place are not durable yet; older ones the system has written back.
+const LOOSE_MAX: usize = 16;
+
+/// Where bytes of a disk flip that were durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rot {
+    /// In what was written to the log last.
+    LastFrame,
+    Log,
+    Snapshot,
+}
+
+/// How a frame of the log begins.
+const FRAME_MARK: [u8; 4] = [0xC0, 0x9E, 0x90, 0xD1];
 
 impl SimDisk {
     pub fn new(dice: Dice) -> SimDisk {
@@ -55,6 +78,13 @@ impl SimDisk {
         self.with(|platter| {
             let Platter { files, dice, .. } = platter;
             for file in files.values_mut() {
+                // What was overwritten in place comes back, from some moment on; what was under way then is neither.
+                let n_lost = dice.below(file.before.len() as u64 + 1);
+                for place in 0..n_lost {
+                    let Some((offset, before)) = file.before.pop_back() else { break };
+                    let kept = if place + 1 == n_lost { dice.below(before.len() as u64 + 1) as usize } else { 0 };
+                    file.content[offset + kept..offset + before.len()].copy_from_slice(&before[kept..]);
+                }
                 let loose = file.content.len().saturating_sub(file.durable) as u64;
                 let kept = file.durable + dice.below(loose + 1) as usize;
                 file.content.truncate(kept);
@@ -63,10 +93,48 @@ impl SimDisk {
                     file.content[place] ^= 1 << dice.below(8);
                 }
                 file.durable = file.content.len();
+                (file.before, file.dropped) = (VecDeque::new(), None);
             }
             platter.has_failed = false;
             platter.fails_after = None;
         });
+    }
+
+    /// What was written in place and nobody waited for is durable.
+    pub fn write_back(&self) {
+        self.with(|platter| platter.files.values_mut().for_each(|file| file.before.clear()));
+    }
+
+    /// Flips bytes that somebody relies on; in which file, if there is one of that kind. Everything has been written back
+    /// by then: rot takes longer than the system does.
+    pub fn rot(&self, what: Rot) -> Option<String> {
+        self.write_back();
+        self.with(|platter| {
+            let Platter { files, dice, .. } = platter;
+            let end = if what == Rot::Snapshot { ".snapshot" } else { ".log" };
+            let mut files: Vec<(&String, &mut File)> =
+                files.iter_mut().filter(|(name, _)| name.ends_with(end)).collect();
+            let place = if what == Rot::Log { dice.below(files.len() as u64) } else { (files.len() as u64).max(1) - 1 };
+            let (name, file) = files.get_mut(place as usize)?;
+            let durable = &mut file.content[..file.synced];
+            let is_mark = |bytes: &[u8]| bytes == FRAME_MARK;
+            let last = durable.windows(FRAME_MARK.len()).rposition(is_mark).unwrap_or(0);
+            let from = if what == Rot::LastFrame { last } else { 0 };
+            let place = from + dice.below((durable.len() - from) as u64) as usize;
+            let flipped = dice.between(1, 3) as usize;
+            durable.get_mut(place..)?.iter_mut().take(flipped).for_each(|byte| *byte ^= dice.between(1, 255) as u8);
+            file.is_rotten = true;
+            Some((*name).clone())
+        })
+    }
+
+    /// Whether bytes have flipped in a file that is still there: compaction may have removed it, a new snapshot replaced it.
+    pub fn is_rotten(&self) -> bool {
+        self.with(|platter| platter.files.values().any(|file| file.is_rotten))
+    }
+
+    pub fn lose(&self, name: &str) {
+        self.with(|platter| platter.files.remove(name));
     }
 
     /// What is on it now, to be put back later.
@@ -117,9 +185,11 @@ impl Disk for SimDisk {
     }
 
     fn read_at(&self, name: &str, offset: u64, length: usize) -> io::Result<Vec<u8>> {
-        let content = self.read(name)?;
-        let offset = (offset as usize).min(content.len());
-        Ok(content[offset..(offset + length).min(content.len())].to_vec())
+        self.with(|platter| {
+            let content = &platter.files.get(name).ok_or(io::ErrorKind::NotFound)?.content;
+            let offset = (offset as usize).min(content.len());
+            Ok(content[offset..(offset + length).min(content.len())].to_vec())
+        })
     }
 
     fn append(&mut self, name: &str, bytes: &[u8]) -> io::Result<()> {
@@ -136,14 +206,42 @@ impl Disk for SimDisk {
     fn sync(&mut self, name: &str) -> io::Result<()> {
         self.with(|platter| {
             platter.n_syncs += 1;
-            if platter.fails() {
+            let (fails, lies) = (platter.fails(), platter.lies);
+            let file = platter.files.entry(name.to_owned()).or_default();
+            let length = file.content.len();
+            if fails {
+                let from = file.dropped.map_or(file.durable, |(from, _)| from);
+                file.dropped = (from < length).then_some((from, length));
                 return Err(broken());
             }
-            let lies = platter.lies;
-            let file = platter.files.entry(name.to_owned()).or_default();
+            file.synced = length;
             if !lies {
-                file.durable = file.content.len();
+                file.durable = file.dropped.map_or(length, |(from, _)| from);
+                file.before.clear();
             }
+            Ok(())
+        })
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.with(|platter| {
+            if platter.has_failed {
+                return Err(broken());
+            }
+            let room = platter.room();
+            let file = platter.files.entry(name.to_owned()).or_default();
+            let (from, to) = (offset as usize, offset as usize + bytes.len());
+            if file.content.len() < to {
+                room?;
+                file.content.resize(to, 0);
+                (file.durable, file.synced) = (to, to);
+            }
+            file.dropped = file.dropped.filter(|dropped| dropped.0 < from || to < dropped.1);
+            if file.before.len() >= LOOSE_MAX {
+                file.before.pop_front();
+            }
+            file.before.push_back((from, file.content[from..to].to_vec()));
+            file.content[from..to].copy_from_slice(bytes);
             Ok(())
         })
     }
@@ -154,8 +252,12 @@ impl Disk for SimDisk {
                 return Err(broken());
             }
             let file = platter.files.entry(name.to_owned()).or_default();
-            file.content.truncate(length as usize);
-            file.durable = file.content.len();
+            let length = length as usize;
+            file.content.truncate(length);
+            file.dropped = file.dropped.filter(|(from, _)| *from < length).map(|(from, to)| (from, to.min(length)));
+            file.durable = file.dropped.map_or(file.content.len(), |(from, _)| from);
+            file.synced = file.synced.min(length);
+            file.before.clear();
             Ok(())
         })
     }
@@ -166,7 +268,8 @@ impl Disk for SimDisk {
             if platter.fails() {
                 return Err(broken());
             }
-            let file = File { content: bytes.to_vec(), durable: bytes.len() };
+            let (content, length) = (bytes.to_vec(), bytes.len());
+            let file = File { content, durable: length, synced: length, ..File::default() };
             platter.files.insert(name.to_owned(), file);
             Ok(())
         })

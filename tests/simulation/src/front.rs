@@ -3,7 +3,7 @@
 //! What nodes are told, when a leaving pod is released and what a report amounts to is decided by the real code
 //! (`copepod_nodes::rules`); the order of things is that of `control-plane/nodes/src/dispatch.rs`, `hub.rs` and `silence.rs`.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use copepod_api::{Request, Revision, Timestamp, User, resource::NODES, time::rfc3339};
 use copepod_nodes::rules::{Board, Leaving, Name, Parts, Readiness, Told, introduction, of_pod, ready};
@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use crate::{
     Mutation,
+    dice::Dice,
     leading::drain,
     plan::{MS, SECOND},
 };
@@ -25,6 +26,9 @@ const RECONNECT_MAX: u64 = 8 * SECOND - SILENCE_MAX;
 
 /// Between two looks at who is silent.
 pub const LOOK_EVERY: u64 = 500 * MS;
+
+/// Telling all something keeps a server busy for so long for each of them, at most.
+const COST_MAX: u64 = 100 * MS;
 
 /// What an agent says.
 #[derive(Clone)]
@@ -110,16 +114,22 @@ pub struct Front {
     seen: BTreeMap<String, u64>,
     /// Nodes about whose silence a request is under way.
     judging: BTreeMap<String, u64>,
+    /// Nodes that are as this server thinks of them, so that they need not be read again.
+    noted: BTreeMap<String, (Revision, Readiness)>,
     board: Board,
     cursor: ReplicaCursor,
     /// Events since the oldest view of a newcomer.
     recent: Vec<Event>,
     leaving: Leaving,
+    /// When all were told something last, and how long that took.
+    told: (u64, u64),
+    /// How long telling it takes for each of them: what thousands of nodes cost shows with a few.
+    cost: u64,
     mutation: Option<Mutation>,
 }
 
 impl Front {
-    pub fn begin(replica: &Replica, now: u64, mutation: Option<Mutation>) -> Front {
+    pub fn begin(replica: &Replica, now: u64, dice: &mut Dice, mutation: Option<Mutation>) -> Front {
         let view = &replica.view();
         // A new leader has heard nobody yet.
         let nodes = view.objects(&NODES, None).map(|node| (node.key.name().to_owned(), now + RECONNECT_MAX));
@@ -129,10 +139,13 @@ impl Front {
             sessions: BTreeMap::new(),
             seen: nodes.collect(),
             judging: BTreeMap::new(),
+            noted: BTreeMap::new(),
             board: Board::new(view),
             cursor: replica.watch(None, view.revision()),
             recent: Vec::new(),
             leaving: Leaving::default(),
+            told: (now, 0),
+            cost: if dice.chance(500) { 0 } else { dice.below(COST_MAX) },
             mutation,
         }
     }
@@ -220,7 +233,7 @@ impl Front {
             self.seen.insert(node.clone(), now);
             self.welcome(&node, link, Revision(revision), replica, messages);
         }
-        self.tell(replica, messages);
+        self.tell(replica, now, messages);
         let contained = match self.mutation {
             Some(Mutation::EarlyRelease) => Revision(u64::MAX),
             _ => self.least_contained(now),
@@ -245,7 +258,7 @@ impl Front {
         messages.push(Message { node: node.to_owned(), link, what: Down::Delta(told.into()) });
     }
 
-    fn tell(&mut self, replica: &Replica, messages: &mut Vec<Message>) {
+    fn tell(&mut self, replica: &Replica, now: u64, messages: &mut Vec<Message>) {
         let Some(events) = drain(&mut self.cursor) else {
             let view = replica.view();
             (self.board, self.cursor) = (Board::new(&view), replica.watch(None, view.revision()));
@@ -260,15 +273,36 @@ impl Front {
         let view = replica.view();
         let told = self.board.after(&events, &view, self.cursor.position());
         self.leaving.after(&events, |node| self.sessions.contains_key(node));
-        self.recent.extend(events);
+        if self.board.has_newcomers() {
+            self.recent.extend(events);
+        }
         told.into_iter().for_each(|told| self.say(told, messages));
-        if let Some(delta) = self.board.tell(&view) {
+        if self.due().is_some_and(|due| due <= now) {
+            self.tell_all(&view, now, messages);
+        }
+    }
+
+    /// When what concerns all is to be told.
+    fn due(&self) -> Option<u64> {
+        let (at, took) = self.told;
+        let pause = self.board.haste().pause(Duration::from_micros(took), self.leaving.is_waiting());
+        self.board.has_to_tell().then_some(at + pause.as_micros() as u64)
+    }
+
+    /// How long until it has to look again, if nothing happens.
+    pub fn pause(&self, now: u64) -> u64 {
+        self.due().map_or(LOOK_EVERY, |due| due.saturating_sub(now).clamp(1, LOOK_EVERY))
+    }
+
+    fn tell_all(&mut self, view: &View, now: u64, messages: &mut Vec<Message>) {
+        if let Some(delta) = self.board.tell(view) {
             let settled: Vec<Name> = self.board.settled().cloned().collect();
+            self.told = (now, self.cost * settled.len() as u64);
             for node in settled {
                 self.say(Told { node, delta: delta.clone(), data_path: true }, messages);
             }
         }
-        for told in self.board.settle(&self.recent, &view) {
+        for told in self.board.settle(&self.recent, view) {
             self.say(told, messages);
         }
         if !self.board.has_newcomers() {
@@ -293,7 +327,10 @@ impl Front {
 
     /// What the data paths of all nodes contain that have not been silent for too long.
     fn least_contained(&self, now: u64) -> Revision {
-        let told = self.board.told();
+        let told = match self.mutation {
+            Some(Mutation::CountUntold) => self.board.position(),
+            _ => self.board.told(),
+        };
         let living = self.seen.keys().filter(|node| self.is_alive(node, now));
         let contained =
             living.map(|node| self.sessions.get(node).map_or(Revision::ZERO, |session| session.contained(told)));
@@ -310,11 +347,15 @@ impl Front {
             let name = node.key.name();
             let is_alive = self.is_alive(name, now);
             let readiness = if is_alive { Readiness::Alive } else { Readiness::Silent };
-            if !self.judging.contains_key(name)
-                && let Some(request) = ready(view, &front, name, readiness, &rfc3339(clock))
-            {
-                self.judging.insert(name.to_owned(), now);
-                asking.push((Asked::Silence { node: name.to_owned() }, vec![request]));
+            if self.judging.contains_key(name) || self.noted.get(name) == Some(&(node.revision, readiness)) {
+                continue;
+            }
+            match ready(view, &front, name, readiness, &rfc3339(clock)) {
+                Some(request) => {
+                    self.judging.insert(name.to_owned(), now);
+                    asking.push((Asked::Silence { node: name.to_owned() }, vec![request]));
+                }
+                None => drop(self.noted.insert(name.to_owned(), (node.revision, readiness))),
             }
         }
         asking

@@ -83,8 +83,9 @@ pub struct Leading {
 }
 
 impl Leading {
-    pub fn begin(term: u64, replica: &Replica, now: u64, dice: Dice, mutation: Option<Mutation>) -> Leading {
+    pub fn begin(term: u64, replica: &Replica, now: u64, mut dice: Dice, mutation: Option<Mutation>) -> Leading {
         let view = replica.view();
+        let front = Front::begin(replica, now, &mut dice, mutation);
         let mut agenda = Agenda::default();
         for (place, controller) in ALL.iter().enumerate() {
             agenda.mark(place, (controller.all)(&view));
@@ -99,7 +100,7 @@ impl Leading {
             bindings: replica.watch(None, view.revision()),
             n_unanswered: 0,
             decide_at: Some(now),
-            front: Front::begin(replica, now, mutation),
+            front,
             dice,
             mutation,
         }
@@ -123,7 +124,7 @@ impl Leading {
                 for (asked, requests) in asked {
                     self.call(About::Front(asked), requests, &mut wishes);
                 }
-                wishes.again = Some(front::LOOK_EVERY);
+                wishes.again = Some(self.front.pause(now));
             }
         }
         wishes

@@ -44,6 +44,8 @@ pub enum Mutation {
     SplitTransaction,
     /// A watch that goes on elsewhere leaves out an event.
     LoseEvent,
+    /// Servers forget how far their logs were synchronised, and take rot at the end for a torn write.
+    ForgetSynced,
     /// The scheduler never hears of some pods.
     ForgetPod,
     /// An agent says that its machine offers more than it does.
@@ -60,10 +62,18 @@ pub enum Mutation {
     EarlyRelease,
     /// Pods of StatefulSets are given up as soon as they are to leave.
     GiveUpEarly,
+    /// What is to be told later counts as if it had been told.
+    CountUntold,
+    /// An agent does not say what by its clock is older than what it has said.
+    BelieveClock,
+    /// An agent that starts does not look what runs.
+    ForgetRunning,
+    /// A node keeps the version that it has said first.
+    KeepVersion,
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 15] = [
+    pub const ALL: [Mutation; 20] = [
         Mutation::SkipSync,
         Mutation::Amnesia,
         Mutation::LocalReads,
@@ -71,6 +81,7 @@ impl Mutation {
         Mutation::DropPrecondition,
         Mutation::SplitTransaction,
         Mutation::LoseEvent,
+        Mutation::ForgetSynced,
         Mutation::ForgetPod,
         Mutation::Boast,
         Mutation::IgnoreDeletion,
@@ -79,6 +90,10 @@ impl Mutation {
         Mutation::SkipCollection,
         Mutation::EarlyRelease,
         Mutation::GiveUpEarly,
+        Mutation::CountUntold,
+        Mutation::BelieveClock,
+        Mutation::ForgetRunning,
+        Mutation::KeepVersion,
     ];
 
     /// Within so many seeds it must be found.
@@ -88,6 +103,6 @@ impl Mutation {
 
     /// Whether it shows only where there are nodes.
     pub fn is_about_nodes(self) -> bool {
-        Self::ALL.iter().position(|it| *it == self).is_some_and(|place| place >= 7)
+        Self::ALL.iter().position(|it| *it == self).is_some_and(|place| place >= 8)
     }
 }

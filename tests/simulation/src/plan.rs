@@ -1,6 +1,6 @@
 //! What is going to happen in a run: chosen from the seed beforehand, so that a failing run can be tried again with less.
 
-use crate::{Mutation, dice::Dice};
+use crate::{Mutation, dice::Dice, disk::Rot};
 
 /// A microsecond of simulated time.
 pub const MS: u64 = 1000;
@@ -46,6 +46,14 @@ pub enum Fault {
     },
     FullDisk {
         server: u64,
+        for_: u64,
+    },
+    /// Bytes flip on a disk, of a server that is down or that goes on for a while; then it starts again. Only one at a
+    /// time: a majority is whole.
+    Rot {
+        server: u64,
+        what: Rot,
+        is_down: bool,
         for_: u64,
     },
     SlowDisk {
@@ -101,6 +109,15 @@ pub enum Fault {
     /// Nothing arrives at a node, and nothing from it.
     NodeCut {
         node: u64,
+        for_: u64,
+    },
+    /// A node's clock goes so many seconds forward, or back.
+    NodeClock {
+        node: u64,
+        by: i64,
+    },
+    /// All servers get another version, and then all agents, one after the other; each is away for so long.
+    Upgrade {
         for_: u64,
     },
 }
@@ -167,7 +184,7 @@ fn any(dice: &mut Dice, n_servers: u64) -> Fault {
     let server = dice.below(n_servers);
     let other = (server + dice.between(1, n_servers - 1)) % n_servers;
     let for_ = dice.between(200, 8000) * MS;
-    match dice.below(14) {
+    match dice.below(16) {
         0..=2 => Fault::Crash { server, loses_power: dice.chance(700), for_: for_ / 2 },
         3 => Fault::Blackout { for_: for_ / 4 },
         4 => Fault::BadDisk { server, after: dice.below(12) },
@@ -178,6 +195,11 @@ fn any(dice: &mut Dice, n_servers: u64) -> Fault {
         10 => Fault::Storm { lost: dice.below(300), doubled: dice.below(200), late: dice.between(1, 400) * MS, for_ },
         11 => Fault::Clock { server, by: dice.below(120) as i64 - 60 },
         12 => Fault::Transfer,
+        13 => {
+            let what = [Rot::LastFrame, Rot::LastFrame, Rot::Log, Rot::Snapshot][dice.below(4) as usize];
+            Fault::Rot { server, what, is_down: dice.chance(500), for_: for_ / 2 }
+        }
+        14 => Fault::Upgrade { for_: for_ / 4 },
         _ if dice.chance(500) => Fault::Join,
         _ => Fault::Leave { server },
     }
@@ -186,10 +208,11 @@ fn any(dice: &mut Dice, n_servers: u64) -> Fault {
 fn of_node(dice: &mut Dice, n_nodes: u64) -> Fault {
     let node = dice.below(n_nodes);
     let for_ = dice.between(200, 20_000) * MS;
-    match dice.below(10) {
+    match dice.below(11) {
         0..=2 => Fault::AgentCrash { node, for_: for_ / 4 },
         3 | 4 => Fault::NodeOff { node, for_ },
         5 => Fault::NodeDead { node },
+        6 => Fault::NodeClock { node, by: dice.below(120) as i64 - 60 },
         _ => Fault::NodeCut { node, for_ },
     }
 }

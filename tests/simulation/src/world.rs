@@ -4,12 +4,17 @@
 mod clients;
 mod cluster;
 mod converged;
+mod event;
 mod faults;
 mod hosts;
 mod judge;
+mod machines;
+mod rot;
+mod upgrade;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    panic::{AssertUnwindSafe, catch_unwind},
     task::{Context, Poll, Waker},
 };
 
@@ -20,10 +25,11 @@ use copepod_api::{
     resource::CONFIG_MAPS,
     time::SignedDuration,
 };
-use copepod_replica::{Member, OpenError, ReplicaCursor, Settled, SnapshotWork, TICK};
+use copepod_replica::{Member, OpenError, ReplicaCursor, Settled, TICK};
 use copepod_store::{Cursor, View};
 use serde_json::json;
 
+use self::event::Event;
 use crate::{
     Mutation,
     calls::{Clients, Made},
@@ -65,104 +71,6 @@ const LINES_MAX: usize = 1000;
 /// A call that no client waits for.
 const NOBODY: u64 = u64::MAX;
 
-enum Event {
-    Tick {
-        to: u64,
-        life: u64,
-    },
-    Messages {
-        to: u64,
-        messages: Vec<Bytes>,
-    },
-    Snapshot {
-        from: u64,
-        life: u64,
-        to: u64,
-        message: Bytes,
-        data: Vec<u8>,
-    },
-    SnapshotSent {
-        to: u64,
-        life: u64,
-        about: u64,
-        arrived: bool,
-    },
-    SnapshotWritten {
-        to: u64,
-        life: u64,
-        work: SnapshotWork,
-    },
-    Retry {
-        to: u64,
-        life: u64,
-    },
-    Start {
-        to: u64,
-    },
-    Enroll {
-        id: u64,
-    },
-    Found,
-    Think {
-        client: usize,
-    },
-    Arrive {
-        call: u64,
-        to: u64,
-        hops: u32,
-    },
-    Answer {
-        call: u64,
-        outcome: Outcome,
-    },
-    GiveUp {
-        call: u64,
-    },
-    Look {
-        watcher: usize,
-    },
-    Fault(usize),
-    DiskFree {
-        to: u64,
-    },
-    Retired {
-        id: u64,
-    },
-    /// A loop of a leader looks.
-    Loop {
-        to: u64,
-        life: u64,
-        which: Loop,
-    },
-    /// It wanted to look again.
-    Timer {
-        to: u64,
-        life: u64,
-        which: Loop,
-        at: u64,
-    },
-    /// An agent is heard.
-    Hear {
-        to: u64,
-        heard: Heard,
-    },
-    Node {
-        place: usize,
-        life: u64,
-        boot: u64,
-        event: NodeEvent,
-    },
-    StartNode {
-        place: usize,
-    },
-    Chore,
-    Calm,
-    Judge,
-    /// The cluster has become what it shall be.
-    JudgeCluster,
-    End,
-}
-
 /// A machine on which a server runs, or does not.
 struct Host {
     disk: SimDisk,
@@ -186,6 +94,8 @@ struct Host {
     timers: BTreeMap<Loop, u64>,
     /// The disk as it was when the server started.
     first: Option<Copied>,
+    /// Its server was started on a disk that has rotted, and refused that.
+    refuses: bool,
 }
 
 /// Somebody who watches the config maps, at one server after the other.
@@ -230,6 +140,11 @@ pub struct World {
     hints: BTreeMap<usize, u64>,
     chores: Chores,
     chores_made: BTreeMap<u64, (Vec<Request>, String)>,
+    /// The newest version that there is, and what of it is to be started.
+    version: u64,
+    restarts: VecDeque<upgrade::Restart>,
+    /// Nothing goes wrong any more.
+    is_calmed: bool,
     is_calm: bool,
     /// How often it was too early to judge.
     postponed: u32,
@@ -253,7 +168,11 @@ pub fn run(plan: &Plan) -> Report {
             world.after(2 * SECOND, Event::End);
             continue;
         }
-        world.happens(event);
+        // A promise of ours that is broken ends a process: that is found like anything else.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| world.happens(event))) {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+            world.facts.fail(format!("a panic: {}", text.unwrap_or("without a word")));
+        }
     }
     Report {
         seed: plan.seed,
@@ -288,6 +207,9 @@ impl World {
             hints: BTreeMap::new(),
             chores: Chores::new(plan.n_nodes, Dice::of(plan.seed, 7), plan.mutation),
             chores_made: BTreeMap::new(),
+            version: 0,
+            restarts: VecDeque::new(),
+            is_calmed: false,
             is_calm: false,
             postponed: 0,
             joining: None,
@@ -340,6 +262,7 @@ impl World {
                 woken: BTreeSet::new(),
                 timers: BTreeMap::new(),
                 first: None,
+                refuses: false,
             },
         );
     }
@@ -435,6 +358,9 @@ impl World {
             Event::Fault(place) => self.fault(self.plan.faults[place].1),
             Event::DiskFree { to } => self.free(to),
             Event::Retired { id } => self.retired(id),
+            Event::Rotted { to, life } => self.rotted(to, life),
+            Event::Replace { id } => self.replace(id),
+            Event::Restart { for_, is_told } => self.restart(for_, is_told),
             Event::Loop { to, life, which } => self.look_at(to, life, which),
             Event::Timer { to, life, which, at } => self.ring(to, life, which, at),
             Event::Hear { to, heard } => self.heard(to, heard),

@@ -39,10 +39,10 @@ impl<D: Disk> Machine<D> {
         let Some(introduction) = message.context.strip_prefix(INTRODUCTION).filter(|_| introduces(message)) else {
             return;
         };
-        let introduced = read_member(introduction);
+        let introduced = self.member(message.from).is_none().then(|| read_member(introduction));
         message.context.clear();
-        let Ok(member) = introduced else { return };
-        if member.id == message.from && self.member(member.id).is_none() {
+        let Some(Ok(member)) = introduced else { return };
+        if member.id == message.from {
             if self.contacts.len() >= CONTACTS_MAX {
                 self.contacts.remove(0);
             }

@@ -35,6 +35,9 @@ const SNAPSHOT_AFTER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// takes the space that the log needs to go on; ten seconds are long enough for somebody to be served in between.
 const SNAPSHOT_RETRY_TICKS: u32 = 200;
 
+/// A network that fails so often in a row is rarer than a file that has rotted, and costs a snapshot more than was needed.
+const NOT_ARRIVED_MAX: u32 = 3;
+
 /// How much of the log is kept behind a snapshot, for followers that are a little behind: a quarter of what it was. To send
 /// them the rest of it is less than to send the snapshot.
 const LOG_KEPT: usize = 4;
@@ -103,6 +106,16 @@ impl<D: Disk> Machine<D> {
         };
         self.is_writing = true;
         self.outlet.write_snapshot(SnapshotWork { state, archive: self.archive.clone() });
+    }
+
+    /// A snapshot that again and again does not arrive may have rotted in its file, and is refused wherever it is sent. The
+    /// state in memory is whole: it is written anew.
+    pub(super) fn doubt_snapshot(&mut self, arrived: bool) {
+        self.not_arrived = if arrived { 0 } else { self.not_arrived + 1 };
+        if self.not_arrived >= NOT_ARRIVED_MAX {
+            self.not_arrived = 0;
+            self.shared.borrow_mut().ready = None;
+        }
     }
 
     /// How much log is too much.

@@ -19,6 +19,8 @@ pub struct Files {
     /// Bytes of each file that are durable.
     durable: BTreeMap<String, usize>,
     pub full: bool,
+    /// Nothing can be synchronised or cut.
+    pub broken: bool,
     /// How often the log was written to, and synchronised.
     pub n_appends: usize,
     pub n_syncs: usize,
@@ -76,15 +78,35 @@ impl Disk for FakeDisk {
     fn sync(&mut self, name: &str) -> io::Result<()> {
         drop(self.hold());
         self.with(|disk| {
+            if disk.broken {
+                return Err(io::Error::other("broken"));
+            }
             let length = disk.files.get(name).map_or(0, Vec::len);
             disk.durable.insert(name.to_owned(), length);
             disk.n_syncs += 1;
+            Ok(())
+        })
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let end = offset as usize + bytes.len();
+        self.with(|disk| {
+            let content = disk.files.entry(name.to_owned()).or_default();
+            content.resize(content.len().max(end), 0);
+            content[offset as usize..end].copy_from_slice(bytes);
+            // Here the system is quick.
+            let length = content.len();
+            disk.durable.insert(name.to_owned(), length);
         });
         Ok(())
     }
 
     fn truncate(&mut self, name: &str, length: u64) -> io::Result<()> {
-        self.with(|disk| disk.files.entry(name.to_owned()).or_default().truncate(length as usize));
+        self.with(|disk| {
+            if !disk.broken {
+                disk.files.entry(name.to_owned()).or_default().truncate(length as usize);
+            }
+        });
         self.sync(name)
     }
 

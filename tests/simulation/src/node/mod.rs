@@ -100,6 +100,8 @@ pub struct Agent {
     pub contained: u64,
     latest: BTreeMap<String, nodes::PodStatus>,
     unsaid: BTreeSet<String>,
+    /// By its clock.
+    said_at: Option<Timestamp>,
 }
 
 pub struct Node {
@@ -112,6 +114,12 @@ pub struct Node {
     pub agent: Option<Agent>,
     pub life: u64,
     pub boot: u64,
+    /// Seconds.
+    pub clock_ahead: i64,
+    /// Of the agent that starts next.
+    pub version: u64,
+    /// What must not be.
+    pub failure: Option<String>,
     written: Written,
     in_flight: Vec<(String, Job, Outcome)>,
     dice: Dice,
@@ -131,6 +139,9 @@ impl Node {
             agent: None,
             life: 0,
             boot: 0,
+            clock_ahead: 0,
+            version: 0,
+            failure: None,
             written: Written::default(),
             in_flight: Vec::new(),
             dice,
@@ -143,6 +154,7 @@ impl Node {
     /// What the agent says of its node.
     pub fn told(&self) -> Value {
         let cpu = if self.mutation == Some(Mutation::Boast) { 4 * CPU_MILLIS } else { CPU_MILLIS };
+        let version = if self.mutation == Some(Mutation::KeepVersion) { shown(0) } else { shown(self.version) };
         let amounts = json!({"cpu": format!("{cpu}m"), "memory": "8Gi", "pods": PODS.to_string()});
         json!({
             "metadata": {"labels": {"kubernetes.io/hostname": self.name}},
@@ -150,12 +162,17 @@ impl Node {
                 "capacity": amounts, "allocatable": amounts,
                 "addresses": [{"type": "InternalIP", "address": self.machine.address}],
                 "nodeInfo": {
-                    "kubeletVersion": "v1.36.0+copepod", "architecture": "amd64", "operatingSystem": "linux",
+                    "kubeletVersion": version, "architecture": "amd64", "operatingSystem": "linux",
                     "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "", "kubeProxyVersion": "",
                     "machineID": "", "osImage": "", "systemUUID": "",
                 },
             },
         })
+    }
+
+    /// What it says of its version.
+    pub fn shown_version(&self) -> String {
+        shown(self.version)
     }
 
     pub fn start(&mut self, now: Timestamp) {
@@ -235,7 +252,13 @@ impl Node {
                 }
                 self.decide(&uid, now);
             }
-            NodeEvent::Look { uid } => self.decide(&uid, now),
+            NodeEvent::Look { uid } => {
+                if let Some(worker) = agent.workers.get_mut(&uid) {
+                    // By a clock that was set back it may be too early, and then another timer is needed.
+                    worker.looks_at = None;
+                }
+                self.decide(&uid, now);
+            }
             _ => (),
         }
     }
@@ -335,6 +358,8 @@ impl Node {
         let assigned: Vec<(Arc<Pod>, bool)> = assigned.map(|(_, pod)| (pod.clone(), true)).collect();
         let leaving = self.written.leaving.values().map(|pod| (pod.clone(), false));
         let mut touched = Vec::new();
+        let nothing = Machine::new(0);
+        let machine = if self.mutation == Some(Mutation::ForgetRunning) { &nothing } else { &self.machine };
         for (pod, wanted) in assigned.into_iter().chain(leaving) {
             let mut pod = pod;
             if self.mutation == Some(Mutation::IgnoreDeletion) {
@@ -346,7 +371,7 @@ impl Node {
                 Some(worker) if wanted => worker.take_pod(pod, said, now),
                 Some(worker) => worker.vanished(now),
                 None => {
-                    let worker = Worker::begin(pod, wanted, said.cloned(), &self.machine, now);
+                    let worker = Worker::begin(pod, wanted, said.cloned(), machine, now);
                     agent.workers.insert(uid.clone(), worker);
                 }
             }
@@ -384,7 +409,9 @@ impl Node {
             if let Some(said) = worker.report(now) {
                 let metadata = worker.pod.metadata.clone();
                 let gone = worker.observed.gone;
-                if worker.wanted {
+                let is_old = self.mutation == Some(Mutation::BelieveClock) && agent.said_at.is_some_and(|at| now < at);
+                agent.said_at = agent.said_at.max(Some(now));
+                if worker.wanted && !is_old {
                     let report = nodes::PodStatus {
                         namespace: metadata.namespace.unwrap_or_default(),
                         name: metadata.name.unwrap_or_default(),
@@ -457,6 +484,11 @@ impl Node {
             let takes = self.dice.between(500 * MS, 20_000 * MS);
             self.events.push((takes, NodeEvent::Exit { id: id.clone(), code: 1 }));
         }
+        let is_same = |process: &&Process| process.uid == uid && process.container == container;
+        if let Some(other) = self.machine.running().find(is_same) {
+            let what = format!("{} starts {id} while {} runs", self.name, other.id);
+            self.failure.get_or_insert(what);
+        }
         let (uid, container) = (uid.to_owned(), container.to_owned());
         let process = Process { id: id.clone(), uid, container, attempt, image, since: now, exit: None };
         self.machine.processes.insert(id, process);
@@ -471,6 +503,10 @@ impl Node {
             self.decide(&process.uid, now);
         }
     }
+}
+
+fn shown(version: u64) -> String {
+    format!("v1.36.{version}+copepod")
 }
 
 fn decode(bytes: &Bytes) -> Option<Arc<Pod>> {

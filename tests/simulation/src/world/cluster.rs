@@ -18,11 +18,11 @@ const CONVERGED_AFTER: u64 = 100 * SECOND;
 const CHORES_END: u64 = 10 * SECOND;
 
 /// Who is cut off without a word is noticed after so long.
-const NOTICED: (u64, u64) = (SECOND, 4 * SECOND);
+pub(super) const NOTICED: (u64, u64) = (SECOND, 4 * SECOND);
 
 /// A session as the network sees it.
 pub struct Link {
-    number: u64,
+    pub(super) number: u64,
     server: u64,
     begun_at: u64,
     /// When what was said last arrives: what is said later arrives later.
@@ -47,7 +47,7 @@ impl World {
         self.after(FOUNDED_AT + 2 * SECOND, Event::Chore);
         // What was said to be at a time that has not come is waited for.
         let clocks = self.plan.faults.iter().map(|(_, fault)| match fault {
-            Fault::Clock { by, .. } if *by > 0 => *by as u64 * SECOND,
+            Fault::Clock { by, .. } | Fault::NodeClock { by, .. } if *by > 0 => *by as u64 * SECOND,
             _ => 0,
         });
         let longer = CONVERGED_AFTER + clocks.sum::<u64>();
@@ -56,14 +56,13 @@ impl World {
     }
 
     pub(super) fn start_node(&mut self, place: usize) {
-        let now = self.node_time();
+        let now = self.node_time(place);
         self.nodes[place].start(now);
         self.flush(place);
     }
 
-    /// Nodes have clocks that are right.
-    fn node_time(&self) -> Timestamp {
-        self.time(0)
+    pub(super) fn node_time(&self, place: usize) -> Timestamp {
+        self.time(0) + SignedDuration::from_secs(self.nodes[place].clock_ahead)
     }
 
     // The leader.
@@ -76,13 +75,17 @@ impl World {
         let dice = Dice::of(self.plan.seed, 8);
         let Some(host) = self.hosts.get_mut(&id) else { return };
         let Some(server) = &host.server else { return };
-        let role = server.replica.role().borrow().clone();
+        let (leads, term) = {
+            let role = server.replica.role();
+            let role = role.borrow();
+            (role.leading, role.term)
+        };
         let has_led = host.leading.as_ref().map(|leading| leading.term);
-        if !role.leading {
+        if !leads {
             host.leading = None;
-        } else if has_led != Some(role.term) {
+        } else if has_led != Some(term) {
             let mutation = self.plan.mutation;
-            host.leading = Some(Leading::begin(role.term, &server.replica, self.now, dice, mutation));
+            host.leading = Some(Leading::begin(term, &server.replica, self.now, dice, mutation));
             Loop::ALL.iter().for_each(|which| self.wake(id, *which));
         }
     }
@@ -186,9 +189,14 @@ impl World {
         if !is_over && let Some(link) = self.links.get_mut(&place).filter(|it| it.number == link) {
             link.heard_at = now;
         }
+        // A beat changes nothing but when the node was heard, which is looked at now and then.
+        let is_beat = matches!(heard, Heard::Beat { .. });
         let line = is_hello.then(|| format!("{node} says hello to s{id}, number {link}"));
         let wishes = leading.hear(heard, &server.replica.view(), now, clock);
         line.into_iter().for_each(|line| self.tell(line));
+        if is_beat {
+            return;
+        }
         self.grant(id, Loop::Front, wishes);
         self.wake(id, Loop::Front);
         self.act(id);
@@ -242,7 +250,7 @@ impl World {
     }
 
     /// A connection does not hold any more, which both ends notice some time.
-    fn sever(&mut self, place: usize, link: u64, noticed: (u64, u64)) {
+    pub(super) fn sever(&mut self, place: usize, link: u64, noticed: (u64, u64)) {
         let Some(held) = self.links.get(&place).filter(|held| held.number == link) else { return };
         let server = held.server;
         self.links.remove(&place);
@@ -260,7 +268,7 @@ impl World {
     }
 
     pub(super) fn on_node(&mut self, place: usize, life: u64, boot: u64, event: NodeEvent) {
-        let now = self.node_time();
+        let now = self.node_time(place);
         let node = &mut self.nodes[place];
         let is_of_machine = matches!(event, NodeEvent::Exit { .. });
         if node.boot != boot || (!is_of_machine && node.life != life) {
@@ -275,6 +283,9 @@ impl World {
         let node = &mut self.nodes[place];
         let (events, says) = (std::mem::take(&mut node.events), std::mem::take(&mut node.says));
         let released = std::mem::take(&mut node.machine.released);
+        if let Some(failure) = node.failure.take() {
+            return self.facts.fail(failure);
+        }
         for (delay, event) in events {
             self.at_node(place, delay, event);
         }
@@ -311,50 +322,6 @@ impl World {
                 let what = format!("pod {uid} is stopped, and {name} is at {has} and not at {withdrawn} yet");
                 return self.facts.fail(what);
             }
-        }
-    }
-
-    pub(super) fn node_fault(&mut self, fault: Fault) {
-        let now = self.node_time();
-        let place = |node: u64| (node % self.nodes.len().max(1) as u64) as usize;
-        match fault {
-            _ if self.nodes.is_empty() => (),
-            Fault::AgentCrash { node, for_ } => {
-                let place = place(node);
-                self.nodes[place].kill(now);
-                self.hang_up(place, (MS, 50 * MS));
-                self.after(for_, Event::StartNode { place });
-            }
-            Fault::NodeOff { node, for_ } => {
-                let place = place(node);
-                self.nodes[place].lose_power(now);
-                self.hang_up(place, NOTICED);
-                self.after(for_, Event::StartNode { place });
-            }
-            Fault::NodeDead { node } => {
-                let place = place(node);
-                // Most stay.
-                if (self.nodes.iter().filter(|node| node.is_dead).count() + 1) * 3 <= self.nodes.len() {
-                    self.nodes[place].lose_power(now);
-                    self.nodes[place].is_dead = true;
-                    self.hang_up(place, NOTICED);
-                }
-            }
-            Fault::NodeCut { node, for_ } => self.network.isolate(self.nodes[place(node)].id, self.now + for_),
-            _ => (),
-        }
-    }
-
-    fn hang_up(&mut self, place: usize, noticed: (u64, u64)) {
-        if let Some(link) = self.links.get(&place) {
-            self.sever(place, link.number, noticed);
-        }
-    }
-
-    pub(super) fn calm_nodes(&mut self) {
-        for place in 0..self.nodes.len() {
-            self.nodes[place].machine.is_calm = true;
-            self.start_node(place);
         }
     }
 

@@ -39,6 +39,10 @@ impl World {
             if is_true(object, "Ready") == node.is_dead {
                 return Some(format!("node {} is ready={}", node.name, !node.is_dead));
             }
+            let shown = object.value().pointer("/status/nodeInfo/kubeletVersion").and_then(Value::as_str);
+            if !node.is_dead && shown != Some(&*node.shown_version()) {
+                return Some(format!("node {} runs {} and shows {shown:?}", node.name, node.shown_version()));
+            }
         }
         None
     }

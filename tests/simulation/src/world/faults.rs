@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// No more servers than that are brought in.
+const HOSTS_MAX: usize = 9;
+
 impl World {
     pub(super) fn fault(&mut self, fault: Fault) {
         // Numbers of servers are meant among those that are there.
@@ -43,17 +46,15 @@ impl World {
                     self.act(leader);
                 }
             }
-            Fault::Join => {
-                let id = self.hosts.len() as u64 + 1;
-                if self.joining.is_none() && id <= 9 {
-                    self.joining = Some(id);
-                    self.add_host(id);
-                    self.enroll(id);
-                }
-            }
-            Fault::AgentCrash { .. } | Fault::NodeOff { .. } | Fault::NodeDead { .. } | Fault::NodeCut { .. } => {
-                self.node_fault(fault);
-            }
+            Fault::Rot { server, what, is_down, for_ } => self.rot(pick(server), what, is_down, for_),
+            Fault::Join if self.joining.is_none() && self.hosts.len() < HOSTS_MAX => self.join(),
+            Fault::Join => (),
+            Fault::Upgrade { for_ } => self.upgrade(for_),
+            Fault::AgentCrash { .. }
+            | Fault::NodeOff { .. }
+            | Fault::NodeDead { .. }
+            | Fault::NodeCut { .. }
+            | Fault::NodeClock { .. } => self.node_fault(fault),
             Fault::Leave { server } => {
                 let id = pick(server);
                 let Some(leader) = self.leader() else { return };
@@ -66,6 +67,14 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A server that is not there yet becomes a member.
+    pub(super) fn join(&mut self) {
+        let id = self.hosts.len() as u64 + 1;
+        self.joining = Some(id);
+        self.add_host(id);
+        self.enroll(id);
     }
 
     /// A server that is no member any more is taken away.
@@ -91,6 +100,7 @@ impl World {
     /// From here on everything works.
     pub(super) fn calm(&mut self) {
         self.tell("calm".to_owned());
+        self.is_calmed = true;
         self.network.heal();
         self.calm_nodes();
         let ids: Vec<u64> = self.hosts.keys().copied().collect();
@@ -99,6 +109,9 @@ impl World {
             if let Some(host) = self.hosts.get_mut(&id) {
                 (host.slow_until, host.clock_ahead) = (0, 0);
                 host.disk.with(|platter| platter.fails_after = None);
+            }
+            if self.hosts[&id].disk.is_rotten() {
+                self.crash(id, false, MS);
             }
             if self.hosts[&id].server.is_none() && !self.hosts[&id].contacts.is_empty() || id == 1 {
                 self.start(id);

@@ -59,7 +59,7 @@ impl World {
             }
             Out::Write(work) => {
                 let takes = self.dice.between(1, 500) * MS;
-                self.after(takes, Event::SnapshotWritten { to: from, life, work });
+                self.after(takes, Event::SnapshotWritten { to: from, life, work: Box::new(work) });
             }
         }
     }
@@ -102,13 +102,16 @@ impl World {
         let mutation = self.plan.mutation;
         let dice = Dice::of(self.dice.next(), 5);
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        if host.server.is_some() || host.is_gone {
+        if host.server.is_some() || host.is_given_up() {
             return;
         }
         host.life += 1;
         let life = host.life;
         if host.first.is_none() || mutation != Some(Mutation::Amnesia) {
             host.first = Some(host.disk.copy());
+        }
+        if mutation == Some(Mutation::ForgetSynced) {
+            host.disk.lose("synced");
         }
         let opened = Server::open(id, host.disk.clone(), id == 1, host.contacts.clone(), dice, mutation);
         match opened {
@@ -119,13 +122,19 @@ impl World {
                 host.server = Some(server);
                 host.busy_until = 0;
                 self.tell(format!("s{id} starts at revision {}", view.revision()));
+                if self.hosts[&id].disk.is_rotten() {
+                    return self.facts.fail(format!("s{id} has started on a disk that had rotted"));
+                }
                 let first = self.dice.below(TICK.as_micros() as u64);
                 self.after(first, Event::Tick { to: id, life });
                 self.act(id);
             }
-            Err(OpenError::Log(error)) if !format!("{error:?}").starts_with("Io") => {
-                self.facts.fail(format!("s{id} cannot start: {error}"));
+            Err(error) if rot::is_damage(&error) && host.disk.is_rotten() => {
+                host.refuses = true;
+                self.tell(format!("s{id} refuses to start: {error}"));
+                self.after(SECOND, Event::Replace { id });
             }
+            Err(error) if rot::is_damage(&error) => self.facts.fail(format!("s{id} cannot start: {error}")),
             Err(error) => {
                 host.disk.lose_power();
                 self.tell(format!("s{id} cannot start yet: {error}"));

@@ -1,0 +1,42 @@
+//! Bytes flip that were durable.
+
+use super::*;
+
+/// Flips a byte near the end of the newest file whose name ends so.
+fn rot(disk: &FakeDisk, end: &str) {
+    disk.with(|disk| {
+        let content = disk.files.iter_mut().rfind(|(name, _)| name.ends_with(end)).unwrap().1;
+        let place = content.len() - 10;
+        content[place] ^= 1;
+    });
+}
+
+#[tokio::test]
+async fn a_server_that_lost_the_end_of_its_log_does_not_start() {
+    let mut cluster = Cluster::of(1).await;
+    write(&cluster.leader().await, "a").await;
+    let disk = cluster.disks[&1].tear(0);
+    cluster.stop(1).await;
+    rot(&disk, ".log");
+    let refusal = cluster.start(1, disk, false).err();
+    assert!(matches!(refusal, Some(OpenError::Log(LogError::Damaged { .. }))), "{refusal:?}");
+}
+
+#[tokio::test]
+async fn a_snapshot_that_rotted_on_the_leader_is_written_anew() {
+    let mut cluster = Cluster::of(2).await;
+    write(&cluster.leader().await, "a").await;
+    if cluster.leader_id().await != 1 {
+        cluster.leader().await.transfer_leadership(Some(1)).await;
+    }
+    // Who has nothing needs a snapshot.
+    for is_rotten in [false, true] {
+        cluster.stop(2).await;
+        if is_rotten {
+            rot(&cluster.disks[&1], ".snapshot");
+        }
+        cluster.start(2, FakeDisk::default(), false).unwrap();
+        let replica = cluster.replica(2);
+        until(|| has(&replica, "a")).await;
+    }
+}
