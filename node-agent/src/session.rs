@@ -26,8 +26,10 @@ use crate::{agent::Agent, connect::Dial, node, tunnels};
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// How long a server may take to answer the first message. A server that leads answers at once.
+/// How long a server may take to answer the first message. A server that leads answers at once, unless so much is asked of it
+/// that it must not be asked again and again: twice as long, then, with each try that was not answered.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+const ANSWER_MAX_BUSY: Duration = Duration::from_secs(40);
 
 /// Statuses that change together are said together. Long enough for the pods of one Deployment, too short to be seen.
 const GATHER: Duration = Duration::from_millis(2);
@@ -39,8 +41,9 @@ const BATCH_BYTES: usize = 4 * 1024;
 /// Until the server says otherwise.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// How long after a heartbeat the server's answer may come, or half a heartbeat. One that hangs answers nobody, and
-/// another leads by then; one that has much to do must not be left, for it would have more to do.
+/// How long after a heartbeat the server's answer may come, or two heartbeats, which are further apart where there are many
+/// nodes. One that hangs answers nobody, and another leads by then; one that has much to do must not be left, for it would
+/// have more to do.
 const HEARD_MAX: Duration = Duration::from_secs(4);
 
 /// An agent that wakes so much later than it wanted to cannot say that others are late.
@@ -57,6 +60,8 @@ enum End {
     /// It had begun, and broke off.
     Broken(String),
     Refused(String),
+    /// It has not answered in time.
+    Unanswered,
 }
 
 /// What a session needs to know of the node.
@@ -70,7 +75,7 @@ pub struct Session {
 /// Holds sessions until `stop`.
 pub async fn hold(session: Session, stop: CancellationToken) {
     let work = async {
-        let mut pause = PAUSE_MIN;
+        let (mut pause, mut answer_max) = (PAUSE_MIN, ANSWER_MAX);
         let mut next: VecDeque<String> = VecDeque::new();
         loop {
             if next.is_empty() {
@@ -80,7 +85,7 @@ pub async fn hold(session: Session, stop: CancellationToken) {
                 tokio::time::sleep(PAUSE_MAX).await;
                 continue;
             };
-            match once(&session, &server).await {
+            match once(&session, &server, answer_max).await {
                 End::Redirect(leader) => {
                     tracing::debug!(server, leader, "another server leads");
                     if leader != server {
@@ -90,8 +95,14 @@ pub async fn hold(session: Session, stop: CancellationToken) {
                 }
                 End::Broken(why) => {
                     tracing::info!(server, why, "the session ended; pods go on");
-                    pause = PAUSE_MIN;
+                    (pause, answer_max) = (PAUSE_MIN, ANSWER_MAX);
                     tokio::time::sleep(jittered(pause)).await;
+                }
+                End::Unanswered => {
+                    tracing::debug!(server, ?answer_max, "no answer");
+                    answer_max = (answer_max * 2).min(ANSWER_MAX_BUSY);
+                    tokio::time::sleep(jittered(pause)).await;
+                    pause = (pause * 2).min(PAUSE_MAX);
                 }
                 End::Refused(why) => {
                     tracing::debug!(server, why, "no session");
@@ -111,11 +122,11 @@ fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..1.5))
 }
 
-async fn once(session: &Session, server: &str) -> End {
-    let channel = match tokio::time::timeout(ANSWER_MAX, session.dial.dial(server)).await {
+async fn once(session: &Session, server: &str, answer_max: Duration) -> End {
+    let channel = match tokio::time::timeout(answer_max, session.dial.dial(server)).await {
         Ok(Ok(channel)) => channel,
         Ok(Err(error)) => return End::Refused(error),
-        Err(_) => return End::Refused("no answer".into()),
+        Err(_) => return End::Unanswered,
     };
     let mut client = NodesClient::new(channel.clone());
     let (outbox, outbound) = mpsc::channel(OUTBOX);
@@ -124,14 +135,14 @@ async fn once(session: &Session, server: &str) -> End {
     if outbox.send(message(from_node::Message::Hello(hello))).await.is_err() {
         return End::Refused("the connection closed".into());
     }
-    let opened = tokio::time::timeout(ANSWER_MAX, client.session(ReceiverStream::new(outbound))).await;
+    let opened = tokio::time::timeout(answer_max, client.session(ReceiverStream::new(outbound))).await;
     let inbound = match opened {
         Ok(Ok(response)) => response.into_inner(),
         Ok(Err(status)) => return End::Refused(format!("{}: {}", status.code(), status.message())),
-        Err(_) => return End::Refused("no answer to hello".into()),
+        Err(_) => return End::Unanswered,
     };
     session.agent.machine.tokens.connect(Some(channel.clone()));
-    let end = carry(session, server, &channel, outbox, inbound).await;
+    let end = carry(session, server, &channel, outbox, inbound, answer_max).await;
     session.agent.machine.tokens.connect(None);
     end
 }
@@ -142,6 +153,7 @@ async fn carry(
     channel: &Channel,
     outbox: mpsc::Sender<FromNode>,
     mut inbound: tonic::Streaming<ToNode>,
+    answer_max: Duration,
 ) -> End {
     let agent = &session.agent;
     let machine = &agent.machine;
@@ -150,7 +162,7 @@ async fn carry(
     let mut every = HEARTBEAT;
     let mut heartbeat = pulse(every);
     // When the server is given up, unless it says something.
-    let mut silent = Instant::now() + ANSWER_MAX;
+    let mut silent = Instant::now() + answer_max;
     let mut welcome = false;
     let mut heard = false;
     let mut parts = Delta::default();
@@ -241,7 +253,7 @@ async fn carry(
 
 /// How long a server may say nothing at all.
 fn patience(every: Duration) -> Duration {
-    every + HEARD_MAX.max(every / 2)
+    every + HEARD_MAX.max(every * 2)
 }
 
 /// Beats as often as that, beginning at a moment that is another on each node: those that are told an interval together

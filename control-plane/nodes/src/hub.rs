@@ -121,7 +121,8 @@ impl Hub {
     pub(crate) fn close(&self, session: &Session, lost: bool) {
         if self.sessions.remove_if(&session.node, |_, current| current.number == session.number).is_some() {
             let now = Instant::now();
-            let at = if lost { now.checked_sub(SILENCE_MAX * 2).unwrap_or(now) } else { now };
+            let long_ago = now.checked_sub(pace::absence_max(self.heartbeat()) * 2).unwrap_or(now);
+            let at = if lost { long_ago } else { now };
             self.seen.insert(session.node.clone(), at);
             self.closed.notify_one();
         }
@@ -180,13 +181,14 @@ impl Hub {
             return Some(pace::silence_max(self.heartbeat()).saturating_sub(silent));
         }
         let at = *self.seen.get(node)?;
-        Some((at + SILENCE_MAX).saturating_duration_since(Instant::now()))
+        Some((at + pace::absence_max(self.heartbeat())).saturating_duration_since(Instant::now()))
     }
 
     /// Gives a node the benefit of the doubt: a new leader has heard nobody yet. Until it has been silent for too long,
     /// what it routes counts.
     pub(crate) fn assume_alive(&self, node: &str) {
-        let more = pace::reconnect_max(self.heartbeat()).saturating_sub(SILENCE_MAX);
+        let heartbeat = self.heartbeat();
+        let more = pace::reconnect_max(heartbeat).saturating_sub(pace::absence_max(heartbeat));
         self.seen.entry(node.into()).or_insert(Instant::now() + more);
     }
 

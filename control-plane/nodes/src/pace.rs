@@ -16,7 +16,7 @@ const HEARTBEATS: usize = 1_000;
 /// Steps between which the interval moves, in seconds; a new one is said to all nodes, so there are few.
 const STEPS: [u64; 7] = [1, 2, 5, 10, 20, 50, 100];
 
-/// How long a node without a session may be silent before its pods are replaced elsewhere. Shorter, and a rebooting switch
+/// How long a node without a session may be silent, in a cluster of few, before its pods are replaced elsewhere. Shorter, and a rebooting switch
 /// restarts half the cluster; longer, and users wait for an answer that will not come.
 pub const SILENCE_MAX: Duration = Duration::from_secs(4);
 
@@ -39,6 +39,12 @@ pub fn silence_max(heartbeat: Duration) -> Duration {
     (heartbeat * 3 + Duration::from_secs(1)).max(HANG_MAX)
 }
 
+/// How long a node may be without a session that its agent has closed: where there are many, those who come back wait for
+/// each other. A machine that is dead is known from the kernel, and waited for by nobody.
+pub fn absence_max(heartbeat: Duration) -> Duration {
+    SILENCE_MAX.max(heartbeat * 4)
+}
+
 /// How long nodes have to come back when another server begins to lead.
 pub fn reconnect_max(heartbeat: Duration) -> Duration {
     heartbeat * 2 + RECONNECT_MAX
@@ -54,5 +60,6 @@ mod tests {
         assert_eq!([0, 1, 1_000, 1_001, 2_001, 10_000, 90_000].map(seconds), [1, 1, 1, 2, 5, 10, 100]);
         assert_eq!(silence_max(heartbeat(3)), HANG_MAX);
         assert_eq!(silence_max(heartbeat(10_000)).as_secs(), 31);
+        assert_eq!([3, 10_000].map(|n_nodes| absence_max(heartbeat(n_nodes)).as_secs()), [4, 40]);
     }
 }
