@@ -4,7 +4,10 @@ use copepod_api::{
     Scope,
     field::{Errors, Path},
 };
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::{
+    apps::v1::{StatefulSet, StatefulSetSpec},
+    core::v1::{PersistentVolumeClaimVolumeSource, PodTemplateSpec, Volume},
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -45,7 +48,7 @@ pub fn row() -> Row {
                 let set = StatefulSet::deserialize(object).map_err(|error| error.to_string())?;
                 let path = Path::root("spec");
                 match &set.spec {
-                    Some(spec) => validate_pods(&spec.selector, Some(&spec.template), &path, errors),
+                    Some(spec) => validate_pods(&spec.selector, Some(&template_with_claims(spec)), &path, errors),
                     None => errors.required(path, ""),
                 }
                 validate(object, errors);
@@ -143,6 +146,22 @@ fn validate(set: &Value, errors: &mut Errors) {
         let path = format!("{path}.spec");
         claim_spec(&Part { value: at(claim, "spec"), path: &path }, errors);
     }
+}
+
+/// The template as its pods will be: each has its claims among its volumes, and its containers may mount them.
+fn template_with_claims(spec: &StatefulSetSpec) -> PodTemplateSpec {
+    let mut template = spec.template.clone();
+    if let Some(pod) = &mut template.spec {
+        let claims = spec.volume_claim_templates.iter().flatten().filter_map(|claim| claim.metadata.name.clone());
+        let volumes = pod.volumes.get_or_insert_default();
+        for name in claims {
+            if volumes.iter().all(|volume| volume.name != name) {
+                let claim = PersistentVolumeClaimVolumeSource { claim_name: name.clone(), ..Default::default() };
+                volumes.push(Volume { name, persistent_volume_claim: Some(claim), ..Volume::default() });
+            }
+        }
+    }
+    template
 }
 
 /// At least one pod, and at most all of them: with less no rollout would ever move.

@@ -176,6 +176,20 @@ fn stateful_sets() {
 }
 
 #[test]
+fn the_containers_of_a_stateful_set_may_mount_its_claims() {
+    let claim = json!([{
+        "metadata": {"name": "data"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }]);
+    let mount = |name: &str| json!([{"name": name, "mountPath": "/data"}]);
+    let mounts = "/spec/template/spec/containers/0/volumeMounts";
+    let of = |name: &str| stateful(&[("/spec/volumeClaimTemplates", claim.clone()), (mounts, mount(name))]);
+    assert_eq!(errors("statefulsets", of("data")), "");
+    let missing = "spec.template.spec.containers[0].volumeMounts[0].name: Not found: \"other\"";
+    assert_eq!(errors("statefulsets", of("other")), missing);
+}
+
+#[test]
 fn the_defaults_of_stateful_sets() {
     let defaults = |changes: &[(&str, Value)]| {
         let made = Fixture::new().create("statefulsets", stateful(changes)).unwrap();
