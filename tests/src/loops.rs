@@ -9,10 +9,10 @@ use std::{
 };
 
 use copepod_api::{
-    Action, DeleteOptions, Key, Plan, Request, Resource, Target, Timestamp, User, WriteOptions,
+    Action, DeleteOptions, Key, Plan, Request, Resource, Target, Timestamp, Typed, User, WriteOptions,
     k8s_openapi::api::{
-        apps::v1::Deployment,
-        core::v1::{Node, Pod, Service},
+        apps::v1::{ControllerRevision, Deployment, StatefulSet},
+        core::v1::{Node, PersistentVolumeClaim, Pod, Service},
         policy::v1::PodDisruptionBudget,
     },
     request::Propagation,
@@ -263,6 +263,49 @@ fn a_deployment_comes_up_rolls_and_goes() {
     cluster.submit(&[Request::delete::<Deployment>(&Cluster::admin(), "default", "web", options)]);
     cluster.settle();
     insta::assert_snapshot!(cluster.tell(), @"{}");
+}
+
+#[test]
+fn a_stateful_set_comes_up_rolls_and_goes_with_its_claims() {
+    let mut cluster = Cluster::new(2);
+    cluster.create::<StatefulSet>(
+        "default",
+        json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db", "namespace": "default"},
+            "spec": {
+                "replicas": 3, "serviceName": "db", "selector": {"matchLabels": {"app": "db"}},
+                "persistentVolumeClaimRetentionPolicy": {"whenDeleted": "Delete", "whenScaled": "Delete"},
+                "volumeClaimTemplates": [{
+                    "metadata": {"name": "data"},
+                    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+                }],
+                "template": {
+                    "metadata": {"labels": {"app": "db"}},
+                    "spec": {"containers": [{"name": "c", "image": "db:1"}]},
+                },
+            },
+        }),
+    );
+    cluster.settle();
+    let left = |cluster: &Cluster| {
+        let count = |resource: Resource| cluster.view.count(&resource);
+        let (claims, revisions) = (PersistentVolumeClaim::resource(), ControllerRevision::resource());
+        let status = cluster.view.get::<StatefulSet>("default", "db").and_then(|set| set.status.clone());
+        let is_over = status.is_some_and(|status| status.current_revision == status.update_revision);
+        (count(resource::PODS), count(claims), count(revisions), is_over)
+    };
+    assert_eq!(left(&cluster), (3, 3, 1, true));
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "db:2"}]}}}});
+    cluster.patch::<StatefulSet>("db", image);
+    cluster.settle();
+    assert_eq!(left(&cluster), (3, 3, 2, true));
+    cluster.patch::<StatefulSet>("db", json!({"spec": {"replicas": 1}}));
+    cluster.settle();
+    assert_eq!(left(&cluster), (1, 1, 2, true));
+    let options = DeleteOptions { propagation: Some(Propagation::Background), ..DeleteOptions::default() };
+    cluster.submit(&[Request::delete::<StatefulSet>(&Cluster::admin(), "default", "db", options)]);
+    cluster.settle();
+    assert_eq!(left(&cluster), (0, 0, 0, false));
 }
 
 #[test]
