@@ -7,7 +7,11 @@ pub enum ServerError {
     #[error("{path}: {cause}", path = path.display())]
     Disk { path: PathBuf, cause: String },
 
-    #[error("{path} {what}; restore the directory from a backup, or remove it and join again", path = path.display())]
+    #[error(
+        "{path} {what}; remove the directory and let this server join again, or, if it was the only one, restore its cluster \
+         from a backup (`copepod restore`)",
+        path = path.display()
+    )]
     Keys { path: PathBuf, what: String },
 
     #[error("cannot listen on {address}: {cause}")]
