@@ -38,15 +38,15 @@ const APPLY_AGAIN: Duration = Duration::from_secs(1);
 /// written before has had its time, and are written together.
 const WRITE_BYTES_A_SECOND: f64 = 4.0 * 1024.0;
 
-/// What a write takes however short it is.
-const WRITE_BYTES: usize = 16 * 1024;
+/// How often it may be written down where nodes are whose pods no endpoint names yet: where many join, each hears of each.
+const PEERS_PAUSE: Duration = Duration::from_secs(4);
 
 pub struct Agent {
     pub machine: Arc<Machine>,
     /// Something has not been written down.
     unwritten: Notify,
     /// When it may be.
-    writes_at: Mutex<Instant>,
+    writes_at: Mutex<WritesAt>,
     workers: Mutex<BTreeMap<String, Handle>>,
     /// Sandboxes of pods nobody has spoken of yet. They are left alone until the control plane has: the journal might be
     /// what was lost.
@@ -55,6 +55,14 @@ pub struct Agent {
     wanted: watch::Sender<Wanted>,
     /// The newest revision it does contain.
     contained: watch::Sender<u64>,
+}
+
+/// When the next may be written down. An agent that starts anew begins with the endpoints that are written, so they wait for
+/// no more than the time that the last ones took.
+#[derive(Clone, Copy)]
+struct WritesAt {
+    endpoints: Instant,
+    rest: Instant,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +85,7 @@ impl Agent {
         let agent = Arc::new(Agent {
             machine,
             unwritten: Notify::new(),
-            writes_at: Mutex::new(Instant::now()),
+            writes_at: Mutex::new(WritesAt { endpoints: Instant::now(), rest: Instant::now() }),
             workers: Mutex::default(),
             strangers: Mutex::new(found),
             wanted: watch::Sender::new(Wanted { revision, version: 1 }),
@@ -273,13 +281,20 @@ impl Agent {
     pub async fn keep_written(&self) {
         loop {
             self.unwritten.notified().await;
-            tokio::time::sleep_until(self.writes_at().into()).await;
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep_until(self.writes_at().into()) => break,
+                    // What has come may be more urgent.
+                    () = self.unwritten.notified() => (),
+                }
+            }
             self.write();
         }
     }
 
     fn writes_at(&self) -> Instant {
-        *self.writes_at.lock().unwrap_or_else(PoisonError::into_inner)
+        let at = *self.writes_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.machine.assignments().has_unwritten_slices() { at.endpoints } else { at.rest }
     }
 
     /// Writes down what has not been yet.
@@ -288,8 +303,10 @@ impl Agent {
         let cluster = self.machine.cluster().clone();
         match assignments.write(&cluster.slices, &cluster.peers) {
             Ok(n_bytes) => {
-                let took = Duration::from_secs_f64((WRITE_BYTES + n_bytes) as f64 / WRITE_BYTES_A_SECOND);
-                *self.writes_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + took;
+                let took = Duration::from_secs_f64(n_bytes as f64 / WRITE_BYTES_A_SECOND);
+                let now = Instant::now();
+                let at = WritesAt { endpoints: now + took, rest: now + took.max(PEERS_PAUSE) };
+                *self.writes_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
             }
             Err(error) => tracing::warn!(%error, "what the node was told cannot be written down"),
         }

@@ -180,6 +180,11 @@ impl Assignments {
         self.written == self.revision
     }
 
+    /// Whether some of what is not on disk yet says who is behind a service.
+    pub fn has_unwritten_slices(&self) -> bool {
+        self.paths.has_unwritten_slices()
+    }
+
     /// Writes down what has not been yet; how many bytes.
     pub fn write(&mut self, slices: &Slices, peers: &Peers) -> io::Result<usize> {
         let n_bytes = self.paths.write(slices, peers)?;

@@ -46,8 +46,8 @@ pub struct Paths {
     /// Slices, by namespace and name.
     changed: BTreeSet<String>,
     peers: ChangedPeers,
-    /// Lines about others in the file.
-    n_lines: usize,
+    /// Lines about others in the file; `None` while there is no file that could be added to.
+    n_lines: Option<usize>,
 }
 
 /// What is to be written of where pods are.
@@ -85,7 +85,7 @@ impl Paths {
             node: node.into(),
             changed: BTreeSet::new(),
             peers: ChangedPeers::none(),
-            n_lines: 0,
+            n_lines: None,
         };
         fs::create_dir_all(paths.slices())?;
         let (mut slices, mut peers) = (Slices::default(), Peers::default());
@@ -101,13 +101,11 @@ impl Paths {
             read => read,
         };
         if let Some((written, n_lines)) = unpack(&read(PEERS)?) {
-            (peers, paths.n_lines) = (written, n_lines);
-        } else {
-            paths.peers = ChangedPeers::All;
+            (peers, paths.n_lines) = (written, Some(n_lines));
         }
         paths.changed.clear();
         let counts: Counts = serde_json::from_slice(&read(COUNTS)?).unwrap_or_default();
-        let is_whole = counts == Counts { slices: slices.len(), peers: paths.n_lines };
+        let is_whole = counts == Counts { slices: slices.len(), peers: paths.n_lines.unwrap_or(0) };
         Ok((paths, slices, peers, is_whole))
     }
 
@@ -218,6 +216,10 @@ impl Paths {
         self.changed.is_empty() && self.peers.is_none()
     }
 
+    pub fn has_unwritten_slices(&self) -> bool {
+        !self.changed.is_empty()
+    }
+
     /// Writes down what has changed; how many bytes.
     pub fn write(&mut self, slices: &Slices, peers: &Peers) -> io::Result<usize> {
         if self.is_written() {
@@ -237,33 +239,37 @@ impl Paths {
             self.changed.pop_first();
         }
         n_bytes += self.write_peers(peers)?;
-        let counts = Counts { slices: slices.len(), peers: self.n_lines };
+        let counts = Counts { slices: slices.len(), peers: self.n_lines.unwrap_or(0) };
         write(&self.dir, COUNTS, &serde_json::to_vec(&counts).map_err(io::Error::other)?)?;
         Ok(n_bytes)
     }
 
     /// Adds lines about those that have changed, or writes all anew.
     fn write_peers(&mut self, peers: &Peers) -> io::Result<usize> {
-        let lines = match &self.peers {
-            ChangedPeers::These(ranges) if self.n_lines + ranges.len() <= 2 * peers.others.len() + SLACK => {
+        if self.peers.is_none() {
+            return Ok(0);
+        }
+        // Whatever comes of it, it is not known what stands there until all is written anew.
+        let changed = std::mem::replace(&mut self.peers, ChangedPeers::All);
+        let n_bytes = match (changed, self.n_lines.take()) {
+            (ChangedPeers::These(ranges), Some(n_lines))
+                if n_lines + ranges.len() <= 2 * peers.others.len() + SLACK =>
+            {
                 let line = |range: &Range| line(*range, peers.others.get(range).copied());
-                (!ranges.is_empty()).then(|| ranges.iter().flat_map(line).collect::<Vec<u8>>())
+                let lines: Vec<u8> = ranges.iter().flat_map(line).collect();
+                fs::OpenOptions::new().append(true).open(self.dir.join(PEERS))?.write_all(&lines)?;
+                self.n_lines = Some(n_lines + ranges.len());
+                lines.len()
             }
             _ => {
                 let packed = pack(peers);
                 write(&self.dir, PEERS, &packed)?;
-                self.n_lines = peers.others.len();
-                self.peers = ChangedPeers::none();
-                return Ok(packed.len());
+                self.n_lines = Some(peers.others.len());
+                packed.len()
             }
         };
-        let Some(lines) = lines else { return Ok(0) };
-        // Whatever comes of it, it is not known what stands there until all is written anew.
-        self.peers = ChangedPeers::All;
-        fs::OpenOptions::new().append(true).open(self.dir.join(PEERS))?.write_all(&lines)?;
-        self.n_lines += lines.len() / LINE_BYTES;
         self.peers = ChangedPeers::none();
-        Ok(lines.len())
+        Ok(n_bytes)
     }
 
     fn told_of(&self, key: &str, slice: &Slice) -> nodes::Slice {

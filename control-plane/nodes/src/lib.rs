@@ -10,6 +10,7 @@ mod dispatch;
 mod echo;
 mod everybody;
 mod feed;
+mod hearing;
 mod hub;
 mod join;
 mod lost;

@@ -5,11 +5,11 @@ use std::{pin::Pin, sync::Arc};
 use copepod_api::{Key, Object, Revision, Timestamp, User, resource::PODS, time::rfc3339};
 use copepod_identity::NODES_GROUP;
 use copepod_proto::nodes::{
-    FromNode, Heard, JoinReply, JoinRequest, Redirect, RenewRequest, ToNode, TokenReply, TokenRequest, TunnelData,
-    from_node, nodes_server::Nodes, to_node,
+    FromNode, JoinReply, JoinRequest, Redirect, RenewRequest, ToNode, TokenReply, TokenRequest, TunnelData, from_node,
+    nodes_server::Nodes, to_node,
 };
 use copepod_store::{Door, Leader};
-use futures::{FutureExt, Stream, StreamExt, future::OptionFuture};
+use futures::{Stream, StreamExt};
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -17,10 +17,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
     Hub, Issue,
-    backlog::Backlog,
     dispatch::{self, dispatch},
+    hearing,
     hub::{SESSION_QUEUE, Session},
-    join, lost, references, silence, status,
+    join, references, silence, status,
 };
 
 pub const NODE_USER_PREFIX: &str = "system:node:";
@@ -154,7 +154,7 @@ impl NodeFront {
         if session.send(to_node::Message::Welcome(welcome)).await.is_ok() {
             self.hub.arrives(session.clone(), from);
             tokio::select! {
-                lost = self.listen(&session, inbound) => is_lost = lost,
+                lost = hearing::listen(&*self.door, &self.hub, &session, inbound) => is_lost = lost,
                 () = self.until_replaced(&session) => (),
             }
         }
@@ -167,74 +167,9 @@ impl NodeFront {
             session.ended.notified().await;
         }
     }
-
-    /// Hears what the agent says until the session is over; whether its machine does not answer any more. What is to be
-    /// written is written meanwhile, one transaction after the other.
-    async fn listen(&self, session: &Session, mut inbound: Streaming<FromNode>) -> bool {
-        let user = user_of(&session.node);
-        let mut backlog = Backlog::default();
-        let mut writing = None;
-        let is_lost = loop {
-            if writing.is_none() && !backlog.is_empty() {
-                let requests = backlog.take(&self.door.view(), &user, &session.node);
-                writing = Some(Box::pin(self.submit(requests)));
-            }
-            let message = tokio::select! {
-                message = inbound.next(), if !backlog.is_full() => match message {
-                    Some(Ok(message)) => message,
-                    Some(Err(status)) => break lost::is_lost(&status),
-                    None => break false,
-                },
-                () = OptionFuture::from(writing.as_mut()).map(drop), if writing.is_some() => {
-                    writing = None;
-                    continue;
-                }
-            };
-            if !self.hub.is_current(session) {
-                return false;
-            }
-            self.hub.beat(session);
-            match message.message {
-                Some(from_node::Message::Acknowledged(acknowledged)) => {
-                    self.hub.acknowledge(session, acknowledged.revision)
-                }
-                Some(from_node::Message::Statuses(batch)) => backlog.add(batch),
-                Some(from_node::Message::Event(event)) => backlog.add_event(event),
-                Some(from_node::Message::Heartbeat(_)) => {
-                    // One whose queue is full is told enough.
-                    let _ = session.try_send(to_node::Message::Heard(Heard {}));
-                }
-                Some(from_node::Message::Hello(_)) | None => (),
-            }
-        };
-        // What it has said before it went counts.
-        if let Some(writing) = writing {
-            writing.await;
-        }
-        while !backlog.is_empty() && self.hub.is_current(session) {
-            self.submit(backlog.take(&self.door.view(), &user, &session.node)).await;
-        }
-        is_lost
-    }
-
-    /// All in one transaction; where one of them is refused, each alone, so that one deleted pod does not hide the
-    /// status of the others.
-    async fn submit(&self, requests: Vec<copepod_api::Request>) {
-        if requests.len() > 1 && self.door.submit(requests.clone()).await.is_ok() {
-            return;
-        }
-        for request in requests {
-            let target = request.target.key();
-            if let Err(status) = self.door.submit(vec![request]).await
-                && status.code() != 404
-            {
-                tracing::warn!(%target, %status, "a report was refused");
-            }
-        }
-    }
 }
 
-fn user_of(node: &str) -> User {
+pub(crate) fn user_of(node: &str) -> User {
     User { name: format!("{NODE_USER_PREFIX}{node}").into(), groups: vec![NODES_GROUP.into()], ..User::default() }
 }
 

@@ -197,7 +197,8 @@ fn a_disk_becomes_read_only(cluster: &Cluster) {
     run("mount", &["-o", "remount,abort", &directory]);
     // Others write on, so it has to write too, and does not pretend.
     cluster.until_ended(pid);
-    assert!(cluster.last_words("s2").contains("Read-only file system"), "{}", cluster.last_words("s2"));
+    let log = cluster.log("s2");
+    assert!(log.contains("Read-only file system"), "{log}");
     run("umount", &[&directory]);
     // It says by its status that there was something to mend.
     let mended = Command::new("e2fsck").args(["-p", &disk_of_s2(cluster)]).output().expect("e2fsck runs");

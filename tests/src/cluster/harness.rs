@@ -268,10 +268,14 @@ impl Cluster {
         Path::new("/var/lib/copepod").join(LAB)
     }
 
-    /// The last line that a member has logged.
+    /// What a member has logged.
+    pub fn log(&self, member: &str) -> String {
+        fs::read_to_string(self.directory().join("log").join(format!("{member}.log"))).unwrap_or_default()
+    }
+
+    /// The last line of that.
     pub fn last_words(&self, member: &str) -> String {
-        let log = fs::read_to_string(self.directory().join("log").join(format!("{member}.log"))).unwrap_or_default();
-        log.lines().last().unwrap_or_default().to_owned()
+        self.log(member).lines().last().unwrap_or_default().to_owned()
     }
 
     /// Makes a static program of manifests/hello and an image of it.

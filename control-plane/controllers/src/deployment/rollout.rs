@@ -82,6 +82,12 @@ impl Set {
         self.available().min(self.replicas)
     }
 
+    /// Those of its pods that answer requests, available or not yet. A clock that was set back makes ready pods wait for their
+    /// `minReadySeconds` once more, and they are not broken for that.
+    fn serving(&self) -> i32 {
+        self.ready().max(self.available()).min(self.replicas)
+    }
+
     fn created(&self) -> Timestamp {
         self.live.as_ref().and_then(|live| live.meta().creation_timestamp).unwrap_or(Timestamp::MAX)
     }
@@ -240,7 +246,7 @@ impl<'a> Rollout<'a> {
         let new_unavailable = self.sets[new].replicas - self.sets[new].lasting();
         let mut spare = self.total() - self.sizes.floor() - new_unavailable;
         for old in self.old() {
-            let unhealthy = self.sets[old].replicas - self.sets[old].lasting();
+            let unhealthy = self.sets[old].replicas - self.sets[old].serving();
             let gone = unhealthy.min(spare).max(0);
             self.resize(old, self.sets[old].replicas - gone);
             spare -= gone;

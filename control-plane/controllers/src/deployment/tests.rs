@@ -73,6 +73,29 @@ fn a_broken_image_stops_the_rollout_and_old_pods_stay() {
 }
 
 #[test]
+fn pods_that_serve_are_not_taken_for_broken_when_the_clock_is_set_back() {
+    let mut world = World::read("node n1 | deployment web 10");
+    world.edit(KEY, |object| object["spec"]["minReadySeconds"] = 1.into());
+    world.settle();
+    world.wait(5);
+    world.settle();
+    world.bounds("web", 8, 13);
+    for image in ["broken:1", "broken:2"] {
+        world.edit(KEY, |object| object["spec"]["template"]["spec"]["containers"][0]["image"] = image.into());
+        world.settle();
+        world.wait(-30);
+    }
+    assert_snapshot!(world.summary(), @r#"
+        deployment web rev Some("3") {observedGeneration:4,readyReplicas:8,replicas:13,terminatingReplicas:0,unavailableReplicas:13,updatedReplicas:5} ["MinimumReplicasUnavailable", "ReplicaSetUpdated"]
+        set of broken:1 rev 2 history None: 0 wanted, 0 available
+        set of broken:2 rev 3 history None: 5 wanted, 0 available
+        set of web:1 rev 1 history None: 8 wanted, 0 available
+        5 × pod of broken:2
+        8 × pod of web:1
+    "#);
+}
+
+#[test]
 fn recreate_first_stops_everything_old() {
     let mut world = World::read("node n1 | deployment web 2 recreate");
     world.settle();
