@@ -91,7 +91,7 @@ mod tests {
             let key = Key::new(PODS, "d", format!("p{number}").as_str());
             Op::Put { key, body: Body::encode(&pod), expect: Expect::Absent }
         });
-        let txn = Txn { ops: ops.collect(), ..Txn::default() };
+        let txn = Txn { ops: ops.collect() };
         View::default().apply(&txn, Timestamp::UNIX_EPOCH).unwrap().0
     }
 
