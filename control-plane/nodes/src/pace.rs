@@ -16,8 +16,8 @@ const HEARTBEATS: usize = 1_000;
 /// Steps between which the interval moves, in seconds; a new one is said to all nodes, so there are few.
 const STEPS: [u64; 7] = [1, 2, 5, 10, 20, 50, 100];
 
-/// How long a node without a session may be silent, in a cluster of few, before its pods are replaced elsewhere. Shorter, and a rebooting switch
-/// restarts half the cluster; longer, and users wait for an answer that will not come.
+/// How long a node without a session may be silent, in a cluster of few, before its pods are replaced elsewhere. Shorter,
+/// and a rebooting switch restarts half the cluster; longer, and users wait for an answer that will not come.
 pub const SILENCE_MAX: Duration = Duration::from_secs(4);
 
 /// How long nothing need be heard in a session that is open: its machine is there, and a server or an agent that has much
