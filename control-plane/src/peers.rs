@@ -15,10 +15,10 @@ use copepod_proto::peers::{
     PeerJoinReply, PeerJoinRequest, RaftClosed, RaftMessage, SnapshotChunk, SnapshotReply, peers_client::PeersClient,
     peers_server::Peers,
 };
-use copepod_replica::{Member, Replica, Transport};
+use copepod_replica::{Member, Replica, Sent, SnapshotError, Transport};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming, transport::Channel};
+use tonic::{Code, Request, Response, Status, Streaming, transport::Channel};
 
 use crate::{admission::Admission, links::Links};
 
@@ -85,7 +85,7 @@ impl Transport for PeerTransport {
         to: &Member,
         message: Bytes,
         data: Box<dyn Read + Send>,
-        done: Box<dyn FnOnce(bool) + Send>,
+        done: Box<dyn FnOnce(Sent) + Send>,
     ) {
         let (links, to) = (self.links.clone(), to.clone());
         self.runtime.spawn(async move {
@@ -93,7 +93,11 @@ impl Transport for PeerTransport {
             if let Err(error) = &outcome {
                 tracing::warn!(peer = to.name, %error, "a snapshot did not arrive");
             }
-            done(outcome.is_ok());
+            done(match outcome {
+                Ok(()) => Sent::Arrived,
+                Err(status) if status.code() == Code::DataLoss => Sent::Damaged,
+                Err(_) => Sent::Lost,
+            });
         });
     }
 }
@@ -205,13 +209,21 @@ impl Peers for PeerFront {
         // Decoded and written to disk as it arrives, on a thread that may wait for both.
         let taking = tokio::task::spawn_blocking(move || {
             let mut data = Arriving { chunks: arriving, rest: Bytes::new(), has_ended: false };
-            replica.receive_snapshot(message, &mut data).map_err(|error| Status::failed_precondition(error.to_string()))
+            replica.receive_snapshot(message, &mut data).map_err(refusal)
         });
         let fed = feed(first, &mut chunks, inbox).await;
         let taken = taking.await.map_err(|error| Status::internal(error.to_string()))?;
         fed?;
         taken?;
         Ok(Response::new(SnapshotReply {}))
+    }
+}
+
+/// The sender writes a damaged one anew.
+fn refusal(error: SnapshotError) -> Status {
+    match error {
+        SnapshotError::Io(error) => Status::unavailable(error.to_string()),
+        damaged => Status::data_loss(damaged.to_string()),
     }
 }
 

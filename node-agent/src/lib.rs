@@ -36,6 +36,7 @@ mod session;
 mod streams;
 pub mod surface;
 mod tokens;
+mod tries;
 mod tunnels;
 mod worker;
 

@@ -20,16 +20,16 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 
-use crate::{agent::Agent, connect::Dial, node, tunnels};
+use crate::{
+    agent::Agent,
+    connect::Dial,
+    node,
+    tries::{End, Tries},
+    tunnels,
+};
 
-/// The pause before the next server is tried.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(2);
-
-/// How long a server may take to answer the first message. A server that leads answers at once, unless so much is asked of it
-/// that it must not be asked again and again: twice as long, then, with each try that was not answered.
-const ANSWER_MAX: Duration = Duration::from_secs(5);
-const ANSWER_MAX_BUSY: Duration = Duration::from_secs(40);
+/// Until the agent has been told of a server.
+const NOBODY: Duration = Duration::from_secs(2);
 
 /// Statuses that change together are said together. Long enough for the pods of one Deployment, too short to be seen.
 const GATHER: Duration = Duration::from_millis(2);
@@ -52,18 +52,6 @@ const LATE_MAX: Duration = Duration::from_millis(500);
 /// Messages up, waiting for the connection. Reports wait outside, by pod, so that this stays short.
 const OUTBOX: usize = 64;
 
-/// How a session ended.
-#[derive(Debug, PartialEq, Eq)]
-enum End {
-    /// That server does not lead; this one does.
-    Redirect(String),
-    /// It had begun, and broke off.
-    Broken(String),
-    Refused(String),
-    /// It has not answered in time.
-    Unanswered,
-}
-
 /// What a session needs to know of the node.
 pub struct Session {
     pub agent: Arc<Agent>,
@@ -75,41 +63,29 @@ pub struct Session {
 /// Holds sessions until `stop`.
 pub async fn hold(session: Session, stop: CancellationToken) {
     let work = async {
-        let (mut pause, mut answer_max) = (PAUSE_MIN, ANSWER_MAX);
+        let mut tries = Tries::default();
         let mut next: VecDeque<String> = VecDeque::new();
         loop {
             if next.is_empty() {
                 next = session.dial.servers().into();
             }
             let Some(server) = next.pop_front() else {
-                tokio::time::sleep(PAUSE_MAX).await;
+                tokio::time::sleep(NOBODY).await;
                 continue;
             };
-            match once(&session, &server, answer_max).await {
+            let end = once(&session, &server, tries.answer_max()).await;
+            match &end {
                 End::Redirect(leader) => {
                     tracing::debug!(server, leader, "another server leads");
-                    if leader != server {
-                        next.push_front(leader);
+                    if *leader != server {
+                        next.push_front(leader.clone());
                     }
-                    tokio::time::sleep(jittered(PAUSE_MIN) / 4).await;
                 }
-                End::Broken(why) => {
-                    tracing::info!(server, why, "the session ended; pods go on");
-                    (pause, answer_max) = (PAUSE_MIN, ANSWER_MAX);
-                    tokio::time::sleep(jittered(pause)).await;
-                }
-                End::Unanswered => {
-                    tracing::debug!(server, ?answer_max, "no answer");
-                    answer_max = (answer_max * 2).min(ANSWER_MAX_BUSY);
-                    tokio::time::sleep(jittered(pause)).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
-                End::Refused(why) => {
-                    tracing::debug!(server, why, "no session");
-                    tokio::time::sleep(jittered(pause)).await;
-                    pause = (pause * 2).min(PAUSE_MAX);
-                }
+                End::Broken(why) => tracing::info!(server, why, "the session ended; pods go on"),
+                End::Unanswered => tracing::debug!(server, answer_max = ?tries.answer_max(), "no answer"),
+                End::Refused(why) => tracing::debug!(server, why, "no session"),
             }
+            tokio::time::sleep(jittered(tries.after(&end))).await;
         }
     };
     tokio::select! {

@@ -11,7 +11,7 @@ use std::{
 
 use copepod_api::{
     Key, Object, Revision,
-    k8s_openapi::api::discovery::v1::EndpointSlice,
+    k8s_openapi::api::discovery::v1::{EndpointConditions, EndpointSlice},
     resource::{ENDPOINT_SLICES, PODS},
 };
 use copepod_store::{Event, EventKind, View};
@@ -33,7 +33,7 @@ struct Wait {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Offered,
-    /// No slice has offered it since then.
+    /// No slice has offered it since then, and none will (`registry/src/discovery/offers.rs`).
     Withdrawn(Revision),
     /// Its node was told to stop it, and has not said yet that it is gone.
     Released,
@@ -118,9 +118,15 @@ fn offered_in(view: &View, namespace: &str) -> BTreeSet<String> {
     view.objects(&ENDPOINT_SLICES, Some(namespace))
         .filter_map(|object| object.typed::<EndpointSlice>().ok())
         .flat_map(|slice| slice.endpoints.iter().flatten())
-        .filter(|endpoint| endpoint.conditions.as_ref().is_none_or(|conditions| conditions.ready != Some(false)))
+        .filter(|endpoint| endpoint.conditions.as_ref().is_none_or(is_offer))
         .filter_map(|endpoint| endpoint.target_ref.as_ref()?.uid.clone())
         .collect()
+}
+
+/// One that is marked as leaving is not waited for: of a service that publishes pods that are not ready, all are listed as
+/// ready to their end.
+fn is_offer(conditions: &EndpointConditions) -> bool {
+    conditions.ready != Some(false) && conditions.terminating != Some(true)
 }
 
 #[cfg(test)]
@@ -185,6 +191,17 @@ mod tests {
         assert!(!world.leaving.is_waiting());
         world.leaving.begin("n1", &world.view);
         assert_eq!(world.released(99), ["a"], "a node that comes again may not have heard it");
+    }
+
+    /// As a headless service does that publishes pods that are not ready.
+    #[test]
+    fn a_pod_that_is_listed_as_ready_and_leaving_is_not_waited_for() {
+        let mut world = World::new();
+        world.pod("n1", "a", true);
+        let mut listed = slice(&["a".to_owned()]);
+        listed["endpoints"][0]["conditions"]["terminating"] = json!(true);
+        world.put(ENDPOINT_SLICES, "web-1", &listed);
+        assert_eq!(world.released(99), ["a"]);
     }
 
     #[test]

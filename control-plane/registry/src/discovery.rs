@@ -1,5 +1,7 @@
 //! EndpointSlices: `discovery.k8s.io/v1`.
 
+mod offers;
+
 use copepod_api::{
     Scope,
     field::{Errors, Path},
@@ -58,6 +60,8 @@ fn endpoint_slice() -> Row {
                     errors.invalid("addressType", new.get("addressType"), "field is immutable");
                 }
             },
+            admit: |world, slice| offers::check(world, slice, None),
+            admit_update: |world, slice, live| offers::check(world, slice, Some(live.value())),
             columns: COLUMNS,
             cells: |object, now| {
                 let slice = object.value();

@@ -8,6 +8,7 @@ mod fixture;
 mod hostile;
 mod kinds;
 mod lifecycle;
+mod offers;
 mod openings;
 mod policies;
 mod rbac;

@@ -114,8 +114,8 @@ impl Outlet for Outward {
 
     fn send_snapshot(&mut self, to: &Member, message: Bytes, data: Box<dyn Read + Send>) {
         let (id, inputs) = (to.id, self.inputs.clone());
-        let done = move |arrived| {
-            let _ = inputs.send(Input::snapshot_sent(id, arrived));
+        let done = move |sent| {
+            let _ = inputs.send(Input::snapshot_sent(id, sent));
         };
         self.transport.send_snapshot(to, message, data, Box::new(done));
     }

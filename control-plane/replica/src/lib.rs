@@ -26,7 +26,7 @@ pub use local::Local;
 pub use machine::{Dice, Input, Machine, Outlet, Settled, SnapshotWork, TICK};
 pub use membership::Member;
 pub use rebirth::{Founder, RebirthError, Reborn, recover, restore};
-pub use replica::{ChangeError, Config, OpenError, ProposeError, ReadError, Replica, Role, Transport};
+pub use replica::{ChangeError, Config, OpenError, ProposeError, ReadError, Replica, Role, Sent, Transport};
 pub use snapshot::{Contents, SnapshotError, check};
 
 /// The checksum of everything this crate writes and sends (CRC-32C, RFC 3720 appendix B.4).

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::{Member, Replica, Transport};
+use crate::{Member, Replica, Sent, Transport};
 
 /// The replicas, by id, and which of them are cut off.
 #[derive(Default)]
@@ -91,12 +91,12 @@ impl Transport for Wire {
         to: &Member,
         message: Bytes,
         mut data: Box<dyn Read + Send>,
-        done: Box<dyn FnOnce(bool) + Send>,
+        done: Box<dyn FnOnce(Sent) + Send>,
     ) {
         let replica = self.reach(to.id);
         // It takes as long as it takes, and the one that sends goes on.
         std::thread::spawn(move || {
-            done(replica.is_some_and(|replica| replica.receive_snapshot(message, &mut data).is_ok()));
+            done(replica.map_or(Sent::Lost, |replica| Sent::of(&replica.receive_snapshot(message, &mut data))));
         });
     }
 }

@@ -22,7 +22,7 @@ use copepod_api::Revision;
 use copepod_store::{Event, View};
 use prost_raft::Message as _;
 use raft::{
-    RawNode, SnapshotStatus, StateRole,
+    RawNode, StateRole,
     prelude::{ConfChangeV2, Entry, EntryType, HardState, Message, MessageType},
 };
 use tokio::sync::{oneshot, watch};
@@ -33,7 +33,7 @@ use crate::{
     disk::{Archive, Disk, Draft},
     log::{Log, LogError},
     membership::Membership,
-    replica::{ChangeError, Config},
+    replica::{ChangeError, Config, Sent},
     snapshot::{Ready, State},
     storage::{Shared, Storage},
 };
@@ -118,7 +118,7 @@ pub enum Input {
     },
     SnapshotSent {
         to: u64,
-        arrived: bool,
+        sent: Sent,
     },
     Stop {
         answer: oneshot::Sender<()>,
@@ -133,8 +133,8 @@ pub struct Incoming {
 }
 
 impl Input {
-    pub fn snapshot_sent(to: u64, arrived: bool) -> Input {
-        Input::SnapshotSent { to, arrived }
+    pub fn snapshot_sent(to: u64, sent: Sent) -> Input {
+        Input::SnapshotSent { to, sent }
     }
 }
 
@@ -188,8 +188,6 @@ pub struct Machine<D: Disk> {
     snapshot_pause: u32,
     /// The size of the newest snapshot.
     snapshot_bytes: u64,
-    /// How often in a row it did not arrive.
-    not_arrived: u32,
     /// What Raft wants written and the disk had no space for, and what came meanwhile and cannot be asked for again.
     in_hand: Option<(Step, LogError)>,
     deferred: Vec<Input>,
@@ -292,7 +290,6 @@ impl<D: Disk> Machine<D> {
             is_writing: false,
             snapshot_pause: 0,
             snapshot_bytes,
-            not_arrived: 0,
             in_hand: None,
             deferred: Vec::new(),
             n_ticks: 0,
@@ -371,19 +368,15 @@ impl<D: Disk> Machine<D> {
                 }
             }
             Input::Snapshot { message, incoming } => {
-                let Ok(message) = Message::decode(message) else { return };
-                self.incoming = Some(*incoming);
-                self.step(message);
+                if let Ok(message) = Message::decode(message) {
+                    self.take_snapshot(message, *incoming);
+                }
             }
             Input::AddMember { name, address, answer } => self.add_member(name, address, answer),
             Input::RemoveMember { id, answer } => self.remove_member(id, answer),
             Input::Transfer { to } => self.transfer(to),
             Input::Written { written } => self.written(written),
-            Input::SnapshotSent { to, arrived } => {
-                let status = if arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
-                self.raw.report_snapshot(to, status);
-                self.doubt_snapshot(arrived);
-            }
+            Input::SnapshotSent { to, sent } => self.snapshot_sent(to, sent),
             Input::Stop { .. } => (),
         }
     }

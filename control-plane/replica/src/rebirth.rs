@@ -176,15 +176,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Config, Replica, Transport};
+    use crate::{Config, Replica, Sent, Transport};
 
     struct Nobody;
 
     impl Transport for Nobody {
         fn send(&self, _: &Member, _: Vec<Bytes>) {}
 
-        fn send_snapshot(&self, _: &Member, _: Bytes, _: Box<dyn Read + Send>, done: Box<dyn FnOnce(bool) + Send>) {
-            done(false);
+        fn send_snapshot(&self, _: &Member, _: Bytes, _: Box<dyn Read + Send>, done: Box<dyn FnOnce(Sent) + Send>) {
+            done(Sent::Lost);
         }
     }
 

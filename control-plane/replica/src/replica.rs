@@ -44,14 +44,35 @@ pub struct Config {
 pub trait Transport: Send + Sync + 'static {
     fn send(&self, to: &Member, messages: Vec<Bytes>);
 
-    /// Sends a snapshot message and the data that belongs to it, which is to be read elsewhere; says whether it arrived.
+    /// Sends a snapshot message and the data that belongs to it, which is to be read elsewhere; says what became of it.
     fn send_snapshot(
         &self,
         to: &Member,
         message: Bytes,
         data: Box<dyn Read + Send>,
-        done: Box<dyn FnOnce(bool) + Send>,
+        done: Box<dyn FnOnce(Sent) + Send>,
     );
+}
+
+/// What became of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sent {
+    Arrived,
+    /// The receiver is away, or cannot take it now.
+    Lost,
+    /// It came to the receiver other than it was written.
+    Damaged,
+}
+
+impl Sent {
+    /// By what the receiver says.
+    pub fn of(taken: &Result<(), SnapshotError>) -> Sent {
+        match taken {
+            Ok(()) => Sent::Arrived,
+            Err(SnapshotError::Io(_)) => Sent::Lost,
+            Err(SnapshotError::Malformed(_) | SnapshotError::Damaged { .. }) => Sent::Damaged,
+        }
+    }
 }
 
 /// What this replica is at the moment.

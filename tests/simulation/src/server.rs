@@ -17,7 +17,7 @@ use std::{
 use bytes::Bytes;
 use copepod_api::{Request, Revision, Status, Timestamp};
 use copepod_registry::{Env, transact};
-use copepod_replica::{Config, Input, Machine, Member, OpenError, Outlet, Replica, Settled, SnapshotWork};
+use copepod_replica::{Config, Input, Machine, Member, OpenError, Outlet, Replica, Sent, Settled, SnapshotWork};
 use copepod_store::View;
 
 use crate::{Mutation, dice::Dice, disk::SimDisk};
@@ -132,8 +132,8 @@ impl Server {
         self.machine.take(work.carry_out(&AtomicBool::new(false)));
     }
 
-    pub fn snapshot_sent(&mut self, to: u64, arrived: bool) {
-        self.machine.take(Input::snapshot_sent(to, arrived));
+    pub fn snapshot_sent(&mut self, to: u64, sent: Sent) {
+        self.machine.take(Input::snapshot_sent(to, sent));
     }
 
     /// Does all that is to be done. An error is the end of the process.

@@ -25,7 +25,7 @@ use copepod_api::{
     resource::CONFIG_MAPS,
     time::SignedDuration,
 };
-use copepod_replica::{Member, OpenError, ReplicaCursor, Settled, TICK};
+use copepod_replica::{Member, OpenError, ReplicaCursor, Sent, Settled, TICK};
 use copepod_store::{Cursor, View};
 use serde_json::json;
 
@@ -321,18 +321,18 @@ impl World {
                 }
             }
             Event::Snapshot { from, life, to, message, data } => {
-                let arrived = match self.running(to) {
-                    Some(server) => server.replica.receive_snapshot(message, &mut &data[..]).is_ok(),
-                    None => false,
+                let sent = match self.running(to) {
+                    Some(server) => Sent::of(&server.replica.receive_snapshot(message, &mut &data[..])),
+                    None => Sent::Lost,
                 };
-                self.tell(format!("a snapshot from s{from} to s{to}: arrived={arrived}"));
+                self.tell(format!("a snapshot from s{from} to s{to}: {sent:?}"));
                 self.act(to);
                 let delay = self.dice.between(1, 10) * MS;
-                self.after(delay, Event::SnapshotSent { to: from, life, about: to, arrived });
+                self.after(delay, Event::SnapshotSent { to: from, life, about: to, sent });
             }
-            Event::SnapshotSent { to, life, about, arrived } => {
+            Event::SnapshotSent { to, life, about, sent } => {
                 if let Some(server) = self.alive(to, life) {
-                    server.snapshot_sent(about, arrived);
+                    server.snapshot_sent(about, sent);
                     self.act(to);
                 }
             }

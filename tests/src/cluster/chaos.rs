@@ -20,7 +20,7 @@ use nix::{
 };
 
 use super::{
-    harness::{Cluster, Load, fetch, has_ended, hello_manifest, is_ready, run, string, text},
+    harness::{Cluster, Load, clock, fetch, has_ended, hello_manifest, is_ready, run, string, text},
     writers::Writers,
 };
 
@@ -29,9 +29,6 @@ const BROKEN: Duration = Duration::from_secs(3);
 
 /// Large enough for the log of a test, small enough to be filled at once.
 const DISK: &str = "size=96m,nr_inodes=4096";
-
-/// Shows programs another time than the machine's (package libfaketime). The loader knows which directory `$LIB` is.
-const FAKED_CLOCK: &str = "/usr/$LIB/faketime/libfaketime.so.1";
 
 type Fault = (&'static str, fn(&Cluster));
 
@@ -298,19 +295,17 @@ fn without_memory(pid: i32) -> PathBuf {
 fn the_clock_of_the_leader_steps(cluster: &Cluster) {
     let clocks = |server: &str| cluster.directory().join(format!("clock-of-{server}"));
     for server in ["s1", "s2", "s3"] {
-        fs::write(clocks(server), "+0").expect("written");
+        set_clock(&clocks(server), 0);
         stopped(cluster, server);
         let mut heal = cluster.command(&["lab", "heal", server]);
-        heal.env("LD_PRELOAD", FAKED_CLOCK).env("FAKETIME_TIMESTAMP_FILE", clocks(server));
-        // As a real clock that is set: how long something takes can still be told.
-        heal.env("FAKETIME_NO_CACHE", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+        heal.env("LD_PRELOAD", clock()).env("COPEPOD_TEST_CLOCK", clocks(server));
         let output = heal.output().expect("the binary runs");
         assert!(output.status.success(), "{}", text(&output));
         all_vote(cluster);
     }
     let leader = leader(cluster);
-    for (step, expected) in [("-45m", 0.0), ("+20m", 20.0), ("+0", 20.0)] {
-        fs::write(clocks(&leader), step).expect("written");
+    for (step, expected) in [(-45, 0.0), (20, 20.0), (0, 20.0)] {
+        set_clock(&clocks(&leader), step);
         cluster.apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: stepped}}");
         let made: Timestamp =
             string(&cluster.get(&["configmap", "stepped"])["metadata"]["creationTimestamp"]).parse().expect("a time");
@@ -328,6 +323,13 @@ fn the_clock_of_the_leader_steps(cluster: &Cluster) {
         cluster.ok(&["lab", "heal", server]);
         all_vote(cluster);
     }
+}
+
+/// At once, so that nobody reads half of it.
+fn set_clock(file: &Path, minutes: i32) {
+    let beside = file.with_extension("new");
+    fs::write(&beside, (60 * minutes).to_string()).expect("written");
+    fs::rename(beside, file).expect("set");
 }
 
 /// Kills a server, to do something to its directory.

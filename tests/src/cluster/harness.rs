@@ -529,18 +529,31 @@ fn program() -> PathBuf {
 
 /// The static program of manifests/hello.
 pub fn hello() -> PathBuf {
-    let directory = program().with_file_name("hello");
-    if !directory.exists() {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/hello/main.rs");
-        let beside = directory.with_extension("new");
-        let made = Command::new("rustc")
-            .args(["--edition", "2024", "-O", "-C", "target-feature=+crt-static", "-C", "strip=symbols", "-o"])
+    compiled("hello", "../manifests/hello/main.rs", &["-C", "target-feature=+crt-static", "-C", "strip=symbols"])
+}
+
+/// The library of tests/clock.
+pub fn clock() -> PathBuf {
+    compiled("clock.so", "clock/lib.rs", &["--crate-type", "cdylib"])
+}
+
+/// What a source of one file makes, beside the program; made where it is not there or older than its source.
+fn compiled(name: &str, source: &str, how: &[&str]) -> PathBuf {
+    let made = beside_program(name);
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join(source);
+    let changed = |path: &Path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    if changed(&made).is_none_or(|made| Some(made) < changed(&source)) {
+        let beside = made.with_extension("new");
+        let output = Command::new("rustc")
+            .args(["--edition", "2024", "-O"])
+            .args(how)
+            .arg("-o")
             .arg(&beside)
             .arg(&source)
             .output()
             .expect("rustc runs");
-        assert!(made.status.success(), "{}", text(&made));
-        fs::rename(beside, &directory).expect("the program is put in place");
+        assert!(output.status.success(), "{}", text(&output));
+        fs::rename(beside, &made).expect("what was made is put in place");
     }
-    directory
+    made
 }

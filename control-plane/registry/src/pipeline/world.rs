@@ -131,6 +131,14 @@ impl<'e> World<'e> {
         }
     }
 
+    /// What is being decided holds only as long as this object stays as it is.
+    pub fn rests_on(&mut self, object: &Object) {
+        // What this transaction has written itself rests on something already.
+        if self.touched.insert(object.key.clone()) {
+            self.ops.push(Op::Check { key: object.key.clone(), expect: Expect::At(object.revision) });
+        }
+    }
+
     fn apply(&mut self, op: Op) -> StatusResult<()> {
         if [resource::SERVICES, resource::NODES].contains(&op.key().resource) {
             self.taken.clear();

@@ -9,7 +9,7 @@ use copepod_api::{
 use copepod_store::View;
 use serde_json::{Value, json};
 
-use crate::{Env, Row, transact};
+use crate::{Env, Row, Transaction, transact};
 
 pub struct Fixture {
     pub view: View,
@@ -64,13 +64,18 @@ impl Fixture {
         fixture
     }
 
-    pub fn all(&mut self, requests: &[Request]) -> Result<Vec<Reply>, Status> {
+    /// What is decided about requests; nothing of it happens.
+    pub fn decide(&mut self, requests: &[Request]) -> Result<Transaction, Status> {
         let seed = &mut self.dice;
         let mut dice = || {
             *seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             *seed ^ (*seed >> 29)
         };
-        let done = transact(&self.view, requests, &mut Env { now: self.now, dice: &mut dice })?;
+        transact(&self.view, requests, &mut Env { now: self.now, dice: &mut dice })
+    }
+
+    pub fn all(&mut self, requests: &[Request]) -> Result<Vec<Reply>, Status> {
+        let done = self.decide(requests)?;
         // What the fork shows must be what the state machine makes of the transaction.
         let (applied, events) = self.view.apply(&done.txn, self.now).expect("a transaction on its own view commits");
         assert_eq!(applied.revision(), done.view.revision());

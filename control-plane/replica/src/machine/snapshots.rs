@@ -21,7 +21,7 @@ use crate::{
     disk::{Archive, Disk},
     log::LogError,
     membership::Membership,
-    replica::Config,
+    replica::{Config, Sent},
     snapshot::{Ready, State, is_file},
 };
 
@@ -35,8 +35,8 @@ const SNAPSHOT_AFTER_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// takes the space that the log needs to go on; ten seconds are long enough for somebody to be served in between.
 const SNAPSHOT_RETRY_TICKS: u32 = 200;
 
-/// A network that fails so often in a row is rarer than a file that has rotted, and costs a snapshot more than was needed.
-const NOT_ARRIVED_MAX: u32 = 3;
+/// After one that was refused. A receiver may be what is broken, and then the next is refused as well.
+const SNAPSHOT_REFUSED_TICKS: u32 = 20;
 
 /// How much of the log is kept behind a snapshot, for followers that are a little behind: a quarter of what it was. To send
 /// them the rest of it is less than to send the snapshot.
@@ -47,18 +47,45 @@ impl<D: Disk> Machine<D> {
         let to = message.to;
         let index = message.get_snapshot().get_metadata().index;
         let ready = self.shared.borrow().ready.clone().filter(|ready| ready.metadata.index == index);
-        let data = ready.and_then(|ready| self.archive.open(&ready.name).ok());
-        let (Some(data), Some(member)) = (data, self.member(to).cloned()) else {
-            return self.raw.report_snapshot(to, SnapshotStatus::Failure);
+        let (Some(ready), Some(member)) = (ready, self.member(to).cloned()) else {
+            return self.snapshot_sent(to, Sent::Lost);
         };
-        self.outlet.send_snapshot(&member, message.encode_to_vec().into(), data);
+        match self.archive.open(&ready.name) {
+            Ok(data) => self.outlet.send_snapshot(&member, message.encode_to_vec().into(), data),
+            Err(error) => {
+                tracing::warn!(file = ready.name, %error, "a snapshot cannot be read");
+                self.snapshot_sent(to, Sent::Damaged);
+            }
+        }
+    }
+
+    /// What Raft accepts must be what is kept here for it: an older snapshot may come after a newer one.
+    pub(super) fn take_snapshot(&mut self, message: Message, incoming: Incoming) {
+        let index = incoming.state.index;
+        let told = message.get_snapshot().get_metadata().index;
+        if told != index {
+            return tracing::warn!(told, index, "a snapshot is not the one that its message speaks of");
+        }
+        self.step(message);
+        if self.accepted_snapshot() == Some(index) {
+            self.incoming = Some(incoming);
+        }
+    }
+
+    /// The index of the snapshot that Raft has accepted and that is not installed yet.
+    fn accepted_snapshot(&self) -> Option<u64> {
+        let accepted = self.raw.raft.raft_log.unstable.snapshot.as_ref();
+        accepted.map(|snapshot| snapshot.get_metadata().index)
     }
 
     /// Replaces everything by what the leader sent.
     pub(super) fn install(&mut self, snapshot: Snapshot, hard_state: Option<HardState>) -> Result<(), LogError> {
         let metadata = snapshot.get_metadata();
         let incoming = self.incoming.take().filter(|incoming| incoming.state.index == metadata.index);
-        let Some(Incoming { state, draft, n_bytes }) = incoming else { return Ok(()) };
+        let Some(Incoming { state, draft, n_bytes }) = incoming else {
+            let error = std::io::Error::other("the snapshot that was accepted is not here");
+            return Err(LogError::Io { path: self.shared.borrow_mut().log.disk().place(""), error });
+        };
         self.snapshot_bytes = n_bytes;
         let mut shared = self.shared.borrow_mut();
         let name = state.file_name();
@@ -108,13 +135,14 @@ impl<D: Disk> Machine<D> {
         self.outlet.write_snapshot(SnapshotWork { state, archive: self.archive.clone() });
     }
 
-    /// A snapshot that again and again does not arrive may have rotted in its file, and is refused wherever it is sent. The
-    /// state in memory is whole: it is written anew.
-    pub(super) fn doubt_snapshot(&mut self, arrived: bool) {
-        self.not_arrived = if arrived { 0 } else { self.not_arrived + 1 };
-        if self.not_arrived >= NOT_ARRIVED_MAX {
-            self.not_arrived = 0;
+    /// Raft goes on with what became of it. A snapshot that has rotted in its file is refused wherever it is sent; the state
+    /// in memory is whole, and is written anew.
+    pub(super) fn snapshot_sent(&mut self, to: u64, sent: Sent) {
+        let status = if sent == Sent::Arrived { SnapshotStatus::Finish } else { SnapshotStatus::Failure };
+        self.raw.report_snapshot(to, status);
+        if sent == Sent::Damaged {
             self.shared.borrow_mut().ready = None;
+            self.snapshot_pause = self.snapshot_pause.max(SNAPSHOT_REFUSED_TICKS);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Bytes flip that were durable.
 
 use super::*;
+use crate::{Sent, SnapshotError};
 
 /// Flips a byte near the end of the newest file whose name ends so.
 fn rot(disk: &FakeDisk, end: &str) {
@@ -9,6 +10,10 @@ fn rot(disk: &FakeDisk, end: &str) {
         let place = content.len() - 10;
         content[place] ^= 1;
     });
+}
+
+fn newest(disk: &FakeDisk, end: &str) -> Vec<u8> {
+    disk.with(|disk| disk.files.iter().rfind(|(name, _)| name.ends_with(end)).unwrap().1.clone())
 }
 
 #[tokio::test]
@@ -31,8 +36,18 @@ async fn a_snapshot_that_rotted_on_the_leader_is_written_anew() {
     }
     until(|| cluster.local.leader().is_some_and(|(id, _)| id == 1)).await;
     rot(&cluster.disks[&1], ".snapshot");
+    let rotten = newest(&cluster.disks[&1], ".snapshot");
+    let refused = cluster.replica(2).receive_snapshot(Bytes::new(), &mut &rotten[..]);
+    assert_eq!(Sent::of(&refused), Sent::Damaged);
     // Who has nothing needs a snapshot.
     cluster.join(3).await;
     let replica = cluster.replica(3);
     until(|| has(&replica, "a")).await;
+}
+
+/// A receiver that is away, or has no space, says nothing of the file.
+#[test]
+fn only_what_came_damaged_is_doubted() {
+    let full = Err(SnapshotError::Io(std::io::ErrorKind::StorageFull.into()));
+    assert_eq!((Sent::of(&Ok(())), Sent::of(&full)), (Sent::Arrived, Sent::Lost));
 }

@@ -1,7 +1,7 @@
 //! What can happen.
 
 use bytes::Bytes;
-use copepod_replica::SnapshotWork;
+use copepod_replica::{Sent, SnapshotWork};
 
 use crate::{front::Heard, leading::Loop, node::NodeEvent, server::Outcome};
 
@@ -25,7 +25,7 @@ pub enum Event {
         to: u64,
         life: u64,
         about: u64,
-        arrived: bool,
+        sent: Sent,
     },
     SnapshotWritten {
         to: u64,

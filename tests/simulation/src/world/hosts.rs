@@ -52,7 +52,7 @@ impl World {
                 match arrives {
                     Some(delay) => self.after(took + delay, Event::Snapshot { from, life, to, message, data }),
                     None => {
-                        let failed = Event::SnapshotSent { to: from, life, about: to, arrived: false };
+                        let failed = Event::SnapshotSent { to: from, life, about: to, sent: Sent::Lost };
                         self.after(SECOND, failed);
                     }
                 }
