@@ -1,11 +1,14 @@
 //! A connection to a server whose cluster is known only by its fingerprint, as a token carries it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, rustls::pki_types::ServerName};
 use tonic::transport::{Channel, Endpoint, Uri};
+
+/// How long a server may take to accept a connection, with TLS.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// The server must prove that its certificate comes from the authority with this fingerprint.
 pub async fn pinned(address: &str, fingerprint: &str) -> Result<Channel, String> {
@@ -22,5 +25,6 @@ pub async fn pinned(address: &str, fingerprint: &str) -> Result<Channel, String>
         }
     });
     // TLS is the connector's business: tonic takes `https` only with a configuration of its own.
-    Endpoint::from_static("http://copepod").connect_with_connector(connect).await.map_err(|error| crate::chain(&error))
+    let endpoint = Endpoint::from_static("http://copepod").connect_timeout(CONNECT_MAX);
+    endpoint.connect_with_connector(connect).await.map_err(|error| crate::chain(&error))
 }

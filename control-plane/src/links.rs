@@ -1,9 +1,11 @@
 //! Connections to the other servers: mutual TLS with this server's certificate, one a peer, made when first used.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use dashmap::DashMap;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 
 /// Raft gives up on a peer long before; this only ends a connection to a machine that is gone, so that a new one is made.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
@@ -37,17 +39,24 @@ impl Links {
         let endpoint = Endpoint::from_shared(format!("https://{address}"))
             .unwrap_or_else(|_| Endpoint::from_static("https://invalid.invalid"))
             .connect_timeout(KEEP_ALIVE)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true);
         match endpoint.clone().tls_config(self.tls.clone()) {
-            Ok(endpoint) => endpoint.connect_lazy(),
+            Ok(endpoint) => endpoint.connect_with_connector_lazy(tower::service_fn(reach)),
             // Without TLS the peer refuses us, which is what an unusable certificate deserves; the cause is in the log.
             Err(error) => {
                 tracing::error!(%error, "this server's certificate cannot be used");
-                endpoint.connect_lazy()
+                endpoint.connect_with_connector_lazy(tower::service_fn(reach))
             }
         }
     }
+}
+
+/// Tonic's own way to a socket has the time to connect end before TLS begins, and a server that hangs, or has only just bound
+/// its port, then holds the link for as long as it likes.
+async fn reach(uri: Uri) -> io::Result<TokioIo<TcpStream>> {
+    let stream = TcpStream::connect(uri.authority().map_or("", |authority| authority.as_str())).await?;
+    stream.set_nodelay(true)?;
+    Ok(TokioIo::new(stream))
 }

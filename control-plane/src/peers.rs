@@ -113,11 +113,8 @@ async fn stream_to(links: Links, to: Member, mut messages: mpsc::Receiver<Vec<By
         let mut next = Some(first);
         let mut began = false;
         loop {
-            if let Some(messages) = next.take()
-                && outbox.send(RaftMessage { messages }).await.is_err()
-            {
-                break;
-            }
+            // The call is looked at whatever else waits: while it connects nobody takes from the outbox, and when that
+            // fails nobody ever will.
             tokio::select! {
                 ended = &mut call => {
                     if let Err(status) = ended {
@@ -125,7 +122,11 @@ async fn stream_to(links: Links, to: Member, mut messages: mpsc::Receiver<Vec<By
                     }
                     break;
                 }
-                batch = messages.recv() => {
+                room = outbox.reserve(), if next.is_some() => match (room, next.take()) {
+                    (Ok(room), Some(messages)) => room.send(RaftMessage { messages }),
+                    _ => break,
+                },
+                batch = messages.recv(), if next.is_none() => {
                     let Some(batch) = batch else { return };
                     began = true;
                     next = Some(batch);
@@ -283,4 +284,38 @@ fn only_servers<T>(request: &Request<T>) -> Result<(), Status> {
         return Ok(());
     }
     Err(Status::permission_denied("only servers of this cluster speak Raft"))
+}
+
+#[cfg(test)]
+mod tests {
+    use copepod_api::Timestamp;
+    use copepod_identity::Authority;
+
+    use super::*;
+
+    /// A server that starts, or one behind a network that drops everything: its port takes connections and says nothing.
+    #[tokio::test]
+    async fn a_peer_that_does_not_answer_is_dialled_again_however_much_waits_for_it() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let authority = Authority::create(Timestamp::now()).unwrap();
+        let issued = authority.issue_server("s1", "localhost", Timestamp::now()).unwrap();
+        let links = Links::new(authority.certificate_pem(), &issued.certificate_pem, &issued.key_pem);
+        let transport = PeerTransport::new(links);
+        let peer = Member { id: 2, name: "s2".to_owned(), address, learner: false };
+        let say = async {
+            loop {
+                transport.send(&peer, vec![Bytes::from_static(b"heartbeat")]);
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let dialled_twice = async {
+            let _first = listener.accept().await.unwrap();
+            listener.accept().await.unwrap();
+        };
+        tokio::select! {
+            () = say => (),
+            dialled = tokio::time::timeout(Duration::from_secs(60), dialled_twice) => dialled.expect("dialled again"),
+        }
+    }
 }

@@ -527,7 +527,7 @@ fn children_of(file: &Path) -> PathBuf {
 fn is_root(file: &Path) -> bool {
     let file = shown(file);
     let in_directory = |name: &str| file.rsplit_once('/').is_some_and(|(directory, _)| directory.ends_with(name));
-    ["src/lib.rs", "/main.rs", "build.rs"].iter().any(|name| file.ends_with(name))
+    ["/lib.rs", "/main.rs", "build.rs"].iter().any(|name| file.ends_with(name))
         || in_directory("src/bin")
         || in_directory("/tests") && !file.contains("/src/")
         || in_directory("/benches")

@@ -27,11 +27,14 @@ const PODS_A_NODE: usize = 10;
 const ENDPOINTS: usize = 1_000;
 const ENDPOINTS_A_SLICE: usize = 100;
 
-/// Replicas of one Deployment.
-const REPLICAS_MAX: usize = 1_000;
+/// Replicas of one Deployment; the first has so many where there are nodes for them.
+const REPLICAS_MAX: usize = 5_000;
 
 /// How long nothing is asked for while the server is watched.
 const STEADY: Duration = Duration::from_secs(20);
+
+/// The first Deployment.
+const FIRST: &str = "/apis/apps/v1/namespaces/default/deployments/web-0";
 
 /// What has just been done echoes: events, statuses, snapshots.
 const CALM: Duration = Duration::from_secs(10);
@@ -40,7 +43,7 @@ const CALM: Duration = Duration::from_secs(10);
 const TURNS: usize = 5;
 
 /// Nothing that is measured here may take longer.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(900);
 
 pub fn measure(tell: &mut dyn FnMut(Figure)) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().max_blocking_threads(16).build();
@@ -86,6 +89,13 @@ async fn measure_size(n_nodes: usize, tell: &mut dyn FnMut(Figure)) -> Result<()
     tell(Figure::new(told("an endpoint reaches a node, p99"), milliseconds(quantile(&mut reached, 0.99)), "ms"));
     let last = milliseconds(quantile(&mut reached, 1.0));
     tell(Figure::new(told("an endpoint reaches the last node"), last, "ms").at_most(1e3));
+
+    let n_rolled = n_pods.min(REPLICAS_MAX);
+    let begin = Instant::now();
+    roll(&api).await?;
+    until_rolled(&api, n_rolled).await?;
+    tell(Figure::rate(told(&format!("pods of a Deployment of {n_rolled} replaced")), n_rolled, begin.elapsed()));
+    until_available(&api, n_pods).await?;
 
     let begin = Instant::now();
     agents.lose_a_tenth()?;
@@ -165,6 +175,39 @@ async fn deploy(api: &Api, n_pods: usize) -> Result<(), String> {
 
 async fn until_available(api: &Api, n_pods: usize) -> Result<(), String> {
     until(api, |available| available == n_pods).await
+}
+
+/// Changes what the pods of the first Deployment are made from.
+async fn roll(api: &Api) -> Result<(), String> {
+    let begin = Instant::now();
+    loop {
+        let mut deployment = api.get(FIRST).await?;
+        deployment["spec"]["template"]["metadata"]["annotations"] = json!({"turn": "2"});
+        match api.put(FIRST, &deployment).await {
+            Ok(_) => return Ok(()),
+            // Its status has changed in between.
+            Err(_) if begin.elapsed() < CALM => (),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Waits until all pods of the first Deployment are new and available, and none is left of the old.
+async fn until_rolled(api: &Api, n_pods: usize) -> Result<(), String> {
+    let begin = Instant::now();
+    loop {
+        let deployment = api.get(FIRST).await?;
+        let is_seen = deployment["status"]["observedGeneration"] == deployment["metadata"]["generation"];
+        let counts =
+            ["replicas", "updatedReplicas", "availableReplicas"].map(|count| deployment["status"][count].as_u64());
+        if is_seen && counts.iter().all(|count| *count == Some(n_pods as u64)) {
+            return Ok(());
+        }
+        if begin.elapsed() > PATIENCE {
+            return Err(format!("replicas, updated and available are {counts:?} after {} s", PATIENCE.as_secs()));
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// Waits for a number of pods that are available.

