@@ -3,7 +3,10 @@
 //! Which key is looked at when is the agenda's business (`copepod_controllers::agenda`). Nothing here outlives the
 //! leadership.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use copepod_api::{Key, Plan, Status, Timestamp};
 use copepod_controllers::{
@@ -68,10 +71,14 @@ async fn session(door: &Arc<dyn Door>, jobs: &[Box<dyn Job>]) -> Option<String> 
         agenda.mark(place, job.all(&view));
     }
     let mut plans = FuturesUnordered::new();
+    let began = Instant::now();
     loop {
-        for work in agenda.take(Timestamp::now()) {
-            let plan = jobs[work.0].reconcile(&door.view(), &work.1, Timestamp::now());
-            if !agenda.planned(&work, &plan) {
+        for work in agenda.take(began.elapsed()) {
+            let (clock, before) = (Timestamp::now(), began.elapsed());
+            let plan = jobs[work.0].reconcile(&door.view(), &work.1, clock);
+            let now = began.elapsed();
+            agenda.looked(&work, now - before, now);
+            if !agenda.planned(&work, &plan, clock, now) {
                 continue;
             }
             let door = door.clone();
@@ -90,12 +97,12 @@ async fn session(door: &Arc<dyn Door>, jobs: &[Box<dyn Job>]) -> Option<String> 
                 (work, outcome)
             });
         }
-        let pause = agenda.pause(Timestamp::now()).unwrap_or(Duration::from_secs(3600));
+        let pause = agenda.pause(began.elapsed()).unwrap_or(Duration::from_secs(3600));
         tokio::select! {
             biased;
             Some((work, outcome)) = plans.next(), if !plans.is_empty() => {
                 let (name, key) = (jobs[work.0].name(), work.1.clone());
-                let refusals = agenda.done(work, outcome.is_err(), Timestamp::now());
+                let refusals = agenda.done(work, outcome.is_err(), began.elapsed());
                 if let Err(status) = outcome
                     && refusals > REFUSALS_NORMAL
                 {

@@ -36,7 +36,7 @@ const GATHER: Duration = Duration::from_millis(2);
 
 /// Reports in one message, by their bytes; more are said in the next. The server keeps a buffer of the longest message of
 /// each session.
-const BATCH_BYTES: usize = 4 * 1024;
+const BATCH_BYTES: usize = 2 * 1024;
 
 /// Until the server says otherwise.
 const HEARTBEAT: Duration = Duration::from_secs(1);

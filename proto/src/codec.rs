@@ -11,7 +11,7 @@ use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::ProstCodec;
 
 const BUFFER_BYTES: usize = 1024;
-const UNSENT_BYTES: usize = 4 * 1024;
+const UNSENT_BYTES: usize = 2 * 1024;
 
 /// `E` is sent, `D` is received.
 pub struct Small<E, D> {

@@ -173,8 +173,8 @@ pub type Parts = Arc<[Bytes]>;
 
 /// How long a message becomes, and how many there may be at most: connections keep a buffer of the longest that they have
 /// carried, and queues have an end.
-const PART_BYTES: usize = 4 * 1024;
-const PARTS_MAX: usize = 64;
+const PART_BYTES: usize = 2 * 1024;
+const PARTS_MAX: usize = 160;
 
 pub fn encode(delta: Delta) -> Parts {
     parts(delta, &[], false).into()

@@ -4,7 +4,7 @@ mod accounts;
 mod admission;
 mod asking;
 mod definitions;
-mod fixture;
+pub(crate) mod fixture;
 mod hostile;
 mod kinds;
 mod lifecycle;

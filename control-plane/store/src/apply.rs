@@ -109,7 +109,9 @@ impl Inner {
         let collection = self.collections.entry(object.key.resource.clone()).or_default();
         let previous = collection.change().insert(object.key.name.clone(), object.clone());
         let stays = |previous: &Arc<Object>| {
-            previous.node == object.node && previous.meta.owner_references() == object.meta.owner_references()
+            previous.node == object.node
+                && previous.meta.owner_references() == object.meta.owner_references()
+                && previous.node_facts().range == object.node_facts().range
         };
         // Most changes are of a status.
         if !previous.as_ref().is_some_and(stays) {
@@ -138,6 +140,7 @@ impl Inner {
         if object.key.resource == resource::PODS && object.meta.controller().is_none() {
             self.single_pods.insert(object.key.name.clone());
         }
+        self.node_ranges.extend(object.node_facts().range.clone());
         if let (true, Some(node)) = (object.key.resource == resource::PODS, &object.node) {
             self.pods_by_node.entry(node.clone()).or_default().insert(object.key.name.clone());
         }
@@ -155,6 +158,9 @@ impl Inner {
         }
         if object.key.resource == resource::PODS {
             self.single_pods.remove(&object.key.name);
+        }
+        if let Some(range) = &object.node_facts().range {
+            self.node_ranges.remove(range);
         }
         if let (true, Some(node)) = (object.key.resource == resource::PODS, &object.node)
             && let Some(pods) = self.pods_by_node.get_mut(node)

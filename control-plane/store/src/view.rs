@@ -24,6 +24,8 @@ pub(crate) struct Inner {
     pub pods_by_node: OrdMap<Arc<str>, OrdSet<Name>>,
     /// Pods without a controller.
     pub single_pods: OrdSet<Name>,
+    /// The ranges of addresses that nodes have, `spec.podCIDR`.
+    pub node_ranges: OrdSet<Box<str>>,
 }
 
 impl View {
@@ -139,6 +141,11 @@ impl View {
             .range(Name::new(namespace, "")..)
             .take_while(move |name| &*name.namespace == namespace)
             .filter_map(move |name| pods.and_then(|pods| pods.objects.get(name)))
+    }
+
+    /// Whether a node has this range of pod addresses, `spec.podCIDR`.
+    pub fn has_node_range(&self, range: &str) -> bool {
+        self.inner.node_ranges.contains(range)
     }
 
     /// The pods bound to a node.

@@ -57,6 +57,9 @@ struct Arguments {
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Ok(filter) = tracing_subscriber::EnvFilter::try_from_env("COPEPOD_LOG") {
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    }
     if let Some(data_dir) = arguments.serve {
         return nodes::server::run(data_dir);
     }

@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeMap,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use copepod_api::{
@@ -56,6 +57,10 @@ enum About {
     Bindings,
     Front(front::Asked),
 }
+
+/// How many of a thousand looks of controllers take long, and how long at most: as where sets have thousands of pods.
+const LONG_LOOKS: u64 = 50;
+const LONG_LOOK_MAX: u64 = 50 * MS;
 
 /// What a loop has others do.
 #[derive(Default)]
@@ -117,7 +122,7 @@ impl Leading {
     pub fn look(&mut self, which: Loop, replica: &Replica, now: u64, clock: Timestamp) -> Wishes {
         let mut wishes = Wishes::default();
         match which {
-            Loop::Controllers => self.control(replica, clock, &mut wishes),
+            Loop::Controllers => self.control(replica, now, clock, &mut wishes),
             Loop::Scheduler => self.schedule(replica, now, clock, &mut wishes),
             Loop::Front => {
                 let asked = self.front.look(replica, now, clock, &mut wishes.messages);
@@ -130,8 +135,8 @@ impl Leading {
         wishes
     }
 
-    fn control(&mut self, replica: &Replica, clock: Timestamp, wishes: &mut Wishes) {
-        let view = replica.view();
+    fn control(&mut self, replica: &Replica, now: u64, clock: Timestamp, wishes: &mut Wishes) {
+        let (view, now) = (replica.view(), Duration::from_micros(now));
         match drain(&mut self.cursor) {
             Some(events) => {
                 for event in &events {
@@ -149,7 +154,7 @@ impl Leading {
                 }
             }
         }
-        for work in self.agenda.take(clock) {
+        for work in self.agenda.take(now) {
             let controller = &ALL[work.0];
             if self.mutation == Some(Mutation::SkipCollection)
                 && controller.name == "garbage-collector"
@@ -164,11 +169,14 @@ impl Leading {
             {
                 plan.requests.extend(given_up(&view, work.1.name()));
             }
-            if self.agenda.planned(&work, &plan) {
+            if self.dice.chance(LONG_LOOKS) {
+                self.agenda.looked(&work, Duration::from_micros(self.dice.below(LONG_LOOK_MAX)), now);
+            }
+            if self.agenda.planned(&work, &plan, clock, now) {
                 self.call(About::Plan(work), plan.requests, wishes);
             }
         }
-        wishes.again = self.agenda.pause(clock).map(|pause| (pause.as_micros() as u64).max(1));
+        wishes.again = self.agenda.pause(now).map(|pause| (pause.as_micros() as u64).max(1));
     }
 
     fn schedule(&mut self, replica: &Replica, now: u64, clock: Timestamp, wishes: &mut Wishes) {
@@ -215,14 +223,14 @@ impl Leading {
                     _ => copepod_api::Plan::nothing(),
                 };
                 if told.requests.is_empty() {
-                    self.agenda.done(work, !is_done, clock);
+                    self.agenda.done(work, !is_done, Duration::from_micros(now));
                 } else {
                     self.call(About::Told(work), told.requests, &mut wishes);
                 }
                 Loop::Controllers
             }
             Some(About::Told(work)) => {
-                self.agenda.done(work, true, clock);
+                self.agenda.done(work, true, Duration::from_micros(now));
                 Loop::Controllers
             }
             Some(About::Bindings) => {

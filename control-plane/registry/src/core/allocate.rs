@@ -62,14 +62,6 @@ fn node_ports<'w>(world: &'w mut World<'_>) -> &'w mut BTreeSet<u32> {
     })
 }
 
-fn node_ranges<'w>(world: &'w mut World<'_>) -> &'w mut BTreeSet<u32> {
-    let view = world.view.clone();
-    world.taken.entry("node ranges").or_insert_with(|| {
-        let nodes = view.objects(&resource::NODES, None);
-        nodes.filter_map(|node| range_number(node.node_facts().range.as_deref()?)).collect()
-    })
-}
-
 /// The number of a range, counted through all that there are.
 fn range_number(cidr: &str) -> Option<u32> {
     let address: Ipv4Addr = cidr.strip_suffix("/24")?.parse().ok()?;
@@ -148,23 +140,41 @@ pub fn claim_node_port(world: &mut World<'_>, port: u32, path: &Path<'_>, errors
     }
 }
 
-/// A free range of pod addresses for a node. The lowest free one: nodes come and go rarely, and low numbers read well.
-pub fn node_range(world: &mut World<'_>) -> Option<String> {
-    let taken = node_ranges(world);
+/// A free range of pod addresses for a node. Low ones read well, and are given first: as many as there are nodes have been
+/// given, so the search begins behind them, and comes to those that were given back in the end.
+pub fn node_range(world: &World<'_>) -> Option<String> {
     let n_ranges = POD_RANGES.iter().map(|(_, size)| size).sum::<u32>();
-    let number = free(taken, (0, n_ranges - 1), 0, |_| true)?;
-    taken.insert(number);
-    Some(range_of(number))
+    let n_nodes = u32::try_from(world.view.count(&resource::NODES)).unwrap_or(u32::MAX).min(n_ranges);
+    (n_nodes..n_ranges).chain(0..n_nodes).map(range_of).find(|range| !world.view.has_node_range(range))
 }
 
-/// The range that a node asks for; false where another node has it.
-pub fn claim_node_range(world: &mut World<'_>, cidr: &str) -> bool {
-    range_number(cidr).is_none_or(|number| node_ranges(world).insert(number))
+/// Whether a node may have the range that it asks for: no other has it.
+pub fn is_free_node_range(world: &World<'_>, cidr: &str) -> bool {
+    range_number(cidr).is_none() || !world.view.has_node_range(cidr)
 }
 
 #[cfg(test)]
 mod tests {
+    use copepod_api::DeleteOptions;
+    use serde_json::json;
+
     use super::*;
+    use crate::tests::fixture::Fixture;
+
+    #[test]
+    fn ranges_are_given_in_order_and_given_again_when_the_rest_is_taken() {
+        let mut world = Fixture::new();
+        let join = |world: &mut Fixture, name: &str, spec: serde_json::Value| {
+            let node = world.create("nodes", json!({"metadata": {"name": name}, "spec": spec}));
+            node.map(|node| node["spec"]["podCIDR"].as_str().unwrap_or_default().to_owned())
+        };
+        let ranges = ["a", "b", "c"].map(|name| join(&mut world, name, json!({})).unwrap());
+        assert_eq!(ranges, ["10.244.0.0/24", "10.244.1.0/24", "10.244.2.0/24"]);
+        world.delete("nodes/a", DeleteOptions::default()).unwrap();
+        assert_eq!(join(&mut world, "d", json!({})).unwrap(), "10.244.3.0/24", "behind those that are there");
+        assert!(join(&mut world, "e", json!({"podCIDR": "10.244.1.0/24"})).is_err(), "it is another's");
+        assert_eq!(join(&mut world, "e", json!({"podCIDR": "10.244.0.0/24"})).unwrap(), "10.244.0.0/24");
+    }
 
     #[test]
     fn every_node_has_a_range_of_its_own_and_the_first_have_the_best_known() {

@@ -71,7 +71,7 @@ fn admit(world: &mut World<'_>, object: &mut Value) -> StatusResult<()> {
     let refused = |why: String| Status::forbidden(&copepod_api::resource::NODES, &name, why);
     match text(object, "/spec/podCIDR").map(str::to_owned) {
         Some(cidr) => {
-            if !allocate::claim_node_range(world, &cidr) {
+            if !allocate::is_free_node_range(world, &cidr) {
                 return Err(refused(format!("the pod range {cidr} belongs to another node")));
             }
         }

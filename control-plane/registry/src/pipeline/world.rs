@@ -140,7 +140,7 @@ impl<'e> World<'e> {
     }
 
     fn apply(&mut self, op: Op) -> StatusResult<()> {
-        if [resource::SERVICES, resource::NODES].contains(&op.key().resource) {
+        if op.key().resource == resource::SERVICES {
             self.taken.clear();
         }
         let one = Txn { ops: vec![op] };

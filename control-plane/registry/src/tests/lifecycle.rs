@@ -172,7 +172,7 @@ fn nodes_get_ranges() {
     }
     world.delete("nodes/a", options(None)).unwrap();
     let node = world.create("nodes", json!({"metadata": {"name": "c"}, "status": {"phase": "x"}})).unwrap();
-    assert_eq!((&node["spec"]["podCIDR"], &node["status"]["phase"]), (&json!("10.244.0.0/24"), &json!("x")));
+    assert_eq!((&node["spec"]["podCIDR"], &node["status"]["phase"]), (&json!("10.244.2.0/24"), &json!("x")));
 }
 
 #[test]

@@ -108,7 +108,8 @@ pub async fn users_capabilities_and_roots_are_kept_small<R: Runtime>() {
 
 pub async fn memory_beyond_the_limit_is_an_oom_kill<R: Runtime>() {
     let world = World::<R>::with_sandbox().await;
-    let mut spec = world.container("greedy", "x=a; while true; do x=$x$x; done");
+    // containerd begins to watch the memory of a container once it runs, and does not hear of what happened before.
+    let mut spec = world.container("greedy", "sleep 0.5; x=a; while true; do x=$x$x; done");
     spec.resources = Resources { memory_limit_bytes: Some(16 << 20), cpu_quota: Some(50_000), ..Resources::default() };
     world.runtime.start(&spec).await.unwrap();
     let exit = world.runtime.wait("greedy").await.unwrap();

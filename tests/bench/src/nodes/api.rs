@@ -64,10 +64,16 @@ impl Api {
             .body(Full::new(body))
             .map_err(|error| error.to_string())?;
         let mut sender = self.sender.lock().await;
-        if sender.ready().await.is_err() {
-            *sender = dial(self.address, &self.tls).await.map_err(|error| format!("{what}: {error}"))?;
-        }
-        let response = sender.send_request(request).await.map_err(|error| format!("{what}: {error}"))?;
+        let response = loop {
+            if sender.ready().await.is_err() {
+                *sender = dial(self.address, &self.tls).await.map_err(|error| format!("{what}: {error}"))?;
+            }
+            match sender.send_request(request.clone()).await {
+                // Closed in between, and never sent.
+                Err(error) if error.is_canceled() => (),
+                answered => break answered.map_err(|error| format!("{what}: {error}"))?,
+            }
+        };
         let code = response.status();
         let bytes = response.into_body().collect().await.map_err(|error| format!("{what}: {error}"))?.to_bytes();
         if !code.is_success() {
