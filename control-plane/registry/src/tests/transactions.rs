@@ -139,8 +139,41 @@ fn an_eviction_asks_the_budget_once() {
     let refused = world.one(create_eviction("b")).unwrap_err();
     assert_eq!(
         refused.details().unwrap().causes.as_ref().unwrap()[0].message.as_deref(),
-        Some("The disruption budget web needs 1 healthy pods and has 2 currently; pod a is not ready")
+        Some("The disruption budget web needs 1 healthy pods and has 1 currently; pod a is not ready")
     );
+}
+
+#[test]
+fn an_eviction_counts_the_pods_that_fell_since_the_budget_was_looked_at() {
+    let mut world = Fixture::new();
+    let ready = |is_ready: &str| {
+        json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": is_ready}]}})
+    };
+    for name in ["a", "b", "c", "d"] {
+        world.create("pods", pod(name)).unwrap();
+        world.create(&format!("pods/{name}/binding"), json!({"target": {"name": "n1"}})).unwrap();
+        world.merge(&format!("pods/{name}/status"), ready("True")).unwrap();
+    }
+    let budget =
+        json!({"metadata": {"name": "web"}, "spec": {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}});
+    world.create("poddisruptionbudgets", budget).unwrap();
+    let status =
+        json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 2, "currentHealthy": 4, "desiredHealthy": 2}});
+    world.merge("poddisruptionbudgets/web/status", status).unwrap();
+
+    world.merge("pods/c/status", ready("False")).unwrap();
+    world.one(create_eviction("a")).unwrap();
+    let budget = world.get("poddisruptionbudgets/web").unwrap();
+    assert_eq!(budget["status"]["disruptionsAllowed"], 0, "two are left, and two are needed");
+    assert_eq!(budget["status"]["conditions"][0]["reason"], "InsufficientPods");
+    let refused = world.one(create_eviction("b")).unwrap_err();
+    assert_eq!(
+        refused.details().unwrap().causes.as_ref().unwrap()[0].message.as_deref(),
+        Some("The disruption budget web needs 2 healthy pods and has 2 currently; pods a, c are not ready")
+    );
+    world.one(create_eviction("c")).unwrap();
+    world.merge("pods/d/status", ready("False")).unwrap();
+    world.one(create_eviction("d")).unwrap_err();
 }
 
 fn create_eviction(name: &str) -> copepod_api::Request {

@@ -20,7 +20,7 @@ use serde_json::json;
 use super::set_condition;
 use crate::{
     Row, json,
-    json::{items, text},
+    json::text,
     pipeline::{World, delete_object, store_update, success},
 };
 
@@ -88,11 +88,10 @@ fn counts_for_budgets(pod: &Object) -> bool {
     !pod.meta.is_leaving() && !["Succeeded", "Failed", "Pending"].contains(&phase)
 }
 
-fn is_ready(pod: &Object) -> bool {
-    let pod = pod.apart();
-    items(pod.value(), "/status/conditions")
-        .iter()
-        .any(|condition| text(condition, "/type") == Some("Ready") && text(condition, "/status") == Some("True"))
+/// Ready to serve, and to stay.
+fn is_healthy(pod: &Object) -> bool {
+    let facts = pod.facts();
+    facts.is_ready && !facts.has_ended() && !pod.meta.is_leaving()
 }
 
 fn selector(budget: &PodDisruptionBudget) -> Option<LabelSelector> {
@@ -126,13 +125,13 @@ fn ask_budget(world: &mut World<'_>, pod: &Arc<Object>) -> StatusResult<()> {
     let name = budget.key().name();
     let empty = Default::default();
     let status = budget.status.as_ref().unwrap_or(&empty);
-    let (allowed, healthy, desired) = (
-        status.disruptions_allowed.unwrap_or(0),
-        status.current_healthy.unwrap_or(0),
-        status.desired_healthy.unwrap_or(0),
-    );
+    let desired = status.desired_healthy.unwrap_or(0);
+    // The status is as old as its controller's last look, and pods may have fallen since: with a new leader, by seconds.
+    let healthy = pods_of(world, budget).filter(|pod| is_healthy(pod)).count();
+    let healthy = i32::try_from(healthy).unwrap_or(i32::MAX).min(status.current_healthy.unwrap_or(0));
+    let allowed = status.disruptions_allowed.unwrap_or(0).min(healthy - desired);
     let policy = budget.spec.as_ref().and_then(|spec| spec.unhealthy_pod_eviction_policy.as_deref());
-    if !is_ready(pod) && (policy == Some("AlwaysAllow") || (healthy >= desired && desired > 0)) {
+    if !pod.facts().is_ready && (policy == Some("AlwaysAllow") || (healthy >= desired && desired > 0)) {
         return Ok(());
     }
 
@@ -180,16 +179,16 @@ fn refusal() -> Status {
     Status::new(429, "TooManyRequests", "Cannot evict pod as it would violate the pod's disruption budget.")
 }
 
+fn pods_of<'a>(world: &'a World<'_>, budget: &'a Of<PodDisruptionBudget>) -> impl Iterator<Item = &'a Arc<Object>> {
+    let selector = selector(budget).unwrap_or_else(LabelSelector::nothing);
+    let pods = world.view.objects(&PODS, Some(budget.key().namespace()));
+    pods.filter(move |pod| selector.matches(&pod.meta.labels))
+}
+
 /// The pods of a budget that are not ready: when they are, the eviction can go on.
 fn blocking(world: &World<'_>, budget: &Of<PodDisruptionBudget>) -> String {
-    let Some(selector) = selector(budget) else { return String::new() };
-    let names: Vec<&str> = world
-        .view
-        .objects(&PODS, Some(budget.key().namespace()))
-        .filter(|pod| selector.matches(&pod.meta.labels))
-        .filter(|pod| pod.meta.is_leaving() || !is_ready(pod))
-        .map(|pod| pod.key.name())
-        .collect();
+    let names: Vec<&str> =
+        pods_of(world, budget).filter(|pod| !is_healthy(pod)).map(|pod| pod.key.name()).collect();
     match names.len() {
         0 => String::new(),
         1 => format!("; pod {} is not ready", names[0]),
