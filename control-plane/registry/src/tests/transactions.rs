@@ -146,9 +146,8 @@ fn an_eviction_asks_the_budget_once() {
 #[test]
 fn an_eviction_counts_the_pods_that_fell_since_the_budget_was_looked_at() {
     let mut world = Fixture::new();
-    let ready = |is_ready: &str| {
-        json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": is_ready}]}})
-    };
+    let ready =
+        |is_ready: &str| json!({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": is_ready}]}});
     for name in ["a", "b", "c", "d"] {
         world.create("pods", pod(name)).unwrap();
         world.create(&format!("pods/{name}/binding"), json!({"target": {"name": "n1"}})).unwrap();

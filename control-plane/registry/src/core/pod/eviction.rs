@@ -187,8 +187,7 @@ fn pods_of<'a>(world: &'a World<'_>, budget: &'a Of<PodDisruptionBudget>) -> imp
 
 /// The pods of a budget that are not ready: when they are, the eviction can go on.
 fn blocking(world: &World<'_>, budget: &Of<PodDisruptionBudget>) -> String {
-    let names: Vec<&str> =
-        pods_of(world, budget).filter(|pod| !is_healthy(pod)).map(|pod| pod.key.name()).collect();
+    let names: Vec<&str> = pods_of(world, budget).filter(|pod| !is_healthy(pod)).map(|pod| pod.key.name()).collect();
     match names.len() {
         0 => String::new(),
         1 => format!("; pod {} is not ready", names[0]),
