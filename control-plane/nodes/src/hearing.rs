@@ -9,7 +9,7 @@ use tonic::Status;
 use crate::{Hub, backlog::Backlog, hub::Session, lost, service::user_of};
 
 /// Hears what the agent says until the session is over; whether its machine does not answer any more. What is to be
-/// written is written meanwhile, one transaction after the other.
+/// written is written meanwhile, one transaction after the other, and after all that earlier sessions of the node write.
 pub async fn listen(
     door: &dyn Door,
     hub: &Hub,
@@ -19,8 +19,9 @@ pub async fn listen(
     let user = user_of(&session.node);
     let mut backlog = Backlog::default();
     let mut writing = None;
+    let mut pen = None;
     let is_lost = loop {
-        if writing.is_none() && !backlog.is_empty() {
+        if pen.is_some() && writing.is_none() && !backlog.is_empty() {
             let requests = backlog.take(&door.view(), &user, &session.node);
             writing = Some(Box::pin(submit(door, requests)));
         }
@@ -34,10 +35,12 @@ pub async fn listen(
                 writing = None;
                 continue;
             }
+            free = session.pen.clone().lock_owned(), if pen.is_none() => {
+                pen = Some(free);
+                continue;
+            }
+            () = replaced(hub, session) => break false,
         };
-        if !hub.is_current(session) {
-            return false;
-        }
         hub.beat(session);
         match message.message {
             Some(from_node::Message::Acknowledged(acknowledged)) => hub.acknowledge(session, acknowledged.revision),
@@ -50,14 +53,25 @@ pub async fn listen(
             Some(from_node::Message::Hello(_)) | None => (),
         }
     };
-    // What it has said before it went counts.
+    // What it has said before it went counts, and what is under way is waited for: whoever is next builds on it.
     if let Some(writing) = writing {
         writing.await;
+    }
+    if pen.is_none() && hub.is_current(session) {
+        pen = Some(session.pen.clone().lock_owned().await);
     }
     while !backlog.is_empty() && hub.is_current(session) {
         submit(door, backlog.take(&door.view(), &user, &session.node)).await;
     }
+    drop(pen);
     is_lost
+}
+
+/// Another session of the node has begun, or this server leads no more.
+async fn replaced(hub: &Hub, session: &Session) {
+    while hub.is_current(session) {
+        session.ended.notified().await;
+    }
 }
 
 /// All in one transaction; where one of them is refused, each alone, so that one deleted pod does not hide the status of
@@ -169,5 +183,41 @@ mod tests {
         };
         let (is_lost, ()) = tokio::join!(listening, talk);
         assert!(!is_lost && transactions.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn what_a_session_says_is_written_after_what_the_one_before_it_said() {
+        let (taken, mut transactions) = mpsc::unbounded_channel();
+        let door = Busy { permits: Semaphore::new(0), taken };
+        let hub = Hub::new();
+        let open = || {
+            let (outbox, told) = mpsc::channel(8);
+            let (says, said) = mpsc::unbounded_channel();
+            let say = move |message| says.send(Ok(FromNode { message: Some(message) })).unwrap();
+            (hub.open("n1", outbox), told, say, UnboundedReceiverStream::new(said))
+        };
+        let beat = || from_node::Message::Heartbeat(Heartbeat::default());
+        let (first, mut told, say, said) = open();
+        let talk = async {
+            say(event("a"));
+            say(beat());
+            told.recv().await.unwrap();
+            let (second, mut told, say, said) = open();
+            let talk = async {
+                for name in ["b", "c"] {
+                    say(event(name));
+                    say(beat());
+                    told.recv().await.unwrap();
+                }
+                door.permits.add_permits(1);
+                assert_eq!(transactions.recv().await, Some(1), "of the session that is over");
+                door.permits.add_permits(1);
+                assert_eq!(transactions.recv().await, Some(2), "what waited for that is together");
+                drop(say);
+            };
+            tokio::join!(listen(&door, &hub, &second, said), talk)
+        };
+        let (first, (second, ())) = tokio::join!(listen(&door, &hub, &first, said), talk);
+        assert!(!first && !second && transactions.try_recv().is_err());
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use copepod_api::Revision;
 use copepod_proto::nodes::to_node;
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use tokio::sync::{Mutex, Notify, mpsc, watch};
 
 use crate::{
@@ -72,6 +72,9 @@ pub struct Session {
     acknowledged: AtomicU64,
     /// Milliseconds since the hub began.
     heard: AtomicU64,
+    /// Held by the session that writes down what the node says; each session of a node waits for the one before it. What a
+    /// report changes is seen against what stands, and so what was heard before has to stand first.
+    pub(crate) pen: Arc<Mutex<()>>,
 }
 
 impl Hub {
@@ -95,8 +98,14 @@ impl Hub {
 
     /// Begins a session. An older one of the same node ends: it wakes, and finds that it is not current.
     pub(crate) fn open(&self, node: &str, outbox: mpsc::Sender<Box<to_node::Message>>) -> Arc<Session> {
+        let name: Arc<str> = node.into();
+        let mut older = None;
+        let place = self.sessions.entry(name.clone());
+        if let Entry::Occupied(place) = &place {
+            older = Some(place.get().clone());
+        }
         let session = Arc::new(Session {
-            node: node.into(),
+            node: name,
             number: self.numbers.fetch_add(1, Ordering::Relaxed),
             ended: Notify::new(),
             outbox,
@@ -104,8 +113,11 @@ impl Hub {
             sent: AtomicU64::new(u64::MAX),
             acknowledged: AtomicU64::new(0),
             heard: AtomicU64::new(self.now()),
+            pen: older.as_ref().map(|older| older.pen.clone()).unwrap_or_default(),
         });
-        if let Some(older) = self.sessions.insert(session.node.clone(), session.clone()) {
+        // Whoever else opens one meanwhile waits, or two would think themselves the first.
+        place.insert(session.clone());
+        if let Some(older) = older {
             older.ended.notify_one();
         }
         self.tick();
@@ -132,8 +144,10 @@ impl Hub {
 
     /// Ends all sessions: this server leads no more, and the agents find the one that does.
     pub(crate) fn close_all(&self) {
-        self.sessions.iter().for_each(|session| session.ended.notify_one());
+        let closed = self.sessions();
         self.sessions.clear();
+        // Whoever is woken before that finds its session current, and is not woken again.
+        closed.iter().for_each(|session| session.ended.notify_one());
         // Whoever leads next has its own view of who lives; so has this server, should it lead again.
         self.seen.clear();
         self.contained.send_replace(Revision::ZERO);

@@ -33,9 +33,10 @@ pub use tunnel::Tunnel;
 /// What is decided here without clock, task and socket, for a front that is simulated.
 pub mod rules {
     pub use crate::{
+        backlog::Backlog,
         board::{Board, Name, Told},
         everybody::Parts,
         release::{Leaving, Release},
-        status::{Readiness, introduction, of_pod, ready},
+        status::{Readiness, introduction, ready},
     };
 }

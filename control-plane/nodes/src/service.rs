@@ -153,19 +153,10 @@ impl NodeFront {
         let mut is_lost = false;
         if session.send(to_node::Message::Welcome(welcome)).await.is_ok() {
             self.hub.arrives(session.clone(), from);
-            tokio::select! {
-                lost = hearing::listen(&*self.door, &self.hub, &session, inbound) => is_lost = lost,
-                () = self.until_replaced(&session) => (),
-            }
+            is_lost = hearing::listen(&*self.door, &self.hub, &session, inbound).await;
         }
         self.hub.close(&session, is_lost);
         tracing::info!(node = &*session.node, is_lost, "session ends");
-    }
-
-    async fn until_replaced(&self, session: &Session) {
-        while self.hub.is_current(session) {
-            session.ended.notified().await;
-        }
     }
 }
 

@@ -67,12 +67,20 @@ impl Scheduler {
         Scheduler::default()
     }
 
+    /// Takes note of what has happened since the last call of this or of `schedule`, and decides nothing. Before the first
+    /// call of `schedule` nothing has to be noted.
+    pub fn note(&mut self, view: &View, events: &[Event]) {
+        if self.seen.is_some() {
+            events.iter().for_each(|event| self.learn(view, event));
+        }
+    }
+
     /// Places every pod that waits. `events` are those since the last call; they keep the table of nodes fresh.
     pub fn schedule(&mut self, view: &View, events: &[Event], now: Timestamp) -> Vec<Plan> {
         if self.seen.is_none() {
             self.rebuild(view);
         } else {
-            events.iter().for_each(|event| self.learn(view, event));
+            self.note(view, events);
         }
         self.seen = Some(view.revision());
         self.catch_up(view);

@@ -1,13 +1,17 @@
 //! The node front of a leader, without its tasks: sessions, what each is told and has acknowledged, who lives.
 //!
 //! What nodes are told, when a leaving pod is released and what a report amounts to is decided by the real code
-//! (`copepod_nodes::rules`); the order of things is that of `control-plane/nodes/src/dispatch.rs`, `hub.rs` and `silence.rs`.
+//! (`copepod_nodes::rules`); the order of things is that of `control-plane/nodes/src/dispatch.rs`, `hub.rs`, `hearing.rs` and
+//! `silence.rs`.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use copepod_api::{Request, Revision, Timestamp, User, resource::NODES, time::rfc3339};
-use copepod_nodes::rules::{Board, Leaving, Name, Parts, Readiness, Told, introduction, of_pod, ready};
-use copepod_proto::nodes::PodStatus;
+use copepod_nodes::rules::{Backlog, Board, Leaving, Name, Parts, Readiness, Told, introduction, ready};
+use copepod_proto::nodes::{PodStatus, StatusBatch};
 use copepod_replica::{Replica, ReplicaCursor};
 use copepod_store::{Cursor, Event, View};
 use serde_json::Value;
@@ -84,8 +88,16 @@ pub enum Asked {
     Silence {
         node: String,
     },
-    /// Reports, which are tried one by one if they are refused together.
-    Reports(Vec<Request>),
+    /// Reports of a node, which are tried one by one if they are refused together.
+    Reports {
+        node: String,
+        requests: Vec<Request>,
+    },
+    /// One of them, and those that are to be tried after it.
+    Report {
+        node: String,
+        rest: Vec<Request>,
+    },
 }
 
 type Asking = Vec<(Asked, Vec<Request>)>;
@@ -110,6 +122,9 @@ pub struct Front {
     /// Introduced, and not told anything yet.
     arrived: Vec<(String, u64, u64)>,
     sessions: BTreeMap<String, Session>,
+    /// What each node has said and nobody has asked to be written, and the nodes of whom something is being written.
+    said: BTreeMap<String, Backlog>,
+    writing: BTreeSet<String>,
     /// When each node was heard last.
     seen: BTreeMap<String, u64>,
     /// Nodes about whose silence a request is under way.
@@ -137,6 +152,8 @@ impl Front {
             guests: BTreeMap::new(),
             arrived: Vec::new(),
             sessions: BTreeMap::new(),
+            said: BTreeMap::new(),
+            writing: BTreeSet::new(),
             seen: nodes.collect(),
             judging: BTreeMap::new(),
             noted: BTreeMap::new(),
@@ -192,11 +209,27 @@ impl Front {
                 if self.is_heard(&node, link, now).is_none() {
                     return Vec::new();
                 }
-                let user = user(&node);
-                let requests: Vec<Request> = pods.iter().filter_map(|pod| of_pod(view, &user, &node, pod)).collect();
-                if requests.is_empty() { Vec::new() } else { vec![(Asked::Reports(requests.clone()), requests)] }
+                self.said.entry(node.clone()).or_default().add(StatusBatch { pods, ..StatusBatch::default() });
+                self.write(node, view)
             }
         }
+    }
+
+    /// Has what a node said written down, unless something else of it is under way.
+    fn write(&mut self, node: String, view: &View) -> Asking {
+        if self.writing.contains(&node) {
+            return Vec::new();
+        }
+        let Some(said) = self.said.get_mut(&node) else { return Vec::new() };
+        while !said.is_empty() {
+            let requests = said.take(view, &user(&node), &node);
+            if !requests.is_empty() {
+                self.writing.insert(node.clone());
+                return vec![(Asked::Reports { node, requests: requests.clone() }, requests)];
+            }
+        }
+        self.said.remove(&node);
+        Vec::new()
     }
 
     fn is_heard(&mut self, node: &str, link: u64, now: u64) -> Option<&mut Session> {
@@ -205,7 +238,7 @@ impl Front {
         Some(session)
     }
 
-    pub fn answer(&mut self, asked: Asked, is_done: bool, messages: &mut Vec<Message>) -> Asking {
+    pub fn answer(&mut self, asked: Asked, is_done: bool, view: &View, messages: &mut Vec<Message>) -> Asking {
         match asked {
             Asked::Introduction { node, link } => {
                 match self.guests.remove(&(node.clone(), link)) {
@@ -219,11 +252,22 @@ impl Front {
                 self.judging.remove(&node);
                 Vec::new()
             }
-            Asked::Reports(requests) if !is_done && requests.len() > 1 => {
-                requests.into_iter().map(|request| (Asked::Reports(Vec::new()), vec![request])).collect()
+            Asked::Reports { node, requests } if !is_done && requests.len() > 1 => {
+                self.write_alone(node, requests, view)
             }
-            Asked::Reports(_) => Vec::new(),
+            Asked::Report { node, rest } => self.write_alone(node, rest, view),
+            Asked::Reports { node, .. } => self.write_alone(node, Vec::new(), view),
         }
+    }
+
+    /// The next of those that are tried one by one; after the last, what the node has said meanwhile.
+    fn write_alone(&mut self, node: String, mut requests: Vec<Request>, view: &View) -> Asking {
+        if requests.is_empty() {
+            self.writing.remove(&node);
+            return self.write(node, view);
+        }
+        let request = requests.remove(0);
+        vec![(Asked::Report { node, rest: requests }, vec![request])]
     }
 
     /// Tells agents what concerns them, and looks who is silent.
@@ -231,6 +275,8 @@ impl Front {
         let view = replica.view();
         for (node, link, revision) in std::mem::take(&mut self.arrived) {
             self.seen.insert(node.clone(), now);
+            // It says everything again.
+            self.said.remove(&node);
             self.welcome(&node, link, Revision(revision), replica, messages);
         }
         self.tell(replica, now, messages);

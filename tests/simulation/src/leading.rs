@@ -2,8 +2,8 @@
 //! dropped with it.
 //!
 //! Each is a loop that is woken, decides on the committed state and submits. Which key is looked at when is the agenda's
-//! business, as in `control-plane/src/driver.rs`; the scheduler decides, waits until all of it is answered and decides
-//! again, as in `control-plane/src/scheduling.rs`.
+//! business, as in `control-plane/src/driver.rs`; the scheduler decides, notes what happens until all of it is answered and
+//! decides again, as in `control-plane/src/scheduling.rs`.
 
 use std::{
     collections::BTreeMap,
@@ -180,23 +180,29 @@ impl Leading {
     }
 
     fn schedule(&mut self, replica: &Replica, now: u64, clock: Timestamp, wishes: &mut Wishes) {
-        if self.n_unanswered > 0 {
-            return;
-        }
         let view = replica.view();
         let Some(mut events) = drain(&mut self.bindings) else {
             self.scheduler = Scheduler::new();
             self.bindings = replica.watch(None, view.revision());
             self.decide_at = None;
+            self.calls.retain(|_, about| !matches!(about, About::Bindings));
+            self.n_unanswered = 0;
             return self.decide(&view, &[], clock, wishes);
         };
+        if self.mutation == Some(Mutation::ForgetPod) {
+            events.retain(|event| event.kind != EventKind::Added || !self.dice.chance(100));
+        }
+        if self.n_unanswered > 0 {
+            if !events.is_empty() {
+                self.scheduler.note(&view, &events);
+                self.decide_at = Some(self.decide_at.map_or(now, |at| at.min(now)));
+            }
+            return;
+        }
         let is_due = self.decide_at.is_some_and(|at| at <= now);
         if events.is_empty() && !is_due {
             wishes.again = self.decide_at.map(|at| at - now);
             return;
-        }
-        if self.mutation == Some(Mutation::ForgetPod) {
-            events.retain(|event| event.kind != EventKind::Added || !self.dice.chance(100));
         }
         self.decide_at = None;
         self.decide(&view, &events, clock, wishes);
@@ -241,7 +247,7 @@ impl Leading {
                 Loop::Scheduler
             }
             Some(About::Front(asked)) => {
-                for (asked, requests) in self.front.answer(asked, is_done, &mut wishes.messages) {
+                for (asked, requests) in self.front.answer(asked, is_done, view, &mut wishes.messages) {
                     self.call(About::Front(asked), requests, &mut wishes);
                 }
                 Loop::Front

@@ -34,6 +34,8 @@ pub enum Mutation {
     SkipSync,
     /// A server that lost its power comes back with the disk it had when it first started: votes and entries are forgotten.
     Amnesia,
+    /// Messages of former terms are taken for ones of this term, and so is what a leader has decided in them.
+    IgnoreTerm,
     /// Reads are answered without asking the leader.
     LocalReads,
     /// Writes are answered before they are committed.
@@ -73,9 +75,10 @@ pub enum Mutation {
 }
 
 impl Mutation {
-    pub const ALL: [Mutation; 20] = [
+    pub const ALL: [Mutation; 21] = [
         Mutation::SkipSync,
         Mutation::Amnesia,
+        Mutation::IgnoreTerm,
         Mutation::LocalReads,
         Mutation::EarlyAnswers,
         Mutation::DropPrecondition,
@@ -103,6 +106,6 @@ impl Mutation {
 
     /// Whether it shows only where there are nodes.
     pub fn is_about_nodes(self) -> bool {
-        Self::ALL.iter().position(|it| *it == self).is_some_and(|place| place >= 8)
+        Self::ALL.iter().position(|it| *it == self).is_some_and(|place| place >= 9)
     }
 }

@@ -19,6 +19,7 @@ use copepod_api::{Request, Revision, Status, Timestamp};
 use copepod_registry::{Env, transact};
 use copepod_replica::{Config, Input, Machine, Member, OpenError, Outlet, Replica, Sent, Settled, SnapshotWork};
 use copepod_store::View;
+use prost::Message as _;
 
 use crate::{Mutation, dice::Dice, disk::SimDisk};
 
@@ -128,6 +129,15 @@ impl Server {
         self.machine.tick();
     }
 
+    /// Takes what other servers say.
+    pub fn receive(&mut self, mut messages: Vec<Bytes>) {
+        if self.mutation == Some(Mutation::IgnoreTerm) {
+            let term = self.replica.role().borrow().term;
+            messages.iter_mut().for_each(|message| bring_forward(message, term));
+        }
+        self.replica.receive(messages);
+    }
+
     pub fn write_snapshot(&mut self, work: &SnapshotWork) {
         self.machine.take(work.carry_out(&AtomicBool::new(false)));
     }
@@ -208,11 +218,12 @@ impl Server {
     /// On the leader; elsewhere it says who leads.
     pub fn submit(&mut self, call: u64, requests: &[Request], now: Timestamp) -> Result<(), Option<u64>> {
         let role = self.replica.role().borrow().clone();
+        let ignores_term = self.mutation == Some(Mutation::IgnoreTerm);
         if !role.leading {
-            self.ahead = None;
+            self.ahead = self.ahead.take().filter(|_| ignores_term);
             return Err(role.leader.map(|leader| leader.id));
         }
-        if self.is_lost.get() || self.ahead.as_ref().is_none_or(|(term, _)| *term != role.term) {
+        if self.is_lost.get() || self.ahead.as_ref().is_none_or(|(term, _)| *term != role.term && !ignores_term) {
             // Nothing decided on a lost proposal may still be under way when the committed state is taken up.
             if self.in_flight.get() > 0 {
                 return Err(None);
@@ -284,6 +295,20 @@ impl Server {
             outcome
         };
         self.waiting.push((call, Box::pin(answered)));
+    }
+}
+
+/// What every message of Raft says of its term.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Dated {
+    #[prost(uint64, tag = "4")]
+    term: u64,
+}
+
+/// Makes a message of an earlier term one of `term`: of a field that is there twice, the second counts. What has no term yet has zero.
+fn bring_forward(message: &mut Bytes, term: u64) {
+    if Dated::decode(message.clone()).is_ok_and(|dated| (1..term).contains(&dated.term)) {
+        *message = [&message[..], &Dated { term }.encode_to_vec()].concat().into();
     }
 }
 

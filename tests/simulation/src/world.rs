@@ -316,7 +316,7 @@ impl World {
             }
             Event::Messages { to, messages } => {
                 if let Some(server) = self.running(to) {
-                    server.replica.receive(messages);
+                    server.receive(messages);
                     self.act(to);
                 }
             }

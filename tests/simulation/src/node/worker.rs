@@ -2,9 +2,12 @@
 //!
 //! The book-keeping between the two is that of `node-agent/src/worker.rs`, for pods without hooks and probes.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-use copepod_api::{Timestamp, k8s_openapi::api::core::v1::Pod, k8s_openapi::api::core::v1::PodStatus};
+use copepod_api::{
+    Timestamp,
+    k8s_openapi::api::core::v1::{Container, Pod, PodStatus},
+};
 use copepod_pods::{
     Action, Desired, Ended, Image, Job, Observed, Run, RunState, Sandbox, Seen, Step, Trouble, next,
     observed::{Hook, StopRecord},
@@ -65,7 +68,7 @@ impl Worker {
             observed.sandbox = Sandbox::Ready { attempt: *attempt, ips: vec![ip.clone()] };
         }
         for process in machine.newest(&uid) {
-            observed.containers.insert(process.container.clone(), seen(process));
+            observed.containers.insert(process.container.clone(), seen(&pod, process));
         }
         let mut worker = Worker { pod: pod.clone(), wanted, observed, is_over: false, looks_at: None };
         worker.take_pod(pod, said.as_ref(), now);
@@ -205,11 +208,11 @@ impl Worker {
                 true
             }
             Outcome::Started { container, attempt, done } => {
-                let image = spec::container(&self.pod, container).map(|c| spec::image(&c).to_owned());
+                let wanted = spec::container(&self.pod, container).map(Cow::into_owned).unwrap_or_default();
                 let id = container_id(uid(&self.pod), container, *attempt);
                 let seen = self.observed.containers.entry(container.clone()).or_default();
                 if *done {
-                    seen.began(run(id, *attempt, image.unwrap_or_default(), RunState::Running { since: now }));
+                    seen.began(run(id, *attempt, &wanted, RunState::Running { since: now }));
                 } else {
                     seen.start_trouble = Some(again(seen.start_trouble.as_ref(), "CreateContainerError"));
                 }
@@ -243,19 +246,23 @@ fn is_final(status: &PodStatus) -> bool {
     matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"))
 }
 
-fn run(id: String, attempt: u32, image: String, state: RunState) -> Run {
+fn run(id: String, attempt: u32, wanted: &Container, state: RunState) -> Run {
     let (image_id, post_start) = ("sha256:0".into(), Hook::Done);
-    Run { id, attempt, image, image_id, resources: None, state, post_start }
+    let (image, resources) = (spec::image(wanted).to_owned(), wanted.resources.clone());
+    Run { id, attempt, image, image_id, resources, state, post_start }
 }
 
 /// A run as it is found by an agent that was not there when it began.
-fn seen(process: &Process) -> Seen {
+fn seen(pod: &Pod, process: &Process) -> Seen {
     let state = match process.exit {
         None => RunState::Running { since: process.since },
         Some((code, _)) => RunState::Ended(ended(process, code)),
     };
     let failures = if process.exit.is_some_and(|(code, _)| code != 0) { process.attempt + 1 } else { 0 };
-    let run = run(process.id.clone(), process.attempt, process.image.clone(), state);
+    let wanted = spec::container(pod, &process.container).map(Cow::into_owned).unwrap_or_default();
+    let run = run(process.id.clone(), process.attempt, &wanted, state);
+    // Its image may have been replaced in the spec meanwhile.
+    let run = Run { image: process.image.clone(), ..run };
     Seen { run: Some(run), failures, ..Seen::default() }
 }
 

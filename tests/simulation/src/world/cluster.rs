@@ -86,6 +86,8 @@ impl World {
         } else if has_led != Some(term) {
             let mutation = self.plan.mutation;
             host.leading = Some(Leading::begin(term, &server.replica, self.now, dice, mutation));
+            // Those of a life that is over wake nobody, and must not stand in for its own.
+            host.timers.clear();
             Loop::ALL.iter().for_each(|which| self.wake(id, *which));
         }
     }
@@ -136,11 +138,10 @@ impl World {
 
     pub(super) fn ring(&mut self, id: u64, life: u64, which: Loop, at: u64) {
         let Some(host) = self.hosts.get_mut(&id) else { return };
-        if host.timers.get(&which) == Some(&at) {
+        // One of a life that is over must not stand in for one of this life that is due at the same time.
+        if host.life == life && host.timers.get(&which) == Some(&at) {
             host.timers.remove(&which);
-            if host.life == life {
-                self.wake(id, which);
-            }
+            self.wake(id, which);
         }
     }
 
