@@ -202,9 +202,14 @@ pub async fn start(
         Err(error) => {
             let _ = machine.rooms.runtime.remove_container(id).await;
             let _ = machine.rooms.images.release(id).await;
-            Err(NotStarted::Runtime(error))
+            Err(if stands(machine, sandbox_id).await { NotStarted::Runtime(error) } else { NotStarted::Sandbox })
         }
     }
+}
+
+/// Whether a pod's sandbox can be used; where nobody can tell, it can.
+pub async fn stands(machine: &Machine, sandbox_id: &str) -> bool {
+    machine.rooms.runtime.has_sandbox(sandbox_id).await.unwrap_or(true)
 }
 
 /// Gives a running container the amounts of its spec.

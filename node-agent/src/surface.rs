@@ -222,6 +222,8 @@ pub struct Usage {
 pub trait Runtime: Send + Sync + 'static {
     async fn list(&self) -> Result<Vec<FoundSandbox>, Failure>;
     async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<SandboxNetwork, Failure>;
+    /// Whether containers can run in the sandbox: it is there, and what holds it lives.
+    async fn has_sandbox(&self, id: &str) -> Result<bool, Failure>;
     /// Ends every process of the sandbox, and removes it with its containers.
     async fn remove_sandbox(&self, id: &str) -> Result<(), Failure>;
     async fn start(&self, spec: &ContainerSpec) -> Result<Timestamp, StartError>;

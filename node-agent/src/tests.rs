@@ -66,6 +66,24 @@ async fn a_container_joins_and_another_is_resized() {
 }
 
 #[tokio::test]
+async fn a_sandbox_that_ends_by_itself_is_replaced() {
+    let mut world = World::new().await;
+    let mut cluster = world.session().await;
+    let containers = json!({"containers": [{"name": "a", "image": "x:1"}, {"name": "b", "image": "x:1"}]});
+    cluster.tell(7, true, &[world.pod("web", "u1", containers)]).await;
+    cluster.until("u1", world::is_ready).await;
+    world.runtime.kill_sandbox("u1-0");
+    let restarted = |status: &serde_json::Value| {
+        let again = |place: usize| status["containerStatuses"][place]["restartCount"] == 1;
+        again(0) && again(1) && world::is_ready(status)
+    };
+    let status = cluster.until("u1", restarted).await;
+    assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 137);
+    let sandboxes: Vec<String> = world.runtime.log().into_iter().filter(|line| line.contains("sandbox")).collect();
+    assert_eq!(sandboxes, ["create sandbox u1-0", "remove sandbox u1-0", "create sandbox u1-0"]);
+}
+
+#[tokio::test]
 async fn what_a_pod_wrote_outlives_it() {
     let mut world = World::new().await;
     let mut cluster = world.session().await;

@@ -55,6 +55,8 @@ pub enum Note {
         exit: Exit,
         message: String,
     },
+    /// The sandbox of this id has ended by itself.
+    SandboxLost(String),
     /// A job may be tried again.
     Rested(Job),
 }
@@ -123,6 +125,8 @@ struct Begun {
 pub enum NotStarted {
     /// What it needs is missing or wrong.
     Config(String),
+    /// The sandbox has ended.
+    Sandbox,
     Runtime(StartError),
 }
 
@@ -431,7 +435,19 @@ impl Worker {
             Note::Tokens => self.refresh_volumes(),
             Note::Done(job, outcome) => self.done(job, outcome),
             Note::Exited { container, id, exit, message } => self.exited(&container, &id, exit, message),
+            Note::SandboxLost(id) if id == self.current_sandbox() => self.sandbox_is_lost(),
+            Note::SandboxLost(_) => (),
             Note::Rested(job) => drop(self.observed.busy.remove(&job)),
+        }
+    }
+
+    /// Its containers ended with it, and others cannot begin: another is made in its place.
+    fn sandbox_is_lost(&mut self) {
+        let Sandbox::Ready { attempt, .. } = self.observed.sandbox else { return };
+        self.observed.sandbox = Sandbox::Broken { attempt };
+        if self.observed.leaving_since.is_none() {
+            let text = "Pod sandbox changed, it will be killed and re-created.".to_owned();
+            self.machine.events.normal(&self.pod_ref, None, "SandboxChanged", text);
         }
     }
 
@@ -650,20 +666,20 @@ impl Worker {
                 seen.ended_with(ended);
                 self.clear_older_runs(&name, attempt);
             }
-            Err(error) => {
-                let (reason, message) = match error {
-                    NotStarted::Config(message) => ("CreateContainerConfigError", message),
-                    NotStarted::Runtime(StartError::Create(message) | StartError::Run(message)) => {
-                        ("CreateContainerError", message)
-                    }
-                };
-                let before = self.seen(&name).start_trouble.clone();
-                if before.as_ref().is_none_or(|before| before.message != message) {
-                    self.machine.events.warning(&self.pod_ref, Some(&name), "Failed", format!("Error: {message}"));
-                }
-                self.seen(&name).start_trouble = Some(Trouble::again(before.as_ref(), reason, message, now));
+            Err(NotStarted::Sandbox) => self.sandbox_is_lost(),
+            Err(NotStarted::Config(message)) => self.not_started(&name, "CreateContainerConfigError", message, now),
+            Err(NotStarted::Runtime(StartError::Create(message))) => {
+                self.not_started(&name, "CreateContainerError", message, now);
             }
         }
+    }
+
+    fn not_started(&mut self, name: &str, reason: &str, message: String, now: Timestamp) {
+        let before = self.seen(name).start_trouble.clone();
+        if before.as_ref().is_none_or(|before| before.message != message) {
+            self.machine.events.warning(&self.pod_ref, Some(name), "Failed", format!("Error: {message}"));
+        }
+        self.seen(name).start_trouble = Some(Trouble::again(before.as_ref(), reason, message, now));
     }
 
     fn resized(
@@ -739,14 +755,18 @@ impl Worker {
         let machine = self.machine.clone();
         let notes = self.notes.clone();
         let (pod, pod_ref) = (self.pod.clone(), self.pod_ref.clone());
-        let (name, id) = (name.to_owned(), id.to_owned());
+        let (name, id, sandbox) = (name.to_owned(), id.to_owned(), self.current_sandbox());
         let attempt =
             self.observed.containers.get(&name).and_then(|seen| seen.run.as_ref()).map_or(0, |run| run.attempt);
         let task = tokio::spawn(async move {
             let exit = executor::wait(&machine, &id).await;
             let wanted = spec::container(&pod, &name);
             let message = executor::last_words(&machine, &pod_ref, wanted.as_deref(), &name, attempt, &exit);
+            let stands = executor::stands(&machine, &sandbox).await;
             let _ = notes.send(Note::Exited { container: name, id, exit, message });
+            if !stands {
+                let _ = notes.send(Note::SandboxLost(sandbox));
+            }
         });
         self.waits.retain(|wait| !wait.is_finished());
         self.waits.push(task.abort_handle());

@@ -206,6 +206,12 @@ impl Cri {
             .collect()
     }
 
+    /// Whether containers can run in a sandbox.
+    pub async fn has_sandbox(&self, id: &str) -> Result<bool, RuntimeError> {
+        let there = self.find_sandbox(id).await?;
+        Ok(there.is_some_and(|sandbox| sandbox.state() == proto::PodSandboxState::SandboxReady))
+    }
+
     /// Ends every process of a sandbox and removes all of it.
     pub async fn remove_sandbox(&self, id: &str) -> Result<(), RuntimeError> {
         let Some(there) = self.find_sandbox(id).await? else { return Ok(()) };

@@ -4,7 +4,8 @@ mod streams;
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Mutex, PoisonError},
@@ -33,6 +34,10 @@ const READY_MAX: Duration = Duration::from_secs(10);
 
 /// How long a shim may take to answer what it can answer at once.
 const ANSWER_MAX: Duration = Duration::from_secs(60);
+
+/// A shim that ends drops its callers before it is seen to be gone: so often is it looked at, with a pause between.
+const ENDING_LOOKS: u32 = 20;
+const ENDING_PAUSE: Duration = Duration::from_millis(10);
 
 /// The longest answer: the output of an exec, escaped.
 const ANSWER_BYTES_MAX: u64 = 2 * 1024 * 1024;
@@ -66,7 +71,7 @@ impl Embedded {
         }
         let directory = self.directory.join(&spec.id);
         let netns = (!spec.host_network).then(|| directory.join("ns/net"));
-        if directory.join("shim.sock").exists() && self.lives(&spec.id).await {
+        if self.has_sandbox(&spec.id).await {
             return Ok(netns);
         }
         self.remove_sandbox(&spec.id).await?;
@@ -170,19 +175,23 @@ impl Embedded {
     /// Returns when the container has ended; at once, if it had.
     pub async fn wait(&self, id: &str) -> Result<Exit, RuntimeError> {
         let sandbox = self.sandbox(id)?;
-        let asked = async {
-            let mut stream = self.say(&sandbox, &Question::Wait { id: id.to_owned() }).await?;
-            hear(&mut stream).await
-        };
-        match asked.await {
-            Ok(Answer::Exited(exit)) => Ok(exit),
+        for _ in 0..ENDING_LOOKS {
+            let asked = async {
+                let mut stream = self.say(&sandbox, &Question::Wait { id: id.to_owned() }).await?;
+                hear(&mut stream).await
+            };
+            if let Ok(Answer::Exited(exit)) = asked.await {
+                return Ok(exit);
+            }
             // The shim is gone; what it wrote down last is all there is.
-            _ => match self.read(&sandbox, id) {
-                Some(ContainerState { state: State::Exited(exit), .. }) => Ok(exit),
-                Some(ContainerState { state: State::Running { since, .. }, .. }) => Ok(lost(since)),
-                None => Err(format!("there is no container {id}").into()),
-            },
+            match self.read(&sandbox, id) {
+                Some(ContainerState { state: State::Exited(exit), .. }) => return Ok(exit),
+                Some(state) if !self.has_sandbox(&sandbox).await => return Ok(lost(&state)),
+                Some(_) => tokio::time::sleep(ENDING_PAUSE).await,
+                None => return Err(format!("there is no container {id}").into()),
+            }
         }
+        Err(format!("the shim of {sandbox} does not say when container {id} ends").into())
     }
 
     /// Asks the container to end, and makes it after `grace`. Returns when it has.
@@ -215,7 +224,7 @@ impl Embedded {
                 self.sandboxes_of().remove(id);
                 Ok(())
             }
-            Err(error) if self.lives(&sandbox).await => Err(error),
+            Err(error) if self.has_sandbox(&sandbox).await => Err(error),
             Err(_) => Ok(()),
         }
     }
@@ -256,14 +265,12 @@ impl Embedded {
             fs::read_dir(&self.directory).map_err(|error| format!("{}: {error}", self.directory.display()))?;
         for entry in entries.flatten() {
             let Some(spec) = read_spec(&entry.path()) else { continue };
-            let ready = self.lives(&spec.id).await;
+            let ready = self.has_sandbox(&spec.id).await;
             let mut containers = states(&entry.path());
             for container in &mut containers {
                 self.sandboxes_of().insert(container.id.clone(), spec.id.clone());
-                if let State::Running { since, .. } = container.state
-                    && !ready
-                {
-                    container.state = State::Exited(lost(since));
+                if matches!(container.state, State::Running { .. }) && !ready {
+                    container.state = State::Exited(lost(container));
                 }
             }
             found.push(SandboxState { spec, ready, containers });
@@ -317,8 +324,10 @@ impl Embedded {
         serde_json::from_slice(&text).ok()
     }
 
-    async fn lives(&self, sandbox: &str) -> bool {
-        UnixStream::connect(self.directory.join(sandbox).join("shim.sock")).await.is_ok()
+    /// Whether containers can run in a sandbox: its shim lives. One that is only busy does.
+    pub async fn has_sandbox(&self, id: &str) -> bool {
+        let is_gone = |error: &io::Error| matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound);
+        UnixStream::connect(self.directory.join(id).join("shim.sock")).await.err().is_none_or(|error| !is_gone(&error))
     }
 
     async fn say(&self, sandbox: &str, question: &Question) -> Result<BufReader<UnixStream>, RuntimeError> {
@@ -349,9 +358,17 @@ async fn hear(stream: &mut BufReader<UnixStream>) -> Result<Answer, RuntimeError
     serde_json::from_str(&line).map_err(|error| RuntimeError(format!("the shim's answer is not understood: {error}")))
 }
 
-/// A container whose shim has gone, with whatever it knew: killed with it.
-fn lost(since: Timestamp) -> Exit {
-    Exit { code: 137, signal: Some(9), oom_killed: false, started_at: Some(since), finished_at: Timestamp::now() }
+/// A container whose shim has gone, with whatever it knew. Its processes may go on, and nobody would hear of their end: they
+/// are killed.
+fn lost(state: &ContainerState) -> Exit {
+    for pid in cgroup::processes(&state.cgroup) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    let started_at = match &state.state {
+        State::Running { since, .. } => Some(*since),
+        State::Exited(exit) => exit.started_at,
+    };
+    Exit { code: 137, signal: Some(9), oom_killed: false, started_at, finished_at: Timestamp::now() }
 }
 
 fn read_spec(directory: &Path) -> Option<SandboxSpec> {

@@ -31,6 +31,10 @@ impl Runtime for Containers {
         }
     }
 
+    async fn has_sandbox(&self, id: &str) -> Result<bool, Failure> {
+        self.0.has_sandbox(id).await.map_err(failure)
+    }
+
     async fn remove_sandbox(&self, id: &str) -> Result<(), Failure> {
         self.0.remove_sandbox(id).await.map_err(failure)
     }

@@ -36,6 +36,10 @@ impl Runtime for Containers {
         Ok(netns.map_or(SandboxNetwork::Machine, SandboxNetwork::Namespace))
     }
 
+    async fn has_sandbox(&self, id: &str) -> Result<bool, Failure> {
+        Ok(self.0.has_sandbox(id).await)
+    }
+
     async fn remove_sandbox(&self, id: &str) -> Result<(), Failure> {
         self.0.remove_sandbox(id).await.map_err(failure)
     }

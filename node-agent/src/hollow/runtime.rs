@@ -77,6 +77,16 @@ impl HollowRuntime {
         }
     }
 
+    /// What holds a sandbox is killed, and its containers with it.
+    pub fn kill_sandbox(&self, id: &str) {
+        let mut state = self.state();
+        let Some(sandbox) = state.sandboxes.get_mut(id) else { return };
+        sandbox.ready = false;
+        let containers: Vec<String> = sandbox.containers.iter().map(|container| container.id.clone()).collect();
+        drop(state);
+        containers.iter().for_each(|id| self.end(id, 137));
+    }
+
     /// A container of another life.
     pub fn plant(&self, uid: &str, pod: &str, name: &str) {
         let pod = PodRef { namespace: "d".into(), name: pod.into(), uid: uid.into() };
@@ -133,6 +143,10 @@ impl Runtime for HollowRuntime {
         self.state().sandboxes.insert(spec.id.clone(), sandbox);
         self.note(format!("create sandbox {}", spec.id));
         Ok(SandboxNetwork::Namespace("/run/netns".into()))
+    }
+
+    async fn has_sandbox(&self, id: &str) -> Result<bool, Failure> {
+        Ok(self.state().sandboxes.get(id).is_some_and(|sandbox| sandbox.ready))
     }
 
     async fn remove_sandbox(&self, id: &str) -> Result<(), Failure> {

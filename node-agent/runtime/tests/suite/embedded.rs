@@ -94,15 +94,19 @@ async fn its_network_is_empty_and_signals_are_told() {
 async fn a_sandbox_whose_shim_died_is_cleaned_up() {
     let world = World::<Subject>::with_sandbox().await;
     world.runtime.start(&world.container("main", "sleep 600")).await.unwrap();
-    let pid = fs::read_to_string(world.directory.path().join("run/sandboxes/pod-0/shim.pid")).unwrap();
+    let sandbox = world.directory.path().join("run/sandboxes/pod-0");
+    let pid = fs::read_to_string(sandbox.join("shim.pid")).unwrap();
+    let program = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pid.trim())).unwrap();
+    let program = Path::new("/proc").join(program.trim());
+    assert!(fs::read_to_string(program.join("cmdline")).unwrap().contains("sleep"));
     Command::new("kill").args(["-9", pid.trim()]).status().unwrap();
+    assert!(world.runtime.wait("main").await.unwrap().code == 137);
     let dead = async {
-        while world.runtime.list().await.unwrap()[0].ready {
+        while world.runtime.list().await.unwrap()[0].ready || program.exists() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(20), dead).await.expect("the shim has ended");
-    assert!(world.runtime.wait("main").await.unwrap().code == 137);
+    tokio::time::timeout(Duration::from_secs(20), dead).await.expect("the shim has ended, and what it had started");
     world.end().await;
 }
 
