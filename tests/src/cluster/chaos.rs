@@ -147,13 +147,13 @@ fn an_agent_is_upgraded_under_load(cluster: &Cluster) {
 }
 
 fn an_agent_is_killed(cluster: &Cluster) {
-    signal(cluster, "n1", Signal::SIGKILL);
+    killed(cluster, "n1");
     cluster.ok(&["lab", "heal", "n1"]);
 }
 
 fn all_are_killed_in_turn(cluster: &Cluster) {
     for member in ["s1", "n1", "s2", "n2", "s3"].repeat(2) {
-        signal(cluster, member, Signal::SIGKILL);
+        killed(cluster, member);
         cluster.ok(&["lab", "heal", member]);
         all_vote(cluster);
     }
@@ -361,10 +361,15 @@ fn set_clock(file: &Path, minutes: i32) {
 
 /// Kills a server, to do something to its directory.
 fn stopped(cluster: &Cluster, server: &str) -> PathBuf {
-    let pid = cluster.process(server);
-    signal(cluster, server, Signal::SIGKILL);
-    cluster.until_ended(pid);
+    killed(cluster, server);
     cluster.directory().join(server)
+}
+
+/// Kills a server or an agent. One that is dying is up for those who would heal it.
+fn killed(cluster: &Cluster, member: &str) {
+    let pid = cluster.process(member);
+    kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it runs");
+    cluster.until_ended(pid);
 }
 
 fn newest_log(directory: &Path) -> PathBuf {
