@@ -2,8 +2,8 @@
 //! decided it and however.
 //!
 //! Changes are looked at in their order, once, as the first server shows them. Where a decision may rest on a state that
-//! is a little older than the one it changes (a pod has become unready meanwhile, a deployment smaller), the law allows
-//! for what was so within `LAG`.
+//! is a little older than the one it changes (a pod has become ready or unready meanwhile, a deployment smaller), the law
+//! allows for what was so within `LAG`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,6 +53,7 @@ struct Seen {
     cpu: u64,
     phase: String,
     is_ready: bool,
+    ready_since: u64,
     /// Until when it was ready, where it is not any more.
     ready_until: Option<u64>,
     is_leaving: bool,
@@ -69,6 +70,11 @@ impl Seen {
 
     fn counts(&self) -> bool {
         !self.is_leaving && !self.has_ended()
+    }
+
+    /// Whoever decides knows by now that it is ready.
+    fn is_known_ready(&self, now: u64) -> bool {
+        self.is_ready && now > self.ready_since + LAG
     }
 
     fn was_ready(&self, now: u64) -> bool {
@@ -182,6 +188,9 @@ impl Laws {
             }
             begins_to_leave = new.is_leaving && !old.is_leaving;
             new.left_at = if old.is_leaving { old.left_at } else { now };
+            if old.is_ready {
+                new.ready_since = old.ready_since;
+            }
             if !new.is_ready {
                 new.ready_until = if old.is_ready { Some(now) } else { old.ready_until };
             }
@@ -295,7 +304,8 @@ impl Laws {
             let pods = || self.pods.values().filter(own);
             let ready = pods().filter(|pod| pod.was_ready(now)).count() as i64;
             // Those that are not ready, or not there yet, may always go.
-            let unready = before - pods().filter(|pod| pod.owner == uid && pod.is_ready && pod.counts()).count() as i64;
+            let known = |pod: &&Seen| pod.owner == uid && pod.is_known_ready(now) && pod.counts();
+            let unready = before - pods().filter(known).count() as i64;
             let left = ready - (before - replicas - unready).max(0);
             let least = deployment.replicas.least(now) - deployment.unavailable;
             // One that has another size shares the change among its sets, whatever is ready.
@@ -349,6 +359,7 @@ fn seen(object: &Object, now: u64) -> Seen {
         cpu: cpu.strip_suffix('m').and_then(|milli| milli.parse().ok()).unwrap_or(0),
         phase: text("/status/phase"),
         is_ready: condition("Ready").is_some_and(|condition| condition["status"] == "True"),
+        ready_since: now,
         ready_until: None,
         is_leaving: object.meta.is_leaving(),
         left_at: now,

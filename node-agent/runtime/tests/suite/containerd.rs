@@ -278,6 +278,32 @@ async fn a_runtime_that_restarts_is_found_again() {
 }
 
 #[tokio::test]
+async fn a_sandbox_that_has_ended_is_told() {
+    let world = World::<Subject>::with_sandbox().await;
+    let cri = &world.runtime.cri;
+    assert!(cri.has_sandbox("pod-0").await.unwrap() && !cri.has_sandbox("pod-1").await.unwrap());
+    world.runtime.start(&world.container("main", "sleep 600")).await.unwrap();
+    let processes = processes_of(&world.node);
+    assert!(processes.len() > 1, "the container's, and the one that holds the sandbox: {processes:?}");
+    Command::new("kill").arg("-9").args(&processes).status().unwrap();
+    assert_eq!(world.runtime.wait("main").await.unwrap().code, 137);
+    let ended = async {
+        while cri.has_sandbox("pod-0").await.unwrap() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it is not ready any more");
+    world.end().await;
+}
+
+/// What runs in the cgroups of a node's pods.
+fn processes_of(node: &str) -> Vec<String> {
+    let all = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let own = all.filter(|path| fs::read_to_string(path.join("cgroup")).unwrap_or_default().contains(node));
+    own.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect()
+}
+
+#[tokio::test]
 async fn images_are_asked_for_and_missing_ones_told() {
     let world = World::<Subject>::new().await;
     let cri = &world.runtime.cri;
