@@ -84,6 +84,9 @@ pub async fn observed(machine: &Machine, pod: &Pod, said: Option<&PodStatus>, fo
         runs.sort_by_key(|run| run.attempt);
         observed.containers.insert(name.into(), seen(machine, pod, &reference, name, &runs, said));
     }
+    if let Sandbox::Broken { attempt } = observed.sandbox {
+        observed.lose_sandbox(attempt);
+    }
     observed
 }
 

@@ -444,7 +444,7 @@ impl Worker {
     /// Its containers ended with it, and others cannot begin: another is made in its place.
     fn sandbox_is_lost(&mut self) {
         let Sandbox::Ready { attempt, .. } = self.observed.sandbox else { return };
-        self.observed.sandbox = Sandbox::Broken { attempt };
+        self.observed.lose_sandbox(attempt);
         if self.observed.leaving_since.is_none() {
             let text = "Pod sandbox changed, it will be killed and re-created.".to_owned();
             self.machine.events.normal(&self.pod_ref, None, "SandboxChanged", text);

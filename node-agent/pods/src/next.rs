@@ -56,9 +56,7 @@ pub fn has_ended(pod: &Pod, observed: &Observed) -> bool {
         policy == RestartPolicy::Never && ended_code(observed, container).is_some_and(|code| code != 0)
     });
     // A failed init container ends the pod only before its containers have begun.
-    let begun =
-        spec::containers(pod).iter().any(|container| seen(observed, container).is_some_and(|s| s.run.is_some()));
-    if failed_init && !begun {
+    if failed_init && !has_begun(pod, observed) {
         return true;
     }
     let containers = spec::containers(pod);
@@ -67,6 +65,17 @@ pub fn has_ended(pod: &Pod, observed: &Observed) -> bool {
             None => false,
             Some(code) => !runs_again(pod, container, false, code),
         })
+}
+
+/// Some container that is no init container has run in this sandbox.
+pub fn has_begun(pod: &Pod, observed: &Observed) -> bool {
+    let has_run = |seen: &Seen| seen.run.is_some() && !seen.is_of_former_sandbox;
+    spec::containers(pod).iter().any(|container| seen(observed, container).is_some_and(has_run))
+}
+
+/// An init container that has done its work in a sandbox that is no more: another sandbox needs it again.
+fn is_undone(init: bool, seen: &Seen) -> bool {
+    init && seen.is_of_former_sandbox && seen.ended().is_some_and(|ended| ended.exit_code == 0)
 }
 
 /// Whether a container that ended with `code` is to be started again.
@@ -197,6 +206,7 @@ fn needs_start(pod: &Pod, container: &Container, seen: Option<&Seen>) -> bool {
     match &seen.run {
         None => true,
         Some(_) if seen.running().is_some() => false,
+        Some(_) if is_undone(init, seen) => true,
         Some(_) => seen.ended().is_some_and(|ended| runs_again(pod, container, init, ended.exit_code)),
     }
 }
@@ -204,8 +214,7 @@ fn needs_start(pod: &Pod, container: &Container, seen: Option<&Seen>) -> bool {
 /// Runs the init containers in their order; true once the others may run.
 fn run_init_containers(pod: &Pod, around: &Around, actions: &mut Actions) -> bool {
     let observed = around.observed;
-    let begun =
-        spec::containers(pod).iter().any(|container| seen(observed, container).is_some_and(|s| s.run.is_some()));
+    let begun = has_begun(pod, observed);
     for container in spec::init_containers(pod) {
         let seen = seen(observed, container);
         if spec::is_sidecar(container) {
@@ -216,7 +225,8 @@ fn run_init_containers(pod: &Pod, around: &Around, actions: &mut Actions) -> boo
             continue;
         }
         // Their records may be gone when the containers have long begun: they are not repeated.
-        if begun || seen.and_then(Seen::ended).is_some_and(|ended| ended.exit_code == 0) {
+        let is_done = |seen: &Seen| seen.ended().is_some_and(|ended| ended.exit_code == 0) && !is_undone(true, seen);
+        if begun || seen.is_some_and(is_done) {
             continue;
         }
         run_container(pod, container, true, around, actions);
@@ -245,6 +255,7 @@ fn run_container(pod: &Pod, container: &Container, init: bool, around: &Around, 
         Some(run) => {
             let Some(ended) = seen.ended() else { return };
             let changed = run.image != spec::image(container) || (!held && resize::restarts(container, run));
+            let changed = changed || is_undone(init, seen);
             if !changed && !runs_again(pod, container, init, ended.exit_code) {
                 return;
             }

@@ -118,6 +118,8 @@ pub struct Seen {
     pub resize_trouble: Option<Trouble>,
     /// The newest run, whatever became of it.
     pub run: Option<Run>,
+    /// That run was in a sandbox that is no more: what an init container did to it is undone.
+    pub is_of_former_sandbox: bool,
     /// How the run before the newest one ended.
     pub previous: Option<Ended>,
     /// Runs that ended badly and soon, in a row; grows the back-off.
@@ -239,6 +241,7 @@ impl Seen {
             self.previous = Some(ended);
         }
         self.run = Some(run);
+        self.is_of_former_sandbox = false;
         self.start_trouble = None;
         self.resize_trouble = None;
         self.stop = None;
@@ -273,6 +276,12 @@ impl Seen {
 }
 
 impl Observed {
+    /// The sandbox has ended, and with it all that ran there.
+    pub fn lose_sandbox(&mut self, attempt: u32) {
+        self.sandbox = Sandbox::Broken { attempt };
+        self.containers.values_mut().for_each(|seen| seen.is_of_former_sandbox = true);
+    }
+
     /// Configuration the pod refers to has changed: waits that it may have cured are over.
     pub fn forgive(&mut self) {
         if matches!(self.volumes, Step::Failed(_)) {

@@ -11,7 +11,7 @@ use k8s_openapi::{
 
 use crate::{
     Observed, QosClass, backoff,
-    next::{has_ended, runs_again, seen},
+    next::{has_begun, has_ended, runs_again, seen},
     observed::{Ended, Image, RunState, Sandbox, Seen, Step, Trouble},
     resize, spec,
 };
@@ -285,9 +285,7 @@ fn terminated_state(ended: &Ended) -> ContainerStateTerminated {
 
 /// All init containers have done their work, or the containers behind them have begun.
 fn is_initialized(pod: &Pod, observed: &Observed) -> bool {
-    let begun =
-        spec::containers(pod).iter().any(|container| seen(observed, container).is_some_and(|s| s.run.is_some()));
-    begun
+    has_begun(pod, observed)
         || spec::init_containers(pod).iter().all(|container| {
             let Some(seen) = seen(observed, container) else { return false };
             if spec::is_sidecar(container) {

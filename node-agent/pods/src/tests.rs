@@ -103,7 +103,7 @@ impl Life {
             }
             ["released"] => self.observed.released = true,
             ["reboot"] => {
-                self.observed.sandbox = Sandbox::Broken { attempt: 0 };
+                self.observed.lose_sandbox(0);
                 let names: Vec<String> = self.observed.containers.keys().cloned().collect();
                 for name in names {
                     if self.observed.containers[&name].running().is_some() {
@@ -583,6 +583,28 @@ fn after_a_reboot_everything_is_made_anew() {
         &mut life,
         "reboot\nuntil 3s\nstatus",
         "1.0s remove sandbox\n1.0s sandbox 0\n2.0s start a 1\nRunning Ready a=Running<137(1)",
+    );
+}
+
+#[test]
+fn another_sandbox_is_initialized_anew() {
+    let mut life = Life::of(json!({
+        "initContainers": [{"name": "i", "image": "x:1"}, {"name": "s", "image": "x:1", "restartPolicy": "Always"}],
+        "containers": [{"name": "a", "image": "x:1"}, {"name": "b", "image": "x:1"}],
+    }));
+    life.tell("until 0s\ni exits 0\nuntil 1s");
+    story(
+        &mut life,
+        "status\nreboot\nuntil 4s\nstatus\ni exits 0\nuntil 5s\nstatus",
+        "Running Ready i=Completed:0(0) s=Running(0) a=Running(0) b=Running(0)
+         1.0s remove sandbox
+         1.0s sandbox 0
+         1.0s start i 1
+         Running i=Running<0(1) s=Error:137(0) a=Error:137(0) b=Error:137(0)
+         4.0s start s 1
+         4.0s start a 1
+         4.0s start b 1
+         Running Ready i=Completed:0<0(1) s=Running<137(1) a=Running<137(1) b=Running<137(1)",
     );
 }
 

@@ -84,12 +84,14 @@ fn a_pod_that_is_done_is_done() {
     let cluster = Cluster::up(1, 1);
     cluster.apply(&pod("once", json!({"restartPolicy": "Never", "containers": [shell("main", "echo done")]})));
     cluster.until("it has succeeded", || cluster.get(&["pod", "once"])["status"]["phase"] == "Succeeded");
-    assert_eq!(logs(&cluster, &["once"]), "done\n");
+    assert_eq!(cluster.ok(&["logs", "once"]), "done\n");
     assert!(cluster.ok(&["get", "pods"]).contains("Completed"));
 
     // It can be read when the pod is gone, and says so.
     cluster.ok(&["delete", "pod", "once"]);
     cluster.until("it is gone", || cluster.pods("once").is_empty());
+    // Where it ran is known by the events of its node, and these may come after the word that it is gone.
+    cluster.until("its node is known", || cluster.try_run(&["logs", "once"]).status.success());
     let output = cluster.try_run(&["logs", "once"]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "done\n");
     assert!(text(&output).contains("pod once is gone; this is what node n1 has kept"), "{}", text(&output));
