@@ -9,6 +9,7 @@ pub mod decode;
 pub mod ephemeral;
 mod facts;
 pub mod field;
+mod held;
 pub mod key;
 pub mod kind;
 pub mod meta;
@@ -30,6 +31,7 @@ pub mod txn;
 pub mod typed;
 
 pub use facts::{Health, NODE_LOST, NodeFacts, Phase, PodFacts};
+pub use held::{Packer, Packing};
 pub use k8s_openapi;
 pub use key::{Key, Name, Revision};
 pub use kind::{Kind, Scope, Subresource};

@@ -17,6 +17,7 @@ use serde_json::Value;
 use crate::{
     Key, Meta, Revision, Typed,
     facts::{Facts, Head, NodeFacts, NodeHead, PodFacts},
+    held::Held,
     resource,
     typed::DecodeError,
 };
@@ -121,7 +122,8 @@ pub struct Object {
     /// `spec.nodeName` of a pod, for the index of pods by node.
     pub node: Option<Arc<str>>,
     facts: Option<Box<Facts>>,
-    bytes: Bytes,
+    held: Held,
+    size: u32,
     gap: u32,
     /// Most objects are never looked into, so what was decoded of one takes a word until then.
     made: OnceLock<Box<Made>>,
@@ -158,12 +160,36 @@ impl Object {
             (read::<MetaOnly>(&key, body)?.metadata, None, None)
         };
         let (bytes, gap, facts) = (body.at(revision), body.gap, facts.map(Box::new));
-        Ok(Object { bytes, gap, key, revision, meta, node, facts, made: OnceLock::new() })
+        let size = bytes.len() as u32;
+        Ok(Object { held: Held::new(bytes), size, gap, key, revision, meta, node, facts, made: OnceLock::new() })
     }
 
-    /// The canonical JSON, resourceVersion included.
-    pub fn bytes(&self) -> &Bytes {
-        &self.bytes
+    /// The canonical JSON, resourceVersion included. Of an object that is held packed (`Packer`), a copy; whoever needs it
+    /// more than once should keep it.
+    pub fn bytes(&self) -> Bytes {
+        self.held.text(self.size())
+    }
+
+    /// How many bytes the canonical JSON has, however it is held.
+    pub fn size(&self) -> usize {
+        self.size as usize
+    }
+
+    /// How many bytes hold the canonical JSON: fewer where it is packed.
+    pub fn held_size(&self) -> usize {
+        self.held.size()
+    }
+
+    pub(crate) fn held(&self) -> &Held {
+        &self.held
+    }
+
+    /// The object, held as it is: itself, or a copy of one that is held packed.
+    pub fn open(self: &Arc<Object>) -> Arc<Object> {
+        match self.held.plain() {
+            Some(_) => self.clone(),
+            None => Arc::new(Object { held: Held::new(self.bytes()), ..self.apart() }),
+        }
     }
 
     /// The encoding without its revision: equal bodies are equal objects.
@@ -173,10 +199,11 @@ impl Object {
     }
 
     /// The encoding without its revision, for whoever writes it elsewhere: where the gap is, and what stands around it.
-    pub fn body_parts(&self) -> (u32, &[u8], &[u8]) {
-        let (before, rest) = self.bytes.split_at(self.gap as usize);
-        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
-        (self.gap, before, &rest[digits..])
+    pub fn body_parts(&self) -> (u32, Bytes, Bytes) {
+        let mut before = self.bytes();
+        let mut after = before.split_off(self.gap as usize);
+        let digits = after.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        (self.gap, before, after.split_off(digits))
     }
 
     /// What is known of a pod without decoding it; of any other object, nothing.
@@ -198,7 +225,8 @@ impl Object {
     /// The object as the Rust type of its kind, for whoever looks at it once: nobody keeps what is decoded. Who set which
     /// field is left out: it is most of what a small object takes in memory, and is read from JSON where it matters.
     pub fn decoded<T: Typed>(&self) -> Result<T, DecodeError> {
-        let mut decoded: T = serde_json::from_slice(&self.bytes).map_err(|error| DecodeError::new(&self.key, error))?;
+        let mut decoded: T =
+            serde_json::from_slice(&self.bytes()).map_err(|error| DecodeError::new(&self.key, error))?;
         decoded.metadata_mut().managed_fields = None;
         Ok(decoded)
     }
@@ -214,7 +242,7 @@ impl Object {
 
     /// The object as JSON. Decoded on the first call.
     pub fn value(&self) -> &Value {
-        self.made().value.get_or_init(|| serde_json::from_slice(&self.bytes).unwrap_or(Value::Null))
+        self.made().value.get_or_init(|| serde_json::from_slice(&self.bytes()).unwrap_or(Value::Null))
     }
 
     /// The same, kept: decoded on the first call; one type an object.
@@ -243,10 +271,11 @@ impl Object {
 
     /// The same object with another revision: what a watcher is shown when it is deleted.
     pub fn at(&self, revision: Revision) -> Object {
-        Object { revision, bytes: self.body().at(revision), ..self.apart() }
+        let bytes = self.body().at(revision);
+        Object { revision, size: bytes.len() as u32, held: Held::new(bytes), ..self.apart() }
     }
 
-    /// A copy that shares its bytes: what is decoded of it goes with it. Decoded in place, an object carries its decoded
+    /// A copy that shares its bytes, unless they are packed: what is decoded of it goes with it. Decoded in place, an object carries its decoded
     /// form, ten times its size, as long as a view or the history of events knows it.
     pub fn apart(&self) -> Object {
         Object {
@@ -255,7 +284,8 @@ impl Object {
             meta: self.meta.clone(),
             node: self.node.clone(),
             facts: self.facts.clone(),
-            bytes: self.bytes.clone(),
+            held: self.held.clone(),
+            size: self.size,
             gap: self.gap,
             made: OnceLock::new(),
         }
@@ -280,7 +310,8 @@ mod tests {
             "metadata": {"name": "a", "uid": "u", "resourceVersion": "99"},
         }));
         let object = Object::store(Key::new(resource::PODS, "", "a"), &body, Revision(7)).unwrap();
-        let text = std::str::from_utf8(object.bytes()).unwrap();
+        let stored = object.bytes();
+        let text = std::str::from_utf8(&stored).unwrap();
         assert_eq!(
             text,
             r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","resourceVersion":"7","uid":"u"},"spec":{"nodeName":"n1"}}"#

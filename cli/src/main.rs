@@ -4,6 +4,7 @@ mod agent;
 mod backup;
 mod bench;
 mod client;
+mod descriptors;
 mod failure;
 mod image;
 mod keys;
@@ -117,6 +118,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Server(server::Server { verb: Some(verb), .. }) => server::verb(verb, &global).await,
         Command::Server(server::Server { verb: None, run }) => {
             log_to_stderr();
+            descriptors::raise_limit();
             server::run(run, stop_on_signal()).await
         }
         Command::Backup(backup::Backup { verb: Some(verb), .. }) => backup::verify(verb),
@@ -126,7 +128,10 @@ async fn run(cli: Cli) -> Outcome {
             log_to_stderr();
             agent::run(agent, stop_on_signal()).await
         }
-        Command::Bench(bench) => bench::run(bench).await,
+        Command::Bench(bench) => {
+            descriptors::raise_limit();
+            bench::run(bench).await
+        }
         Command::Image(images) => image::run(images),
         Command::Keys(keys) => keys::run(&connect(&global).await?, keys).await,
         Command::Token(token) => token::run(&connect(&global).await?, token).await,

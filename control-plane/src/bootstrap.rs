@@ -187,7 +187,7 @@ fn kept<T: Typed>(view: &View, user: &User, wanted: Value, fields: &[&str]) -> O
     let action = match view.object(&Key::new(T::resource(), "default", "kubernetes")) {
         None => Action::Create { object: wanted },
         Some(stands) => {
-            let stands: Value = serde_json::from_slice(stands.bytes()).unwrap_or_default();
+            let stands: Value = serde_json::from_slice(&stands.bytes()).unwrap_or_default();
             if fields.iter().all(|field| stands[*field] == wanted[*field]) {
                 return None;
             }

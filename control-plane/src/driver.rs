@@ -56,9 +56,9 @@ impl Job for &'static Controller {
 }
 
 /// Runs all controllers until dropped.
-pub async fn run(door: Arc<dyn Door>, jobs: &[Box<dyn Job>]) {
+pub async fn run(door: Arc<dyn Door>, jobs: Vec<Box<dyn Job>>) {
     loop {
-        let Some(compacted) = session(&door, jobs).await else { return };
+        let Some(compacted) = session(&door, &jobs).await else { return };
         tracing::warn!(%compacted, "the controllers fell behind the log of events and look at everything again");
     }
 }

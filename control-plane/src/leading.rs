@@ -7,6 +7,7 @@ use copepod_identity::Authority;
 use copepod_nodes::NodeFront;
 use copepod_replica::Replica;
 use copepod_store::Door;
+use tokio::task::JoinSet;
 
 use crate::{
     bootstrap, driver, keyed,
@@ -24,23 +25,44 @@ pub struct Means {
 }
 
 pub async fn while_leading(means: Means) {
-    let Means { replica, door, nodes, tunnels, authority } = means;
-    let controllers = copepod_controllers::ALL.iter().map(|controller| Box::new(controller) as Box<dyn driver::Job>);
-    let jobs: Vec<Box<dyn driver::Job>> =
-        controllers.chain(keyed::jobs(&authority)).chain([Box::new(Local) as _]).collect();
-    let mut role = replica.role();
+    let mut role = means.replica.role();
     loop {
         let Ok(leading) = role.wait_for(|role| role.leading).await.map(|role| role.clone()) else { return };
         tracing::info!(term = leading.term, "this server leads");
-        tokio::select! {
-            lost = role.wait_for(|role| !role.leading || role.term != leading.term) => if lost.is_err() { return },
-            () = bootstrap::run(door.clone(), replica.clone()) => (),
-            () = driver::run(door.clone(), &jobs) => (),
-            () = scheduling::run(door.clone()) => (),
-            () = registrations::run(door.clone(), tunnels.clone()) => (),
-            () = nodes.lead() => (),
+        let mut loops = begin(&means);
+        let is_over = tokio::select! {
+            lost = role.wait_for(|role| !role.leading || role.term != leading.term) => lost.is_err(),
+            // None of them ends by itself; if one fails, all begin anew.
+            ended = loops.join_next() => {
+                tracing::error!(?ended, "what a leader does has failed, and begins anew");
+                false
+            }
+        };
+        // Whoever leads next, perhaps this server, must not meet them.
+        loops.shutdown().await;
+        means.nodes.stop_leading();
+        if is_over {
+            return;
         }
-        nodes.stop_leading();
         tracing::info!(term = leading.term, "this server leads no more");
     }
+}
+
+/// Each is a task of its own: the scheduler may think for a second about thousands of pods, and whoever reads the log of
+/// events meanwhile must not fall behind.
+fn begin(means: &Means) -> JoinSet<()> {
+    let Means { replica, door, nodes, tunnels, authority } = means;
+    let controllers = copepod_controllers::ALL.iter().map(|controller| Box::new(controller) as Box<dyn driver::Job>);
+    let jobs: Vec<Box<dyn driver::Job>> =
+        controllers.chain(keyed::jobs(authority)).chain([Box::new(Local) as _]).collect();
+    let mut loops = JoinSet::new();
+    loops.spawn(bootstrap::run(door.clone(), replica.clone()));
+    loops.spawn(driver::run(door.clone(), jobs));
+    loops.spawn(scheduling::run(door.clone()));
+    loops.spawn(registrations::run(door.clone(), tunnels.clone()));
+    loops.spawn({
+        let nodes = nodes.clone();
+        async move { nodes.lead().await }
+    });
+    loops
 }

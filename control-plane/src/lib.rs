@@ -14,6 +14,7 @@ mod leading;
 mod links;
 mod logs;
 mod operations;
+mod packing;
 mod peers;
 mod registrations;
 mod roles;

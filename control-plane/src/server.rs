@@ -22,6 +22,7 @@ use crate::{
     links::Links,
     logs::NodeTunnels,
     operations::{self, Operations},
+    packing,
     peers::{PeerFront, PeerTransport},
 };
 
@@ -94,6 +95,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
     let own = Operations { name: config.name.clone(), replica: replica.clone(), door: door.clone(), keys };
     let router = grpc.into_axum_router().reset_fallback().merge(operations::router(own)).merge(rest);
 
+    let packing = tokio::spawn(packing::run(door.clone()));
     let means = Means { replica: replica.clone(), door, nodes, tunnels, authority };
     let loops = tokio::spawn(leading::while_leading(means));
     tracing::info!(name = config.name, address = config.advertise, "the server is up");
@@ -101,6 +103,7 @@ pub async fn run(config: ServerConfig, stop: CancellationToken) -> Result<(), Se
     copepod_apiserver::serve(listener, Arc::new(ArcSwap::from_pointee(tls)), router, stop).await;
 
     loops.abort();
+    packing.abort();
     replica.transfer_leadership(None).await;
     replica.shutdown().await;
     match removed.is_finished() {

@@ -93,6 +93,7 @@ const PURE_MAY_USE: &[&str] = &[
     "serde_json",
     "sha2",
     "thiserror",
+    "zstd",
 ];
 
 /// What the clippy.toml of a pure room forbids at least.

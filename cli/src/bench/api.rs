@@ -24,12 +24,12 @@ use crate::{
     failure::{Doing, Failure, Outcome},
 };
 
-const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+pub const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";
 
 const DEPLOYMENTS: &str = "/apis/apps/v1/namespaces/default/deployments";
 
-const IN_FLIGHT: usize = 64;
+pub const IN_FLIGHT: usize = 64;
 
 /// About 5 MB of a list.
 const OBJECTS: usize = 5_000;
@@ -46,39 +46,49 @@ const UPDATE_PAUSE: Duration = Duration::from_millis(20);
 const NODES: usize = 1_000;
 const PODS_BOUND: usize = 5_000;
 const SETS: usize = 500;
-const PODS_A_SET: usize = 10;
+pub const PODS_A_SET: usize = 10;
+
+/// A server holds packed what has been at rest for five seconds.
+const SETTLED: Duration = Duration::from_secs(8);
 
 /// Beyond this something is broken.
 const BOUND_MAX: Duration = Duration::from_secs(120);
 
 pub async fn figures(client: &Client, report: &Report) -> Outcome {
-    let create = |number: usize| {
-        let name = format!("bench-{number}");
-        let object = json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
-            "data": {"payload": "x".repeat(PAYLOAD_BYTES)},
-        });
-        (Method::POST, CONFIG_MAPS.to_owned(), object)
-    };
-    let created = drive(client, OBJECTS, IN_FLIGHT, create).await?;
+    let created = drive(client, OBJECTS, IN_FLIGHT, config_map).await?;
     created.report(report, "create ConfigMaps, 64 in flight");
-    let alone = drive(client, OBJECTS / 10, 1, move |number| create(OBJECTS + number)).await?;
+    let alone = drive(client, OBJECTS / 10, 1, |number| config_map(OBJECTS + number)).await?;
     alone.report(report, "create, one at a time");
-    let read =
-        drive(client, READS, IN_FLIGHT, |_| (Method::GET, format!("{CONFIG_MAPS}/bench-0"), Value::Null)).await?;
+    let read = drive(client, READS, IN_FLIGHT, |_| get(format!("{CONFIG_MAPS}/bench-0"))).await?;
     read.report(report, "GET, 64 in flight");
-    let list =
-        drive(client, LISTS, 1, |_| (Method::GET, format!("{CONFIG_MAPS}?resourceVersion=0"), Value::Null)).await?;
+    let list = drive(client, LISTS, 1, |_| get(format!("{CONFIG_MAPS}?resourceVersion=0"))).await?;
     let megabytes = list.n_bytes as f64 / LISTS as f64 / 1e6;
     list.report(report, &format!("LIST of {megabytes:.0} MB"));
-    fan_out(client, report).await?;
+    let mut delivered = fan_out(client, WATCHERS).await?;
+    report.spread(&format!("watch fan-out, {WATCHERS} watchers, write → delivered"), &mut delivered);
     binding(client, report).await
 }
 
+pub type Asked = (Method, String, Value);
+
+pub fn get(path: String) -> Asked {
+    (Method::GET, path, Value::Null)
+}
+
+/// Creates a ConfigMap with this number.
+pub fn config_map(number: usize) -> Asked {
+    let name = format!("bench-{number}");
+    let object = json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name},
+        "data": {"payload": "x".repeat(PAYLOAD_BYTES)},
+    });
+    (Method::POST, CONFIG_MAPS.to_owned(), object)
+}
+
 /// What many requests took.
-struct Driven {
-    took: Vec<Duration>,
-    whole: Duration,
+pub struct Driven {
+    pub took: Vec<Duration>,
+    pub whole: Duration,
     n_bytes: usize,
 }
 
@@ -90,9 +100,9 @@ impl Driven {
 }
 
 /// Sends `n` requests with so many in flight.
-async fn drive<F>(client: &Client, n: usize, in_flight: usize, request: F) -> Outcome<Driven>
+pub async fn drive<F>(client: &Client, n: usize, in_flight: usize, request: F) -> Outcome<Driven>
 where
-    F: Fn(usize) -> (Method, String, Value) + Clone + Send + 'static,
+    F: Fn(usize) -> Asked + Clone + Send + 'static,
 {
     let next = Arc::new(AtomicUsize::new(0));
     let mut connections = Vec::new();
@@ -142,14 +152,14 @@ async fn done(connection: &mut Connection, method: Method, path: &str, object: &
 }
 
 /// From a write to its delivery to each of many watchers.
-async fn fan_out(client: &Client, report: &Report) -> Outcome {
+pub async fn fan_out(client: &Client, n_watchers: usize) -> Outcome<Vec<Duration>> {
     let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "watched"}});
     let made = answer(client.post(CONFIG_MAPS, &object).await?)?;
     let revision = made["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     let path = format!("{CONFIG_MAPS}?watch=true&resourceVersion={revision}&fieldSelector=metadata.name%3Dwatched");
     let began = Instant::now();
     let mut watchers: JoinSet<Outcome<Vec<Duration>>> = JoinSet::new();
-    for _ in 0..WATCHERS {
+    for _ in 0..n_watchers {
         let mut stream = client.stream(&path, "application/json").await?.map_err(|status| refused(&status))?;
         watchers.spawn(async move {
             let mut took = Vec::new();
@@ -173,12 +183,25 @@ async fn fan_out(client: &Client, report: &Report) -> Outcome {
     while let Some(delivered) = watchers.join_next().await {
         took.extend(delivered.doing("a watcher")??);
     }
-    report.spread(&format!("watch fan-out, {WATCHERS} watchers, write → delivered"), &mut took);
-    Ok(())
+    Ok(took)
 }
 
 /// Pods onto nodes that exist only as objects: what the scheduler and the controllers take.
 async fn binding(client: &Client, report: &Report) -> Outcome {
+    paper_nodes(client, NODES).await?;
+    let took = single_pods(client, PODS_BOUND).await?;
+    report.rate(&format!("create + bind {PODS_BOUND} pods on {NODES} nodes"), PODS_BOUND, took);
+    let took = one_deployment(client, PODS_BOUND).await?;
+    report.seconds(&format!("Deployment of {PODS_BOUND}, created → all bound"), took);
+    tokio::time::sleep(SETTLED).await;
+    report.memory("server RSS after all that", rss("server"));
+    let took = many_deployments(client, SETS).await?;
+    report.seconds(&format!("{SETS} Deployments of {PODS_A_SET}, created → all bound"), took);
+    Ok(())
+}
+
+/// Nodes that exist only as objects.
+pub async fn paper_nodes(client: &Client, n_nodes: usize) -> Outcome {
     let node = |number: usize| {
         let name = format!("paper-{number}");
         let amount = json!({"cpu": "64", "memory": "256Gi", "pods": "500"});
@@ -190,38 +213,48 @@ async fn binding(client: &Client, report: &Report) -> Outcome {
         });
         (Method::POST, "/api/v1/nodes".to_owned(), object)
     };
-    drive(client, NODES, IN_FLIGHT, node).await?;
-    let spec = json!({"containers": [{
-        "name": "c", "image": "paper", "resources": {"requests": {"cpu": "10m", "memory": "8Mi"}},
-    }]});
+    drive(client, n_nodes, IN_FLIGHT, node).await.map(drop)
+}
+
+fn paper_pod() -> Value {
+    let requests = json!({"cpu": "10m", "memory": "8Mi"});
+    json!({"containers": [{"name": "c", "image": "paper", "resources": {"requests": requests}}]})
+}
+
+/// Pods that nobody owns, created one by one, until all are bound.
+pub async fn single_pods(client: &Client, n_pods: usize) -> Outcome<Duration> {
     let began = Instant::now();
-    let bound = tokio::spawn(all_bound(client.clone(), "alone", PODS_BOUND));
-    let pods = spec.clone();
+    let bound = tokio::spawn(all_bound(client.clone(), "alone", n_pods));
     let create = move |number: usize| {
         let metadata = json!({"name": format!("alone-{number}"), "labels": {"app": "alone"}});
-        (Method::POST, PODS.to_owned(), json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pods}))
+        let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": paper_pod()});
+        (Method::POST, PODS.to_owned(), object)
     };
-    drive(client, PODS_BOUND, IN_FLIGHT, create).await?;
+    drive(client, n_pods, IN_FLIGHT, create).await?;
     bound.await.doing("a watch")??;
-    report.rate(&format!("create + bind {PODS_BOUND} pods on {NODES} nodes"), PODS_BOUND, began.elapsed());
+    Ok(began.elapsed())
+}
 
+/// A Deployment of so many replicas, until all are bound.
+pub async fn one_deployment(client: &Client, replicas: usize) -> Outcome<Duration> {
     let began = Instant::now();
-    let bound = tokio::spawn(all_bound(client.clone(), "set", PODS_BOUND));
-    answer(client.post(DEPLOYMENTS, &deployment("set", "set", PODS_BOUND, &spec)).await?)?;
+    let bound = tokio::spawn(all_bound(client.clone(), "set", replicas));
+    answer(client.post(DEPLOYMENTS, &deployment("set", "set", replicas, &paper_pod())).await?)?;
     bound.await.doing("a watch")??;
-    report.seconds(&format!("Deployment of {PODS_BOUND}, created → all bound"), began.elapsed());
-    report.memory("server RSS after all that", rss("server"));
+    Ok(began.elapsed())
+}
 
+/// So many Deployments of ten, until all their pods are bound.
+pub async fn many_deployments(client: &Client, n_sets: usize) -> Outcome<Duration> {
     let began = Instant::now();
-    let bound = tokio::spawn(all_bound(client.clone(), "sets", SETS * PODS_A_SET));
+    let bound = tokio::spawn(all_bound(client.clone(), "sets", n_sets * PODS_A_SET));
     let create = move |number: usize| {
-        let object = deployment(&format!("sets-{number}"), "sets", PODS_A_SET, &spec);
+        let object = deployment(&format!("sets-{number}"), "sets", PODS_A_SET, &paper_pod());
         (Method::POST, DEPLOYMENTS.to_owned(), object)
     };
-    drive(client, SETS, IN_FLIGHT, create).await?;
+    drive(client, n_sets, IN_FLIGHT, create).await?;
     bound.await.doing("a watch")??;
-    report.seconds(&format!("{SETS} Deployments of {PODS_A_SET}, created → all bound"), began.elapsed());
-    Ok(())
+    Ok(began.elapsed())
 }
 
 /// Each selects its pods by its name; all of `app` carry that label.

@@ -72,6 +72,11 @@ impl Report {
         self.figure(what, took.as_secs_f64(), "s");
     }
 
+    /// What one of many took.
+    pub fn microseconds(&self, what: &str, took: Duration) {
+        self.figure(what, took.as_secs_f64() * 1e6, "µs each");
+    }
+
     pub fn memory(&self, what: &str, bytes: f64) {
         self.figure(what, bytes / 1024.0 / 1024.0, "MiB");
     }

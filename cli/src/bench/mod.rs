@@ -4,6 +4,7 @@
 //! run it on an idle machine, more than once.
 
 mod api;
+mod growth;
 mod measure;
 mod pods;
 
@@ -41,6 +42,9 @@ pub struct Bench {
     /// Pods started one at a time
     #[arg(long, default_value_t = 20)]
     pods: usize,
+    /// Measure how figures grow with what is asked for, instead
+    #[arg(long)]
+    growth: bool,
     /// Print a line of JSON a figure
     #[arg(long)]
     json: bool,
@@ -51,7 +55,11 @@ pub async fn run(bench: Bench) -> Outcome {
         return again_in_own_lab().await;
     }
     run_copepod(&["down"])?;
-    let measured = measure(&bench, &Report::begin(bench.json)).await;
+    let report = Report::begin(bench.json);
+    let measured = match bench.growth {
+        true => growth::measure(&bench, &report).await,
+        false => measure(&bench, &report).await,
+    };
     // Whatever failed: nothing of ours stays.
     measured.and(run_copepod(&["down"]))
 }

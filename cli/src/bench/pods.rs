@@ -77,21 +77,30 @@ async fn start(client: &Client, name: &str) -> Outcome<Duration> {
 /// Deployments on one node, until all their pods are Ready.
 pub async fn many(client: &Client, report: &Report) -> Outcome {
     for replicas in [30, 60] {
-        let name = format!("many{replicas}");
-        let began = Instant::now();
-        deployment(client, &name, replicas).await?;
-        ready(client, &name, replicas).await?;
-        report.seconds(&format!("Deployment of {replicas} on one node, all Ready"), began.elapsed());
-        if replicas == 30 {
-            report.memory("server RSS, 30 pods", rss("server"));
-            report.memory("agent RSS, 30 pods", rss("agent"));
-            report.memory("shim PSS, mean of 30", shim_pss());
-        }
-        let path = format!("/apis/apps/v1/namespaces/default/deployments/{name}");
-        answer(client.delete(&path, &json!({})).await?)?;
-        gone(client, &name).await?;
+        let looked_at = || {
+            if replicas == 30 {
+                report.memory("server RSS, 30 pods", rss("server"));
+                report.memory("agent RSS, 30 pods", rss("agent"));
+                report.memory("shim PSS, mean of 30", shim_pss());
+            }
+        };
+        let took = come_and_go(client, &format!("many{replicas}"), replicas, looked_at).await?;
+        report.seconds(&format!("Deployment of {replicas} on one node, all Ready"), took);
     }
     Ok(())
+}
+
+/// A Deployment until all its pods are Ready, which is what is timed; then it is looked at, and goes.
+pub async fn come_and_go(client: &Client, name: &str, replicas: usize, look: impl FnOnce()) -> Outcome<Duration> {
+    let began = Instant::now();
+    deployment(client, name, replicas).await?;
+    ready(client, name, replicas).await?;
+    let took = began.elapsed();
+    look();
+    let path = format!("/apis/apps/v1/namespaces/default/deployments/{name}");
+    answer(client.delete(&path, &json!({})).await?)?;
+    gone(client, name).await?;
+    Ok(took)
 }
 
 pub async fn deployment(client: &Client, name: &str, replicas: usize) -> Outcome {

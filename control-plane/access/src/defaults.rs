@@ -52,7 +52,7 @@ pub fn mend(view: &View, wanted: &Default) -> Option<Mend> {
         return None;
     }
     // A copy of our own, so that the stored object does not keep its decoded form.
-    let stands: Value = serde_json::from_slice(stands.bytes()).unwrap_or_default();
+    let stands: Value = serde_json::from_slice(&stands.bytes()).unwrap_or_default();
     let mut patch = json!({});
     for field in ["labels", "annotations"] {
         for (name, value) in wanted.object["metadata"][field].as_object().into_iter().flatten() {

@@ -82,7 +82,7 @@ impl<T: DeserializeOwned> Table<T> {
             let row = match known {
                 Some((_, row)) => row.clone(),
                 // The registry lets in only what decodes; what does not grants nothing.
-                None => match serde_json::from_slice(object.bytes()) {
+                None => match serde_json::from_slice(&object.bytes()) {
                     Ok(row) => Arc::new(row),
                     Err(_) => continue,
                 },

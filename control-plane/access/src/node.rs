@@ -68,7 +68,7 @@ fn runs(view: &View, node: &str, wish: &Attributes<'_>) -> bool {
 }
 
 fn spec(pod: &Object) -> Value {
-    let pod: Value = serde_json::from_slice(pod.bytes()).unwrap_or_default();
+    let pod: Value = serde_json::from_slice(&pod.bytes()).unwrap_or_default();
     pod["spec"].clone()
 }
 
@@ -121,7 +121,7 @@ fn shows_volume(view: &View, node: &str, volume: &str) -> bool {
         let (namespace, spec) = (pod.key.namespace(), spec(pod));
         let mut claims = view.objects(&CLAIMS, Some(namespace));
         claims.any(|own| {
-            let bound: Value = serde_json::from_slice(own.bytes()).unwrap_or_default();
+            let bound: Value = serde_json::from_slice(&own.bytes()).unwrap_or_default();
             bound["spec"]["volumeName"] == volume && claim(pod.key.name(), &spec, own.key.name())
         })
     })

@@ -165,7 +165,8 @@ impl State {
 
 /// The objects of a collection, and what must be there besides: all of it before a cluster has any.
 fn with_defaults<T: Typed>(snapshot: &Snapshot) -> Vec<T> {
-    let mut all: Vec<T> = snapshot.objects().filter_map(|object| serde_json::from_slice(object.bytes()).ok()).collect();
+    let mut all: Vec<T> =
+        snapshot.objects().filter_map(|object| serde_json::from_slice(&object.bytes()).ok()).collect();
     let is_new = all.is_empty();
     for default in defaults::all().into_iter().filter(|default| default["kind"] == T::KIND) {
         let name = default["metadata"]["name"].as_str().unwrap_or_default().to_owned();

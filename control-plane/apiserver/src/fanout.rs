@@ -90,7 +90,7 @@ struct Place {
 
 impl Place {
     fn cost(&self) -> usize {
-        self.object.bytes().len() + PLACE_BYTES
+        self.object.size() + PLACE_BYTES
     }
 }
 

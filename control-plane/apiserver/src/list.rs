@@ -155,7 +155,7 @@ async fn respond(row: &Arc<Row>, page: Page, shown: &Shown, wanted: &Wanted) -> 
         next: 0,
         head: Some(head(row, &metadata.to_string(), wanted.shape)),
     };
-    let size: usize = pieces.objects.iter().map(|object| object.bytes().len()).sum();
+    let size: usize = pieces.objects.iter().map(|object| object.size()).sum();
     if wanted.encoding != Encoding::Json || size <= PIECE_BYTES {
         let whole: Vec<u8> = pieces.flatten().collect();
         return Ok(answer::json(200, whole, wanted.encoding));
@@ -180,7 +180,7 @@ async fn in_protobuf(
     let make = move || {
         let mut parts = copepod_protobuf::ListParts::new(item);
         for object in objects {
-            parts.push(&serde_json::from_slice(row.show(&object).bytes()).unwrap_or_default());
+            parts.push(&serde_json::from_slice(&row.show(&object).bytes()).unwrap_or_default());
         }
         copepod_protobuf::list(parts, &metadata)
     };
@@ -240,8 +240,8 @@ impl Iterator for Pieces {
             }
             let object = &self.row.show(object);
             match self.shape {
-                Shape::Whole => out.extend_from_slice(object.bytes()),
-                Shape::Metadata => shape::write_metadata(&mut out, object.bytes()),
+                Shape::Whole => out.extend_from_slice(&object.bytes()),
+                Shape::Metadata => shape::write_metadata(&mut out, &object.bytes()),
                 Shape::Table(include) => shape::write_row(&mut out, &self.row, object, include, self.now),
             }
             self.next += 1;

@@ -112,7 +112,7 @@ struct Place {
 fn last_place(view: &View, key: &Key) -> Option<Place> {
     let told = view.objects(&EVENTS, Some(key.namespace())).filter_map(|event| {
         // Decoded for this request only.
-        let event: Value = serde_json::from_slice(event.bytes()).ok()?;
+        let event: Value = serde_json::from_slice(&event.bytes()).ok()?;
         let (about, text) = (&event["involvedObject"], |value: &Value| value.as_str().map(str::to_owned));
         let is_its = about["kind"] == "Pod" && about["name"] == key.name();
         let node = text(&event["source"]["host"]).filter(|node| is_its && !node.is_empty())?;
@@ -165,7 +165,7 @@ fn wish_for(pod: &Key, place: Place, container: String, query: &Query) -> Status
 /// The container asked for, or the only one that can be meant.
 pub fn container(pod: &Object, asked: Option<&str>) -> StatusResult<String> {
     // Decoded for this request only: the stored object stays bytes.
-    let value: Value = serde_json::from_slice(pod.bytes()).map_err(Status::internal)?;
+    let value: Value = serde_json::from_slice(&pod.bytes()).map_err(Status::internal)?;
     let names = |field: &str| -> Vec<&str> {
         let containers = value.pointer(field).and_then(Value::as_array);
         containers.into_iter().flatten().filter_map(|container| container.get("name")?.as_str()).collect()

@@ -11,7 +11,7 @@ use crate::accept::{Include, Shape};
 
 /// One object in its shape.
 pub fn one(row: &Row, object: &Object, shape: Shape, now: Timestamp) -> Vec<u8> {
-    let mut out = Vec::with_capacity(object.bytes().len() + 64);
+    let mut out = Vec::with_capacity(object.size() + 64);
     write(&mut out, row, object, shape, now, true);
     out
 }
@@ -19,8 +19,8 @@ pub fn one(row: &Row, object: &Object, shape: Shape, now: Timestamp) -> Vec<u8> 
 /// The same into a buffer; `with_columns` for the first table of a stream.
 pub fn write(out: &mut Vec<u8>, row: &Row, object: &Object, shape: Shape, now: Timestamp, with_columns: bool) {
     match shape {
-        Shape::Whole => out.extend_from_slice(object.bytes()),
-        Shape::Metadata => write_metadata(out, object.bytes()),
+        Shape::Whole => out.extend_from_slice(&object.bytes()),
+        Shape::Metadata => write_metadata(out, &object.bytes()),
         Shape::Table(include) => {
             write_table_head(out, row, &format!(r#"{{"resourceVersion":"{}"}}"#, object.revision), with_columns);
             write_row(out, row, object, include, now);
@@ -60,8 +60,8 @@ pub fn write_row(out: &mut Vec<u8>, row: &Row, object: &Object, include: Include
     out.extend_from_slice(br#","object":"#);
     match include {
         Include::Nothing => out.extend_from_slice(b"null"),
-        Include::Metadata => write_metadata(out, object.bytes()),
-        Include::Object => out.extend_from_slice(object.bytes()),
+        Include::Metadata => write_metadata(out, &object.bytes()),
+        Include::Object => out.extend_from_slice(&object.bytes()),
     }
     out.push(b'}');
 }

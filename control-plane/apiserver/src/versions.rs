@@ -84,7 +84,7 @@ impl Versions {
 }
 
 fn read(object: &Object) -> Value {
-    serde_json::from_slice(object.bytes()).unwrap_or_default()
+    serde_json::from_slice(&object.bytes()).unwrap_or_default()
 }
 
 /// What was converted into one version, by one state of its definition.
@@ -123,7 +123,7 @@ impl Memory {
     fn remember(&self, object: &Arc<Object>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (object.key.name.clone(), object.revision);
-        known.bytes += object.bytes().len();
+        known.bytes += object.size();
         if let Some(before) = known.objects.insert(key.clone(), object.clone()) {
             known.bytes -= before.bytes().len();
         } else {
@@ -132,7 +132,7 @@ impl Memory {
         while known.bytes > KNOWN_BYTES_MAX
             && let Some(oldest) = known.order.pop_front()
         {
-            let gone = known.objects.remove(&oldest).map_or(0, |object| object.bytes().len());
+            let gone = known.objects.remove(&oldest).map_or(0, |object| object.size());
             known.bytes -= gone;
         }
     }

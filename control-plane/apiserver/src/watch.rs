@@ -227,7 +227,7 @@ impl Watch {
         let is_known = !self.selection.needs_conversion();
         let candidates = self.selection.candidates(&view, after.as_ref());
         for object in candidates.filter(|object| !is_known || self.selection.matches(object)) {
-            bytes += object.bytes().len();
+            bytes += object.size();
             batch.push(object.clone());
             if bytes >= PIECE_BYTES {
                 last = Some(object.key.name.clone());
@@ -310,7 +310,7 @@ impl Watch {
         self.fanout.written(object, form, || {
             let object = if object.revision == revision { object.clone() } else { Arc::new(object.at(revision)) };
             let object = self.row.show(&object);
-            let mut out = Vec::with_capacity(object.bytes().len() + FRAME_BYTES);
+            let mut out = Vec::with_capacity(object.size() + FRAME_BYTES);
             let shown = |out: &mut Vec<u8>| shape::write(out, &self.row, &object, form.shape, now, form.with_columns);
             self.frames.write(&mut out, kind, shown);
             out.into()

@@ -31,9 +31,14 @@ pub type Work = (usize, Key);
 
 #[derive(Default)]
 pub struct Agenda {
-    dirty: BTreeSet<Work>,
+    /// To be looked at, with no plan of theirs under way.
+    free: BTreeSet<Work>,
+    /// The same, of those whose last look took long, and when it ended: the one that has waited longest comes first.
+    free_long: BTreeSet<(Duration, Work)>,
     under_way: BTreeSet<Work>,
-    timers: BTreeMap<Work, Duration>,
+    /// To be looked at again when what is under way is done.
+    held_up: BTreeSet<Work>,
+    timers: Timers,
     refusals: BTreeMap<Work, u32>,
     /// Keys whose last look took long, and when it ended.
     long: BTreeMap<Work, Duration>,
@@ -44,45 +49,50 @@ pub struct Agenda {
 impl Agenda {
     /// The controller at this place should look at these keys.
     pub fn mark(&mut self, place: usize, keys: Vec<Key>) {
-        self.dirty.extend(keys.into_iter().map(|key| (place, key)));
+        for key in keys {
+            self.put((place, key));
+        }
+    }
+
+    fn put(&mut self, work: Work) {
+        if self.under_way.contains(&work) {
+            self.held_up.insert(work);
+        } else if let Some(ended) = self.long.get(&work) {
+            self.free_long.insert((*ended, work));
+        } else {
+            self.free.insert(work);
+        }
+    }
+
+    /// No longer to be looked at. True if it was.
+    fn unmark(&mut self, work: &Work) -> bool {
+        let long = self.long.get(work).is_some_and(|ended| self.free_long.remove(&(*ended, work.clone())));
+        self.free.remove(work) || self.held_up.remove(work) || long
     }
 
     /// Keys to decide now: marked or due, and no plan of theirs under way.
     pub fn take(&mut self, now: Duration) -> Vec<Work> {
-        self.ring(now);
-        let free = || self.dirty.iter().filter(|work| !self.under_way.contains(*work));
-        let short = free().filter(|work| !self.long.contains_key(*work));
-        // One at a time, the one that has waited longest.
-        let long =
-            free().filter_map(|work| Some((self.long.get(work)?, work))).min().filter(|_| now >= self.rest_until);
-        let taken: Vec<Work> =
-            long.map(|(_, work)| work).into_iter().chain(short).take(KEYS_A_ROUND).cloned().collect();
-        for work in &taken {
-            self.dirty.remove(work);
+        while let Some(work) = self.timers.ring(now) {
+            self.put(work);
         }
+        // Of those that take long, one at a time.
+        let long = if now >= self.rest_until { self.free_long.pop_first() } else { None };
+        let mut taken: Vec<Work> = long.map(|(_, work)| work).into_iter().collect();
+        taken.extend(std::iter::from_fn(|| self.free.pop_first()).take(KEYS_A_ROUND - taken.len()));
         taken
-    }
-
-    /// Marks what is due.
-    fn ring(&mut self, now: Duration) {
-        let due: Vec<Work> = self.timers.iter().filter(|(_, at)| **at <= now).map(|(work, _)| work.clone()).collect();
-        for work in due {
-            self.timers.remove(&work);
-            self.dirty.insert(work);
-        }
     }
 
     /// A key was looked at by the time of day `clock`, and this is its plan. True if it asks for something: then it is under
     /// way until it is `done`.
     pub fn planned(&mut self, work: &Work, plan: &Plan, clock: Timestamp, now: Duration) -> bool {
         let wait = |at: Timestamp| Duration::try_from(at.duration_since(clock)).unwrap_or(Duration::ZERO);
-        match plan.look_again {
-            Some(at) => drop(self.timers.insert(work.clone(), now + wait(at))),
-            None => drop(self.timers.remove(work)),
-        }
+        self.timers.set(work, plan.look_again.map(|at| now + wait(at)));
         if plan.requests.is_empty() {
             self.refusals.remove(work);
             return false;
+        }
+        if self.unmark(work) {
+            self.held_up.insert(work.clone());
         }
         self.under_way.insert(work.clone());
         true
@@ -90,17 +100,24 @@ impl Agenda {
 
     /// How long a look has taken that ended just now.
     pub fn looked(&mut self, work: &Work, took: Duration, now: Duration) {
+        let is_marked = self.unmark(work);
         if took < LONG {
             self.long.remove(work);
-            return;
+        } else {
+            self.long.insert(work.clone(), now);
+            self.rest_until = now + took * REST;
         }
-        self.long.insert(work.clone(), now);
-        self.rest_until = now + took * REST;
+        if is_marked {
+            self.put(work.clone());
+        }
     }
 
     /// What became of a plan; how often in a row such plans were refused.
     pub fn done(&mut self, work: Work, is_refused: bool, now: Duration) -> u32 {
         self.under_way.remove(&work);
+        if self.held_up.remove(&work) {
+            self.put(work.clone());
+        }
         if !is_refused {
             self.refusals.remove(&work);
             return 0;
@@ -109,17 +126,53 @@ impl Agenda {
         *refusals += 1;
         let pause = RETRY_MIN.saturating_mul(1 << (*refusals - 1).min(12)).min(RETRY_MAX);
         let again = now + pause;
-        let at = self.timers.get(&work).map_or(again, |at| (*at).min(again));
-        self.timers.insert(work, at);
+        let at = self.timers.at(&work).map_or(again, |at| at.min(again));
+        self.timers.set(&work, Some(at));
         *refusals
     }
 
     /// How long nothing is due, unless something happens; `None` if for ever.
     pub fn pause(&self, now: Duration) -> Option<Duration> {
-        let dirty = self.dirty.iter().filter(|work| !self.under_way.contains(*work));
-        let dirty = dirty.map(|work| if self.long.contains_key(work) { self.rest_until } else { now });
-        let next = dirty.chain(self.timers.values().copied()).min()?;
+        let free = (!self.free.is_empty()).then_some(now);
+        let long = (!self.free_long.is_empty()).then_some(self.rest_until);
+        let next = [free, long, self.timers.next()].into_iter().flatten().min()?;
         Some(next.saturating_sub(now))
+    }
+}
+
+/// When keys are to be looked at again; each at one time.
+#[derive(Default)]
+struct Timers {
+    by_work: BTreeMap<Work, Duration>,
+    in_order: BTreeSet<(Duration, Work)>,
+}
+
+impl Timers {
+    fn set(&mut self, work: &Work, at: Option<Duration>) {
+        let before = match at {
+            Some(at) => self.by_work.insert(work.clone(), at),
+            None => self.by_work.remove(work),
+        };
+        if let Some(before) = before {
+            self.in_order.remove(&(before, work.clone()));
+        }
+        self.in_order.extend(at.map(|at| (at, work.clone())));
+    }
+
+    fn at(&self, work: &Work) -> Option<Duration> {
+        self.by_work.get(work).copied()
+    }
+
+    fn next(&self) -> Option<Duration> {
+        self.in_order.first().map(|(at, _)| *at)
+    }
+
+    /// The first that is due, which is over then.
+    fn ring(&mut self, now: Duration) -> Option<Work> {
+        self.next().filter(|at| *at <= now)?;
+        let (_, work) = self.in_order.pop_first()?;
+        self.by_work.remove(&work);
+        Some(work)
     }
 }
 
@@ -197,6 +250,24 @@ mod tests {
         agenda.mark(0, all());
         agenda.looked(&work("a"), Duration::ZERO, now);
         assert_eq!(agenda.take(now), ["a", "c"].map(work), "it is small again");
+    }
+
+    #[test]
+    fn a_timer_is_set_anew_and_taken_back() {
+        let mut agenda = Agenda::default();
+        let again = |seconds| Plan {
+            look_again: Some(CLOCK + copepod_api::time::SignedDuration::from_secs(seconds)),
+            ..Plan::default()
+        };
+        for seconds in [9, 3, 5] {
+            agenda.planned(&work("a"), &again(seconds), CLOCK, START);
+        }
+        agenda.planned(&work("b"), &again(4), CLOCK, START);
+        assert_eq!(agenda.pause(START), Some(Duration::from_secs(4)));
+        agenda.planned(&work("b"), &Plan::nothing(), CLOCK, START);
+        assert!(agenda.take(START + Duration::from_secs(4)).is_empty());
+        assert_eq!(agenda.take(START + Duration::from_secs(5)), [work("a")]);
+        assert_eq!(agenda.pause(START), None);
     }
 
     #[test]

@@ -42,7 +42,7 @@ fn reconcile(view: &View, key: &Key, _: Timestamp) -> Plan {
         return plan;
     }
     let user = User::system("system:controller:custom-resource-cleanup");
-    let value: Value = serde_json::from_slice(definition.bytes()).unwrap_or_default();
+    let value: Value = serde_json::from_slice(&definition.bytes()).unwrap_or_default();
     let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
     let resource = Resource::new(text("/spec/group"), text("/spec/names/plural"));
     let left = view.count(&resource);

@@ -7,7 +7,7 @@
 mod eviction;
 mod taints;
 
-use std::{cell::LazyCell, ops::Deref};
+use std::{cell::LazyCell, ops::Deref, sync::Arc};
 
 use copepod_api::{
     Action, Health, Key, NODE_LOST, Object, Of, Plan, Request, Timestamp, User,
@@ -57,7 +57,8 @@ fn everybody() -> Key {
 
 fn reconcile(view: &View, key: &Key, now: Timestamp) -> Plan {
     let now = time::whole_seconds(now);
-    let outage = LazyCell::new(|| Outage::of(view));
+    // Thousands of nodes may be looked at one by one while most of them stay as they are.
+    let outage = LazyCell::new(|| view.derived(&resource::NODES, Outage::of).unwrap_or_default());
     if *key != everybody() {
         return view.object(key).map_or_else(Plan::nothing, |node| one(view, node, &outage, now));
     }
@@ -80,7 +81,7 @@ fn loses_pods(node: &Object) -> bool {
     facts.health == Health::Silent || facts.evicts
 }
 
-fn one(view: &View, node: &Object, outage: &dyn Deref<Target = Outage>, now: Timestamp) -> Plan {
+fn one(view: &View, node: &Object, outage: &dyn Deref<Target = Arc<Outage>>, now: Timestamp) -> Plan {
     let (mut plan, key, health) = (Plan::nothing(), &node.key, node.node_facts().health);
     // Decoded for this look: there are many nodes, and many pods on those that are lost together.
     let Ok(node) = Of::<Node>::apart(node) else { return plan };
@@ -110,15 +111,16 @@ fn one(view: &View, node: &Object, outage: &dyn Deref<Target = Outage>, now: Tim
 }
 
 /// How much of the cluster is silent.
+#[derive(Default)]
 pub struct Outage {
     silent: usize,
     nodes: usize,
 }
 
 impl Outage {
-    fn of(view: &View) -> Outage {
-        let mut outage = Outage { silent: 0, nodes: 0 };
-        for node in view.objects(&resource::NODES, None) {
+    fn of(nodes: &mut dyn Iterator<Item = &Arc<Object>>) -> Outage {
+        let mut outage = Outage::default();
+        for node in nodes {
             outage.nodes += 1;
             outage.silent += usize::from(node.node_facts().health == Health::Silent);
         }

@@ -15,7 +15,7 @@ use crate::hash;
 
 /// Replaces the status of an object, refused where the object has changed since it was read.
 pub fn status<T: Typed>(user: &User, object: &Of<T>, status: &impl Serialize) -> Request {
-    let mut value: Value = serde_json::from_slice(object.object().bytes()).unwrap_or_default();
+    let mut value: Value = serde_json::from_slice(&object.object().bytes()).unwrap_or_default();
     value["status"] = serde_json::to_value(status).unwrap_or_default();
     let mut request = about(user, object.object(), Action::Update { object: value });
     request.target.subresource = "status".into();
@@ -42,7 +42,8 @@ pub fn delete_unchanged(user: &User, object: &Object) -> Request {
 
 /// A request about a stored object of any kind. The version stays empty: the preferred one.
 pub fn about(user: &User, object: &Object, action: Action) -> Request {
-    let named: Named = serde_json::from_slice(object.bytes()).unwrap_or_default();
+    let text = object.bytes();
+    let named: Named = serde_json::from_slice(&text).unwrap_or_default();
     let version = named.api_version.rsplit('/').next().unwrap_or_default();
     Request {
         user: user.clone(),
@@ -96,7 +97,8 @@ pub fn announce(plan: &mut Plan, view: &View, user: &User, object: &Object, news
     if !is_open(view, namespace) || view.object(&key).is_some() {
         return;
     }
-    let named: Named = serde_json::from_slice(object.bytes()).unwrap_or_default();
+    let text = object.bytes();
+    let named: Named = serde_json::from_slice(&text).unwrap_or_default();
     let at = time::rfc3339(now);
     let component = user.name.rsplit(':').next().unwrap_or_default();
     let event = json!({

@@ -226,6 +226,10 @@ impl Board {
         told
     }
 
+    pub fn newcomers(&self) -> impl Iterator<Item = &Name> {
+        self.newcomers.keys()
+    }
+
     pub fn has_newcomers(&self) -> bool {
         !self.newcomers.is_empty()
     }

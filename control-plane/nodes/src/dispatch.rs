@@ -12,11 +12,11 @@ use std::{
 
 use bytes::Bytes;
 use copepod_api::{
-    Revision,
-    resource::{ENDPOINT_SLICES, NODES},
+    Resource, Revision,
+    resource::{CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, NETWORK_POLICIES, NODES, PODS, SECRETS, SERVICES},
 };
 use copepod_proto::nodes::{Released, Welcome, to_node};
-use copepod_store::{Cursor, Door, Event, EventKind, View};
+use copepod_store::{Cursor, Door, Event, EventKind, View, difference::Place};
 
 use crate::{
     Hub, Issue,
@@ -28,6 +28,10 @@ use crate::{
 /// The time that a message to one node is given, here and on the way out, before something is told to all again: a thousand
 /// nodes and their server on two cores took 80 ms in all for one.
 const COST: Duration = Duration::from_micros(40);
+
+/// What nodes are told of.
+pub(crate) const TOLD: [Resource; 8] =
+    [PODS, NODES, SERVICES, ENDPOINT_SLICES, NETWORK_POLICIES, NAMESPACES, CONFIG_MAPS, SECRETS];
 
 /// How many nodes that come together are told everything at once; each holds all of it until it has left.
 const ARRIVALS_MAX: usize = 64;
@@ -54,14 +58,12 @@ pub async fn dispatch(door: Arc<dyn Door>, hub: Arc<Hub>, issue: Arc<dyn Issue>)
             }
             events = cursor.next() => match events {
                 Ok(events) => dispatcher.after(&events, cursor.position()),
-                // Too far behind, or the state did not come event by event: all start anew.
+                // Too far behind, or the state did not come event by event.
                 Err(_) => {
-                    for session in hub.sessions() {
-                        session.is_behind();
-                        hub.arrives(session, Revision::ZERO);
-                    }
-                    dispatcher = Dispatcher::new(door.clone(), hub.clone(), dispatcher.issue);
-                    cursor = dispatcher.begin();
+                    let view = door.view();
+                    tracing::debug!(revision = view.revision().0, "nodes are told what views differ in");
+                    cursor = door.watch(None, view.revision());
+                    dispatcher.catch_up(view);
                 }
             },
             () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => (),
@@ -89,15 +91,18 @@ struct Dispatcher {
     sessions: BTreeMap<Name, Arc<Session>>,
     /// Events since the oldest view of a newcomer.
     recent: Vec<Event>,
+    /// How far the log of events has been read.
+    place: Place,
     /// When all were told something last, and how long that took them.
     told: (Instant, Duration),
 }
 
 impl Dispatcher {
     fn new(door: Arc<dyn Door>, hub: Arc<Hub>, issue: Arc<dyn Issue>) -> Dispatcher {
-        let board = Board::new(&door.view());
+        let view = door.view();
+        let (board, told) = (Board::new(&view), (Instant::now(), Duration::ZERO));
         let (leaving, sessions, recent) = (Leaving::default(), BTreeMap::new(), Vec::new());
-        Dispatcher { door, hub, issue, board, leaving, sessions, recent, told: (Instant::now(), Duration::ZERO) }
+        Dispatcher { door, hub, issue, board, leaving, sessions, recent, place: Place::new(view), told }
     }
 
     fn begin(&self) -> Box<dyn Cursor> {
@@ -158,7 +163,26 @@ impl Dispatcher {
 
     fn after(&mut self, events: &[Event], position: Revision) {
         let view = self.door.view();
-        let told = self.board.after(events, &view, position);
+        self.take(events, &view, position);
+        self.place.read(events, position, &view);
+    }
+
+    /// Nodes are told what they have missed where the log of events no longer says it. Telling all of them everything
+    /// would take a busy server so long that it would be behind again.
+    fn catch_up(&mut self, view: View) {
+        // They have been told of views beyond the place, of which nobody knows any more what became of them.
+        for node in self.board.newcomers().cloned().collect::<Vec<_>>() {
+            if let Some(session) = self.part(&node) {
+                self.hub.arrives(session, Revision::ZERO);
+            }
+        }
+        let missed = self.place.missed(&view, &TOLD);
+        self.take(&missed, &view, view.revision());
+        self.place = Place::new(view);
+    }
+
+    fn take(&mut self, events: &[Event], view: &View, position: Revision) {
+        let told = self.board.after(events, view, position);
         self.leaving.after(events, |node| self.sessions.contains_key(node));
         if self.board.has_newcomers() {
             self.recent.extend(events.iter().cloned());
@@ -216,10 +240,7 @@ impl Dispatcher {
         if session.try_send(message).is_ok() {
             return true;
         }
-        session.is_behind();
-        self.sessions.remove(&session.node);
-        self.leaving.end(&session.node);
-        self.board.leave(&session.node);
+        self.part(&session.node);
         // What it has acknowledged it holds, and more may be on the way.
         let from = session.acknowledged();
         let (hub, session) = (self.hub.clone(), session.clone());
@@ -229,6 +250,15 @@ impl Dispatcher {
             }
         });
         false
+    }
+
+    /// A node is told nothing until it arrives again.
+    fn part(&mut self, node: &Name) -> Option<Arc<Session>> {
+        self.leaving.end(node);
+        self.board.leave(node);
+        let session = self.sessions.remove(node);
+        session.iter().for_each(|session| session.is_behind());
+        session
     }
 
     fn release(&mut self, contained: &mut Option<tokio::sync::watch::Receiver<Revision>>) {

@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, collections::BTreeMap};
 
-use copepod_api::{NODE_LOST, Object};
+use copepod_api::NODE_LOST;
 use copepod_store::{Event, EventKind};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -67,12 +67,13 @@ struct News<'a> {
 /// Whether an event of a pod tells its node nothing but what the node has said.
 pub fn is_echo(event: &Event) -> bool {
     let Some(before) = event.previous.as_deref().filter(|_| event.kind == EventKind::Modified) else { return false };
-    let (before, now) = (news(before), news(&event.object));
+    let (before, now) = (before.bytes(), event.object.bytes());
+    let (before, now) = (news(&before), news(&now));
     now.is_some() && now == before
 }
 
-fn news(pod: &Object) -> Option<News<'_>> {
-    let pod: Pod = serde_json::from_slice(pod.bytes()).ok()?;
+fn news(pod: &[u8]) -> Option<News<'_>> {
+    let pod: Pod = serde_json::from_slice(pod).ok()?;
     let conditions = match pod.status.get("conditions") {
         Some(conditions) => serde_json::from_str::<Vec<&RawValue>>(conditions.get()).ok()?,
         None => Vec::new(),

@@ -76,7 +76,7 @@ pub fn change(event: &Event) -> Vec<Peer> {
 /// `None` while there is no way to its pods.
 fn make(node: &Object) -> Option<Peer> {
     let range = node.node_facts().range.as_deref()?.to_owned();
-    let told: Node = serde_json::from_slice(node.bytes()).ok()?;
+    let told: Node = serde_json::from_slice(&node.bytes()).ok()?;
     let addresses = told.status?.addresses?.into_iter();
     let address = addresses.filter(|address| address.kind == "InternalIP").map(|address| address.address).next()?;
     Some(Peer { node: node.key.name().to_owned(), range, address })

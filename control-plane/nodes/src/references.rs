@@ -25,7 +25,7 @@ pub fn of(namespace: &str, pod: &Pod) -> BTreeSet<Key> {
 
 /// Whether a volume of the pod shows a token of its service account for this audience.
 pub fn shows_token(pod: &Object, audience: &str) -> bool {
-    let Ok(pod) = serde_json::from_slice::<Pod>(pod.bytes()) else { return false };
+    let Ok(pod) = serde_json::from_slice::<Pod>(&pod.bytes()) else { return false };
     let volumes = pod.spec.into_iter().flat_map(|spec| spec.volumes.unwrap_or_default());
     let sources = volumes.filter_map(|volume| volume.projected?.sources).flatten();
     let mut tokens = sources.filter_map(|source| source.service_account_token);

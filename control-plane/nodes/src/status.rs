@@ -75,7 +75,7 @@ fn requests(view: &View, user: &User, name: &str, told: &Value, ready: Option<Va
             requests.push(Request::of::<Node>(user, "", name, "", Action::Create { object: node }));
         }
         Some(node) => {
-            let stored = serde_json::from_slice::<Value>(node.bytes()).unwrap_or_default();
+            let stored = serde_json::from_slice::<Value>(&node.bytes()).unwrap_or_default();
             let stands = |field: &str, of: &Value| {
                 let has = stored.pointer(&format!("/metadata/{field}"));
                 of.as_object().into_iter().flatten().all(|(key, value)| has.and_then(|has| has.get(key)) == Some(value))
@@ -151,7 +151,7 @@ fn status(object: &Object) -> Map<String, Value> {
         #[serde(default)]
         status: Map<String, Value>,
     }
-    serde_json::from_slice::<Stored>(object.bytes()).map(|stored| stored.status).unwrap_or_default()
+    serde_json::from_slice::<Stored>(&object.bytes()).map(|stored| stored.status).unwrap_or_default()
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

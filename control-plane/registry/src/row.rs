@@ -318,10 +318,12 @@ impl Row {
     /// definition stated a default.
     pub fn show(&self, object: &Arc<Object>) -> Arc<Object> {
         let fills = self.definition.as_ref().is_some_and(|definition| definition.fills);
+        // Looked into here and again by whoever shows it.
+        let object = &object.open();
         if !fills && object.bytes().starts_with(&self.head) {
             return object.clone();
         }
-        let mut value: Value = serde_json::from_slice(object.bytes()).unwrap_or(Value::Null);
+        let mut value: Value = serde_json::from_slice(&object.bytes()).unwrap_or(Value::Null);
         let own = self.kind.api_version();
         if text(&value, "/apiVersion") == Some(&own) {
             // Its first field may be another one, which comes before in the alphabet.
@@ -355,8 +357,9 @@ impl Row {
     /// Who must be asked before this stored object can be shown here.
     pub fn converter_for(&self, object: &Object) -> Option<&Converter> {
         let converter = self.converter()?;
-        let is_own = || version_of(object).is_some_and(|version| version == self.kind.api_version());
-        (!object.bytes().starts_with(&self.head) && !is_own()).then_some(converter)
+        let text = object.bytes();
+        let is_own = || version_of(&text).is_some_and(|version| version == self.kind.api_version());
+        (!text.starts_with(&self.head) && !is_own()).then_some(converter)
     }
 
     /// A stored object as this row shows it, by what a webhook made of it.
@@ -380,8 +383,9 @@ impl Row {
 
     /// The same as a value, for those who look at one and keep nothing.
     fn shown(&self, object: &Object) -> Value {
-        let mut value: Value = serde_json::from_slice(object.bytes()).unwrap_or(Value::Null);
-        if let Some(stored) = self.stored.as_ref().filter(|_| !object.bytes().starts_with(&self.head)) {
+        let text = object.bytes();
+        let mut value: Value = serde_json::from_slice(&text).unwrap_or(Value::Null);
+        if let Some(stored) = self.stored.as_ref().filter(|_| !text.starts_with(&self.head)) {
             (stored.show)(&mut value);
         }
         value
@@ -494,13 +498,13 @@ impl std::fmt::Debug for Row {
     }
 }
 
-fn version_of(object: &Object) -> Option<Cow<'_, str>> {
+fn version_of(object: &[u8]) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Head<'a> {
         #[serde(borrow, rename = "apiVersion")]
         api_version: Cow<'a, str>,
     }
-    serde_json::from_slice::<Head<'_>>(object.bytes()).ok().map(|head| head.api_version)
+    serde_json::from_slice::<Head<'_>>(object).ok().map(|head| head.api_version)
 }
 
 /// Reads a text at a JSON pointer, for `Hooks::fields`.

@@ -4,6 +4,7 @@ mod accounts;
 mod admission;
 mod asking;
 mod definitions;
+mod encodings;
 pub(crate) mod fixture;
 mod hostile;
 mod kinds;

@@ -117,8 +117,8 @@ impl State {
                 let (gap, before, after) = object.body_parts();
                 piece.number(gap.into());
                 piece.number((before.len() + after.len()) as u64);
-                piece.0.extend_from_slice(before);
-                piece.0.extend_from_slice(after);
+                piece.0.extend_from_slice(&before);
+                piece.0.extend_from_slice(&after);
             }
         }
         pieces.write(&piece.0)?;
@@ -399,7 +399,7 @@ mod tests {
     fn shown(state: &State) -> Vec<(String, Bytes)> {
         let all = [CONFIG_MAPS, PODS];
         let objects = all.iter().flat_map(|resource| state.view.objects(resource, None));
-        objects.map(|object| (format!("{object:?}"), object.bytes().clone())).collect()
+        objects.map(|object| (format!("{object:?}"), object.bytes())).collect()
     }
 
     #[test]

@@ -225,7 +225,8 @@ impl Scheduler {
             self.table.remove(&object.key.name);
             return false;
         }
-        let Some(wish) = Wish::of(object) else { return false };
+        let text = object.bytes();
+        let Some(wish) = Wish::of(&text) else { return false };
         let scheduler = wish.spec.scheduler_name.as_deref().unwrap_or(NAME);
         match &object.node {
             Some(node) => {
@@ -319,7 +320,7 @@ impl Output {
         if condition["lastTransitionTime"].is_null() {
             condition["lastTransitionTime"] = json!(time::rfc3339(self.now));
         }
-        let mut object: Value = serde_json::from_slice(pod.bytes()).unwrap_or_default();
+        let mut object: Value = serde_json::from_slice(&pod.bytes()).unwrap_or_default();
         let mut conditions = json!(conditions);
         if let Some(list) = conditions.as_array_mut() {
             list.push(condition);

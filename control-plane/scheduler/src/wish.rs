@@ -80,10 +80,11 @@ pub fn n_read() -> usize {
 }
 
 impl<'a> Wish<'a> {
-    pub fn of(pod: &'a Object) -> Option<Wish<'a>> {
+    /// Of a pod that says this; `None` if it is no pod.
+    pub fn of(text: &'a [u8]) -> Option<Wish<'a>> {
         #[cfg(test)]
         READ.set(READ.get() + 1);
-        serde_json::from_slice(pod.bytes()).ok()
+        serde_json::from_slice(text).ok()
     }
 
     /// Nobody may place it yet.

@@ -56,7 +56,7 @@ fn names_account(secret: &Object) -> bool {
 fn reconcile(authority: &Authority, view: &View, key: &Key, _: Timestamp) -> Plan {
     let mut plan = Plan::nothing();
     let Some(object) = view.object(key).filter(|object| !object.meta.is_leaving()) else { return plan };
-    let secret: Value = serde_json::from_slice(object.bytes()).unwrap_or_default();
+    let secret: Value = serde_json::from_slice(&object.bytes()).unwrap_or_default();
     let Some(name) = object.meta.annotations.get(ACCOUNT_NAME).filter(|_| secret["type"] == TYPE) else { return plan };
     let user = User::system("system:serviceaccount:kube-system:tokens-controller");
     let account = Key::new(SERVICE_ACCOUNTS, key.namespace(), name);
@@ -113,5 +113,5 @@ fn reconcile(authority: &Authority, view: &View, key: &Key, _: Timestamp) -> Pla
 
 fn keys(view: &View) -> Option<AccountKeys> {
     let keys = view.object(&Key::new(SECRETS, AccountKeys::NAMESPACE, AccountKeys::SECRET))?;
-    AccountKeys::read(&serde_json::from_slice(keys.bytes()).ok()?).ok()
+    AccountKeys::read(&serde_json::from_slice(&keys.bytes()).ok()?).ok()
 }

@@ -56,7 +56,7 @@ fn reconcile(authority: &Authority, view: &View, key: &Key, _: Timestamp) -> Pla
             }),
         },
         Some(stands) => {
-            let stands: Value = serde_json::from_slice(stands.bytes()).unwrap_or_default();
+            let stands: Value = serde_json::from_slice(&stands.bytes()).unwrap_or_default();
             let is_whole = data.as_object().into_iter().flatten().all(|(name, text)| stands["data"][name] == *text);
             if is_whole {
                 return plan;
@@ -85,7 +85,7 @@ mod tests {
         let (now, user) = (Timestamp::now(), User::system("somebody"));
         let authority = Authority::create(now).unwrap();
         let told =
-            |view: &View| -> Value { serde_json::from_slice(view.object(&all(view)[0]).unwrap().bytes()).unwrap() };
+            |view: &View| -> Value { serde_json::from_slice(&view.object(&all(view)[0]).unwrap().bytes()).unwrap() };
         let plan = |view: &View| reconcile(&authority, view, &all(view)[0], now).requests;
         let place = Action::Create { object: json!({"metadata": {"name": NAMESPACE}}) };
         let view = after(&View::default(), &[Request::of::<Namespace>(&user, "", NAMESPACE, "", place)]);

@@ -49,7 +49,7 @@ fn reconcile(authority: &Authority, view: &View, key: &Key, _: Timestamp) -> Pla
             }),
         },
         Some(stands) => {
-            let stands: Value = serde_json::from_slice(stands.bytes()).unwrap_or_default();
+            let stands: Value = serde_json::from_slice(&stands.bytes()).unwrap_or_default();
             if stands["data"] == data {
                 return plan;
             }

@@ -37,7 +37,7 @@ fn all(view: &View) -> Vec<Key> {
 fn reconcile(authority: &Authority, view: &View, key: &Key, now: Timestamp) -> Plan {
     let mut plan = Plan::nothing();
     let Some(object) = view.object(key) else { return plan };
-    let mut request: Value = serde_json::from_slice(object.bytes()).unwrap_or_default();
+    let mut request: Value = serde_json::from_slice(&object.bytes()).unwrap_or_default();
     if !is_to_be_signed(&request) {
         return plan;
     }

@@ -89,7 +89,7 @@ impl Job for Local {
             if stands.meta.is_leaving() || !stands.meta.labels.contains_key(MANAGED) {
                 continue;
             }
-            let value: Value = serde_json::from_slice(stands.bytes()).unwrap_or_default();
+            let value: Value = serde_json::from_slice(&stands.bytes()).unwrap_or_default();
             if value["spec"] != *spec {
                 let nulls =
                     value["spec"].as_object().into_iter().flatten().map(|(field, _)| (field.clone(), Value::Null));
@@ -167,7 +167,7 @@ mod tests {
         let count = view.count(&API_SERVICES);
         assert!(count > 20, "{count}");
         let core: Value =
-            serde_json::from_slice(view.object(&Key::new(API_SERVICES, "", "v1.")).unwrap().bytes()).unwrap();
+            serde_json::from_slice(&view.object(&Key::new(API_SERVICES, "", "v1.")).unwrap().bytes()).unwrap();
         assert_eq!(core["spec"]["groupPriorityMinimum"], 18_000);
         assert_eq!(core["status"]["conditions"][0]["reason"], "Local");
         let key = Key::new(API_SERVICES, "", "");
@@ -192,7 +192,7 @@ mod tests {
         let view = transact(&view, &requests, &mut Env { now: Timestamp::UNIX_EPOCH, dice: &mut dice }).unwrap().view;
         let view = settle(view);
         let apps = view.object(&Key::new(API_SERVICES, "", "v1.apps")).unwrap();
-        let apps: Value = serde_json::from_slice(apps.bytes()).unwrap();
+        let apps: Value = serde_json::from_slice(&apps.bytes()).unwrap();
         assert_eq!(apps["spec"]["versionPriority"], VERSION);
         assert!(view.object(&Key::new(API_SERVICES, "", "v9.gone.example.com")).is_none());
     }

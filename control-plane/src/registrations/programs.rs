@@ -27,7 +27,7 @@ pub async fn run(door: Arc<dyn Door>, tunnels: Arc<dyn Tunnels>) {
                 let finding = probe::look(&view, &*tunnels, &group, &version).await?;
                 let name = format!("{version}.{group}");
                 let before = view.object(&Key::new(API_SERVICES, "", name.as_str()))?;
-                let before: Value = serde_json::from_slice(before.bytes()).ok()?;
+                let before: Value = serde_json::from_slice(&before.bytes()).ok()?;
                 Some((name, before, finding))
             }
         });

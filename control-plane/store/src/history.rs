@@ -119,7 +119,7 @@ impl History {
 /// event accounts for it.
 fn superseded(event: &Event) -> usize {
     let deleted = Some(&event.object).filter(|_| event.kind == EventKind::Deleted);
-    deleted.into_iter().chain(&event.previous).map(|object| object.bytes().len() + OBJECT_COST_BYTES).sum()
+    deleted.into_iter().chain(&event.previous).map(|object| object.size() + OBJECT_COST_BYTES).sum()
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@
 
 mod apply;
 mod collection;
+pub mod difference;
 pub mod door;
 pub mod history;
+pub mod resting;
 pub mod view;
 
 #[cfg(test)]
@@ -17,4 +19,5 @@ mod copied;
 pub use apply::{Event, EventKind, Refusal};
 pub use door::{Cursor, Door, Leader};
 pub use history::{Compacted, History};
+pub use resting::Resting;
 pub use view::{Snapshot, View};

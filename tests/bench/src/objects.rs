@@ -39,5 +39,5 @@ pub fn apply(view: &View, txn: &Txn) -> (View, Vec<Event>) {
 
 /// The bytes of all objects as they are served.
 pub fn stored_bytes(view: &View) -> usize {
-    view.objects(&CONFIG_MAPS, None).map(|object| object.bytes().len()).sum()
+    view.objects(&CONFIG_MAPS, None).map(|object| object.size()).sum()
 }

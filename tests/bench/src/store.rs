@@ -57,7 +57,7 @@ fn growth(size: usize, tell: &mut dyn FnMut(Figure)) {
     tell(Figure::rate(format!("store: views taken, of {size}"), views.len(), began.elapsed()));
 
     let began = Instant::now();
-    let listed: usize = view.objects(&CONFIG_MAPS, None).map(|object| object.bytes().len()).sum();
+    let listed: usize = view.objects(&CONFIG_MAPS, None).map(|object| object.size()).sum();
     std::hint::black_box(listed);
     tell(Figure::rate(format!("store: objects listed, all of {size}"), size, began.elapsed()));
 

@@ -109,7 +109,7 @@ impl Clients {
             let answer = match outcome {
                 Outcome::Written(_) => Answer::Done,
                 Outcome::Seen(view) => {
-                    let found = view.object(&key(name)).map(|object| (value(object.bytes()), object.revision));
+                    let found = view.object(&key(name)).map(|object| (value(&object.bytes()), object.revision));
                     match found {
                         Some(found) => drop(self.seen[made.client].insert(name, found)),
                         None => drop(self.seen[made.client].remove(name)),
@@ -148,7 +148,7 @@ impl Clients {
     pub fn last_look(&mut self, view: &View, now: u64, facts: &mut Facts) {
         check_pair(view, facts);
         for name in SINGLE.iter().chain(&PAIR) {
-            let state: State = view.object(&key(name)).map(|object| value(object.bytes()));
+            let state: State = view.object(&key(name)).map(|object| value(&object.bytes()));
             let call = Call { kind: Kind::Read, began: now, ended: now + 1, answer: Answer::Seen(state) };
             facts.histories.entry((*name).to_owned()).or_default().push(call);
         }
@@ -157,7 +157,7 @@ impl Clients {
 
 /// What is written in one transaction is seen together.
 fn check_pair(view: &View, facts: &mut Facts) {
-    let [left, right] = PAIR.map(|name| view.object(&key(name)).map(|object| value(object.bytes())));
+    let [left, right] = PAIR.map(|name| view.object(&key(name)).map(|object| value(&object.bytes())));
     if left != right {
         facts.fail(format!("half of a transaction at revision {}: {left:?} and {right:?}", view.revision()));
     }

@@ -28,7 +28,7 @@ impl Facts {
 
     /// Every server tells the same story.
     pub fn applied(&mut self, server: u64, event: &Event) {
-        let change = (event.object.key.clone(), event.kind == EventKind::Deleted, hash(event.object.bytes()));
+        let change = (event.object.key.clone(), event.kind == EventKind::Deleted, hash(&event.object.bytes()));
         let known = self.changes.entry(event.revision).or_insert_with(|| change.clone());
         if *known != change {
             let what = format!("revision {}: s{server} has {change:?}, another server {known:?}", event.revision);

@@ -391,7 +391,7 @@ impl World {
 
 fn contents(view: &View) -> Vec<(Key, Revision, Bytes)> {
     let objects = view.resources().flat_map(|resource| view.objects(resource, None));
-    objects.map(|object| (object.key.clone(), object.revision, object.bytes().clone())).collect()
+    objects.map(|object| (object.key.clone(), object.revision, object.bytes())).collect()
 }
 
 /// The key of a client's object.

@@ -92,7 +92,7 @@ pub fn front_proxy(view: &View) -> Result<FrontProxy, String> {
     let secret = view.object(&Key::new(SECRETS, FrontProxy::NAMESPACE, FrontProxy::SECRET)).ok_or_else(|| {
         "the cluster has no authority for its front proxy yet; it is made when a server begins to lead".to_owned()
     })?;
-    let secret: Value = serde_json::from_slice(secret.bytes()).map_err(|error| error.to_string())?;
+    let secret: Value = serde_json::from_slice(&secret.bytes()).map_err(|error| error.to_string())?;
     FrontProxy::read(&secret).map_err(|error| error.to_string())
 }
 

@@ -53,7 +53,7 @@ pub async fn look(view: &View, tunnels: &dyn Tunnels, group: &str, version: &str
     let Some(found) = view.object(&Key::new(SERVICES, namespace.as_str(), service.as_str())) else {
         return not("ServiceNotFound", format!("service/{service} in {namespace:?} is not present"));
     };
-    let found: Value = serde_json::from_slice(found.bytes()).unwrap_or_default();
+    let found: Value = serde_json::from_slice(&found.bytes()).unwrap_or_default();
     let ports = found["spec"]["ports"].as_array();
     let Some(port) = ports.into_iter().flatten().find(|port| port["port"] == remote.port) else {
         let message = format!("service/{service} in {namespace:?} is not listening on port {}", remote.port);
@@ -85,7 +85,7 @@ pub async fn look(view: &View, tunnels: &dyn Tunnels, group: &str, version: &str
 fn has_endpoints(view: &View, remote: &Remote, port: &str) -> Option<bool> {
     let slices = view.objects(&ENDPOINT_SLICES, Some(&remote.namespace));
     let own = slices.filter(|slice| slice.meta.labels.get(SERVICE_NAME).is_some_and(|name| *name == remote.service));
-    let values: Vec<Value> = own.filter_map(|slice| serde_json::from_slice(slice.bytes()).ok()).collect();
+    let values: Vec<Value> = own.filter_map(|slice| serde_json::from_slice(&slice.bytes()).ok()).collect();
     if values.is_empty() {
         return None;
     }

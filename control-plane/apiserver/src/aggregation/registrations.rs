@@ -70,7 +70,7 @@ impl Registrations {
 }
 
 fn read(object: &Arc<Object>) -> Option<((String, String), Registration)> {
-    let value: Value = serde_json::from_slice(object.bytes()).ok()?;
+    let value: Value = serde_json::from_slice(&object.bytes()).ok()?;
     let spec = &value["spec"];
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let service = &spec["service"];

@@ -58,7 +58,7 @@ pub fn of(view: &View, asked: &Asked) -> StatusResult<Target> {
     let key = Key::new(resource.clone(), asked.namespace.as_str(), named.name);
     let object = view.object(&key).ok_or_else(|| Status::not_found(&resource, named.name))?;
     // Decoded for this request only.
-    let value: Value = serde_json::from_slice(object.bytes()).map_err(Status::internal)?;
+    let value: Value = serde_json::from_slice(&object.bytes()).map_err(Status::internal)?;
     if resource == PODS {
         let port = pod_port(&value, named.port)?;
         let ip = value["status"]["podIP"].as_str().unwrap_or_default();
@@ -106,7 +106,7 @@ fn pod_port(pod: &Value, asked: Option<&str>) -> StatusResult<u16> {
 pub fn behind(view: &View, namespace: &str, service: &str, port: u16) -> StatusResult<Target> {
     let found = view.object(&Key::new(SERVICES, namespace, service));
     let found = found.ok_or_else(|| Status::not_found(&SERVICES, service))?;
-    let value: Value = serde_json::from_slice(found.bytes()).map_err(Status::internal)?;
+    let value: Value = serde_json::from_slice(&found.bytes()).map_err(Status::internal)?;
     endpoint(view, namespace, service, &value, Some(&port.to_string()))
 }
 
@@ -125,7 +125,7 @@ fn endpoint(view: &View, namespace: &str, name: &str, service: &Value, asked: Op
     let slices = slices.filter(|slice| slice.meta.labels.get(SERVICE_NAME).is_some_and(|service| service == name));
     let mut found = Vec::new();
     for slice in slices {
-        let slice: Value = serde_json::from_slice(slice.bytes()).map_err(Status::internal)?;
+        let slice: Value = serde_json::from_slice(&slice.bytes()).map_err(Status::internal)?;
         let named = |port: &&Value| port["name"].as_str().unwrap_or_default() == port_name;
         let port = slice["ports"].as_array().into_iter().flatten().find(named).and_then(|port| port["port"].as_u64());
         let Some(port) = port.and_then(|port| u16::try_from(port).ok()) else { continue };

@@ -88,8 +88,8 @@ async fn what_is_read_is_what_is_stored_byte_for_byte() {
     let mut watcher = world.watchers(1, "application/json").await.remove(0);
     let (before, after) = world.store_oddly("odd");
     let stored =
-        MemoryDoor(world.memory.clone()).view().object(&Key::new(CONFIG_MAPS, "default", "odd")).unwrap().clone();
-    let stored = std::str::from_utf8(stored.bytes()).unwrap();
+        MemoryDoor(world.memory.clone()).view().object(&Key::new(CONFIG_MAPS, "default", "odd")).unwrap().bytes();
+    let stored = std::str::from_utf8(&stored).unwrap();
     assert!(stored.starts_with(&before) && stored.ends_with(&after));
 
     assert_eq!(world.text(&format!("{MAPS}/odd"), "application/json").await, stored);

@@ -108,7 +108,7 @@ pub fn judge(
     }
     if issuer == LEGACY_ISSUER {
         let key = Key::new(SECRETS, namespace, legacy("secret.name"));
-        if !view.object(&key).is_some_and(|secret| holds(secret.bytes(), token)) {
+        if !view.object(&key).is_some_and(|secret| holds(&secret.bytes(), token)) {
             return gone("secret");
         }
     }

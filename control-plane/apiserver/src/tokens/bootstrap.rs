@@ -27,7 +27,7 @@ pub fn judge(view: &View, id: &str, secret: &str, now: Timestamp) -> Result<Iden
     let invalid = || Refusal::Unknown("invalid bearer token".to_owned());
     let kept = view.object(&Key::new(SECRETS, NAMESPACE, format!("bootstrap-token-{id}"))).ok_or_else(invalid)?;
     let is_leaving = kept.meta.is_leaving();
-    let kept: Secret = serde_json::from_slice(kept.bytes()).map_err(|_| invalid())?;
+    let kept: Secret = serde_json::from_slice(&kept.bytes()).map_err(|_| invalid())?;
     let field = |name: &str| {
         let bytes = &kept.data.as_ref()?.get(name)?.0;
         std::str::from_utf8(bytes).ok()

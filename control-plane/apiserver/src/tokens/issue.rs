@@ -96,7 +96,7 @@ pub fn pod_token(
     audiences: Vec<String>,
     seconds: i64,
 ) -> StatusResult<(String, i64)> {
-    let value: Value = serde_json::from_slice(pod.bytes()).map_err(Status::internal)?;
+    let value: Value = serde_json::from_slice(&pod.bytes()).map_err(Status::internal)?;
     let name = value["spec"]["serviceAccountName"].as_str().unwrap_or("default");
     let spec = TokenRequestSpec {
         audiences: Some(audiences),
@@ -156,7 +156,7 @@ fn bound(view: &View, account: &Key, named: &BoundObjectReference) -> StatusResu
         view.object(&Key::new(resource.clone(), namespace, name)).ok_or_else(|| Status::not_found(&resource, name))?;
     let mut node = None;
     if resource == PODS {
-        let pod: Value = serde_json::from_slice(object.bytes()).map_err(Status::internal)?;
+        let pod: Value = serde_json::from_slice(&object.bytes()).map_err(Status::internal)?;
         if pod["spec"]["serviceAccountName"].as_str().unwrap_or("default") != account.name() {
             return Err(Status::bad_request(format!(
                 "cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.",

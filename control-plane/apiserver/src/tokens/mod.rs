@@ -40,7 +40,7 @@ impl Keys {
         {
             return Ok(known.keys.clone());
         }
-        let value: Value = serde_json::from_slice(secret.bytes()).map_err(Status::internal)?;
+        let value: Value = serde_json::from_slice(&secret.bytes()).map_err(Status::internal)?;
         let keys = Arc::new(AccountKeys::read(&value).map_err(Status::internal)?);
         self.known.store(Some(Arc::new(Known { secret: secret.clone(), keys: keys.clone() })));
         Ok(keys)

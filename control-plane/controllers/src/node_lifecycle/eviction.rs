@@ -1,6 +1,6 @@
 //! When a pod has to leave a tainted node.
 
-use std::ops::Deref;
+use std::{ops::Deref, sync::Arc};
 
 use copepod_api::{
     DeleteOptions, Of, Plan, Timestamp, User,
@@ -25,7 +25,7 @@ pub fn consider(
     user: &User,
     node: &Of<Node>,
     pod: &Of<Pod>,
-    outage: &dyn Deref<Target = Outage>,
+    outage: &dyn Deref<Target = Arc<Outage>>,
     now: Timestamp,
 ) {
     let ends = taints::evicting(node).filter_map(|taint| end_of_stay(pod, taint, now).map(|end| (end, taint)));

@@ -5,6 +5,7 @@ use copepod_api::{
     resource::{ENDPOINT_SLICES, NODES, SERVICES},
 };
 use copepod_proto::nodes::{Change, Slice};
+use copepod_store::difference::Place;
 use prost::Message;
 use serde_json::{Value, json};
 
@@ -20,6 +21,9 @@ struct World {
     /// The place that the board has not read beyond.
     unread: usize,
     nodes: BTreeMap<Name, Held>,
+    place: Place,
+    /// The log reaches back to here for whoever asks; the rest of it is there to be compared.
+    compacted: Revision,
 }
 
 #[derive(Default)]
@@ -98,7 +102,15 @@ impl World {
     fn new() -> World {
         let view = View::default();
         let board = Board::new(&view);
-        World { view, board, log: Vec::new(), unread: 0, nodes: BTreeMap::new() }
+        World {
+            place: Place::new(view.clone()),
+            view,
+            board,
+            compacted: Revision::ZERO,
+            log: Vec::new(),
+            unread: 0,
+            nodes: BTreeMap::new(),
+        }
     }
 
     fn with(nodes: &[&str]) -> World {
@@ -116,8 +128,9 @@ impl World {
 
     fn put(&mut self, resource: Resource, name: &str, mut object: Value) {
         object["metadata"]["name"] = json!(name);
-        object["metadata"]["uid"] = json!(name);
         let key = Key::new(resource.clone(), namespace(&resource), name);
+        let known = self.view.object(&key).map(|object| object.meta.uid.clone());
+        object["metadata"]["uid"] = known.unwrap_or_else(|| format!("{name}-{}", self.view.revision())).into();
         self.write(Op::Put { key, body: Body::encode(&object), expect: Expect::Any });
     }
 
@@ -136,7 +149,8 @@ impl World {
     fn returns(&mut self, node: &str) {
         let from = Revision(self.nodes[node].revision);
         let missed: Vec<Event> = self.log.iter().filter(|event| event.revision > from).cloned().collect();
-        let told = self.board.welcome(&[node.into()], &self.view, Some(&missed));
+        let since = (from >= self.compacted).then_some(&*missed);
+        let told = self.board.welcome(&[node.into()], &self.view, since);
         self.nodes.get_mut(node).unwrap().take(&told[0]);
     }
 
@@ -145,8 +159,22 @@ impl World {
         let events = self.log[self.unread..].iter().take(n_events).cloned().collect::<Vec<_>>();
         self.unread += events.len();
         let position = events.last().map_or(self.board.position(), |event| event.revision);
+        self.place.read(&events, position, &self.view);
         let told = self.board.after(&events, &self.view, position);
         self.hear(told)
+    }
+
+    /// The log of events no longer says what the board has not read.
+    fn misses(&mut self) {
+        let missed = self.place.missed(&self.view, &crate::dispatch::TOLD);
+        self.place = Place::new(self.view.clone());
+        self.unread = self.log.len();
+        self.compacted = self.view.revision();
+        for node in self.board.newcomers().cloned().collect::<Vec<_>>() {
+            self.comes(&node);
+        }
+        let told = self.board.after(&missed, &self.view, self.view.revision());
+        self.hear(told);
     }
 
     fn hear(&mut self, told: Vec<Told>) -> BTreeMap<Name, Vec<String>> {
@@ -356,7 +384,7 @@ fn whenever_a_node_comes_it_misses_nothing_and_unlearns_nothing() {
         let mut away: BTreeSet<&str> = BTreeSet::new();
         for _ in 0..60 {
             let name = format!("o{}", roll(3));
-            match roll(12) {
+            match roll(13) {
                 // Neither its node nor what it names ever changes.
                 0 if world.view.object(&Key::new(PODS, "d", name.as_str())).is_some() => (),
                 0 => world.put(PODS, &name, pod(["n1", "n2", "n3"][roll(3) as usize], &format!("o{}", roll(3)))),
@@ -392,6 +420,7 @@ fn whenever_a_node_comes_it_misses_nothing_and_unlearns_nothing() {
                 }
                 9 => away.pop_first().into_iter().for_each(|node| world.returns(node)),
                 10 => drop(world.read(roll(3) as usize)),
+                11 => world.misses(),
                 _ => drop(world.tell()),
             }
         }

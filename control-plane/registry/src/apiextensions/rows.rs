@@ -66,7 +66,7 @@ fn cell(type_: &str, found: Option<&Value>, now: Timestamp) -> Value {
 
 /// The rows of a definition whose names are accepted, the preferred version first.
 pub fn rows_of(definition: &Object) -> Vec<Arc<Row>> {
-    let value: Value = serde_json::from_slice(definition.bytes()).unwrap_or_default();
+    let value: Value = serde_json::from_slice(&definition.bytes()).unwrap_or_default();
     let is_true = |type_: &str| {
         let conditions = list_at(&value, "status.conditions");
         conditions.iter().any(|condition| text_at(condition, "type") == type_ && text_at(condition, "status") == "True")

@@ -40,7 +40,7 @@ struct Change {
 
 impl Mutating {
     fn of(object: &Object) -> Mutating {
-        let value: Value = serde_json::from_slice(object.bytes()).unwrap_or_default();
+        let value: Value = serde_json::from_slice(&object.bytes()).unwrap_or_default();
         let (policy, mut declared) = Policy::of(object, &value);
         declared.makes_objects = true;
         let change = |mutation: &Value| {

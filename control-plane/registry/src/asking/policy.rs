@@ -110,7 +110,7 @@ impl Policy {
 
 impl Binding {
     pub fn of(object: &Object) -> Binding {
-        let value: Value = serde_json::from_slice(object.bytes()).unwrap_or_default();
+        let value: Value = serde_json::from_slice(&object.bytes()).unwrap_or_default();
         let spec = at(&value, "spec");
         let params = at(spec, "paramRef");
         let selector = meta::LabelSelector::deserialize(at(params, "selector")).unwrap_or_default();

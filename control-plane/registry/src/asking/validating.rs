@@ -40,7 +40,7 @@ struct Rule {
 
 impl Validating {
     fn of(object: &Object) -> Validating {
-        let value: Value = serde_json::from_slice(object.bytes()).unwrap_or_default();
+        let value: Value = serde_json::from_slice(&object.bytes()).unwrap_or_default();
         let (policy, declared) = Policy::of(object, &value);
         let rule = |rule: &Value| {
             let message = text_at(rule, "messageExpression");

@@ -48,7 +48,7 @@ fn all(view: &View, resource: &Resource) -> Option<Arc<Vec<Arc<Webhook>>>> {
 }
 
 fn read(configuration: &Object) -> Vec<Arc<Webhook>> {
-    let value: Value = serde_json::from_slice(configuration.bytes()).unwrap_or_default();
+    let value: Value = serde_json::from_slice(&configuration.bytes()).unwrap_or_default();
     let webhooks = list_at(&value, "webhooks").iter();
     webhooks.map(|webhook| Arc::new(Webhook::of(&configuration.key, webhook))).collect()
 }

@@ -23,6 +23,8 @@ pub(crate) use delete::delete_object;
 pub(crate) use scale::scale_of;
 pub(crate) use update::store_update;
 pub(crate) use world::World;
+#[cfg(test)]
+pub(crate) use world::n_encoded;
 
 use crate::{
     Catalog, Env, Row, Transaction,

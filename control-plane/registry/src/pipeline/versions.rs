@@ -12,7 +12,7 @@ impl World<'_> {
     /// A stored object as a row shows it.
     pub fn show(&self, row: &Row, object: &Arc<Object>) -> StatusResult<Arc<Object>> {
         let Some(converter) = row.converter_for(object) else { return Ok(row.show(object)) };
-        let stored = serde_json::from_slice(object.bytes()).map_err(Status::internal)?;
+        let stored = serde_json::from_slice(&object.bytes()).map_err(Status::internal)?;
         let converted = self.asked(converter, stored, &row.kind.api_version())?;
         row.adopt(object, converted)
     }

@@ -43,6 +43,23 @@ pub(crate) struct World<'e> {
     touched: BTreeSet<Key>,
 }
 
+#[cfg(test)]
+thread_local! {
+    static ENCODED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
+/// How many objects this thread has encoded.
+#[cfg(test)]
+pub fn n_encoded() -> usize {
+    ENCODED.get()
+}
+
+fn encode(object: &Value) -> Body {
+    #[cfg(test)]
+    ENCODED.set(ENCODED.get() + 1);
+    Body::encode(object)
+}
+
 impl<'e> World<'e> {
     pub fn fork(view: &View, env: &'e mut Env<'_>, mut testimony: Testimony) -> World<'e> {
         World {
@@ -106,7 +123,7 @@ impl<'e> World<'e> {
 
     /// Stores an object as its row says; gives it as its row shows it.
     fn put(&mut self, row: &Row, key: Key, value: &Value, expect: Expect) -> StatusResult<Arc<Object>> {
-        let body = Body::encode(&*self.stored(row, value)?);
+        let body = encode(&*self.stored(row, value)?);
         if body.bytes.len() > OBJECT_BYTES_MAX {
             return Err(Status::too_large(format!(
                 "{} \"{}\" is too large: {} bytes, and an object may have {OBJECT_BYTES_MAX}",
@@ -163,7 +180,7 @@ impl<'e> World<'e> {
     /// The answer that shows a stored object.
     pub fn reply(&mut self, object: Arc<Object>, created: bool) -> Reply {
         Reply {
-            body: object.bytes().clone(),
+            body: object.bytes(),
             created,
             revision: object.revision,
             warnings: std::mem::take(&mut self.warnings),
