@@ -1,6 +1,6 @@
 //! What only the leader does: begun when this server leads, dropped as a whole when it no longer does.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use copepod_apiserver::Tunnels;
 use copepod_identity::Authority;
@@ -14,6 +14,9 @@ use crate::{
     registrations::{self, Local},
     scheduling,
 };
+
+/// Before what has failed begins anew, so that one that fails at once does not keep the server busy.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// What the work of a leader is done with.
 pub struct Means {
@@ -31,18 +34,20 @@ pub async fn while_leading(means: Means) {
         tracing::info!(term = leading.term, "this server leads");
         let mut loops = begin(&means);
         let is_over = tokio::select! {
-            lost = role.wait_for(|role| !role.leading || role.term != leading.term) => lost.is_err(),
+            lost = role.wait_for(|role| !role.leading || role.term != leading.term) => Some(lost.is_err()),
             // None of them ends by itself; if one fails, all begin anew.
             ended = loops.join_next() => {
                 tracing::error!(?ended, "what a leader does has failed, and begins anew");
-                false
+                None
             }
         };
         // Whoever leads next, perhaps this server, must not meet them.
         loops.shutdown().await;
         means.nodes.stop_leading();
-        if is_over {
-            return;
+        match is_over {
+            Some(true) => return,
+            Some(false) => (),
+            None => tokio::time::sleep(RETRY).await,
         }
         tracing::info!(term = leading.term, "this server leads no more");
     }
