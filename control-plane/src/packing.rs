@@ -27,17 +27,17 @@ const TURN: usize = 32;
 
 /// Runs as long as the server does.
 pub async fn run(door: Arc<dyn Door>) {
+    let mut resting = Resting::default();
     loop {
-        session(&door).await;
+        session(&door, &mut resting).await;
         tracing::debug!("events came faster than they were looked at; all objects are looked at again");
     }
 }
 
 /// Until it falls behind the log of events.
-async fn session(door: &Arc<dyn Door>) {
+async fn session(door: &Arc<dyn Door>, resting: &mut Resting) {
     let view = door.view();
     let mut events = door.watch(None, view.revision());
-    let mut resting = Resting::default();
     for resource in &PACKED {
         let objects: Vec<_> = view.objects(resource, None).map(Arc::downgrade).collect();
         for turn in objects.chunks(TURN) {

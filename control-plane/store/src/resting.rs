@@ -52,14 +52,13 @@ impl Default for Kind {
 
 impl Kind {
     fn pack(&mut self, object: &Object) {
-        let text = object.bytes();
         match self.packer.as_mut().map(|packer| packer.pack(object)) {
             Some(Packing::Already) => return,
-            Some(Packing::Packed(size)) if size * KNOWN <= text.len() => return,
+            Some(Packing::Packed(size)) if size * KNOWN <= object.size() => return,
             _ => self.n_strangers += 1,
         }
         if self.n_strangers.is_multiple_of(self.strangers_max * 2 / N_SAMPLES) {
-            self.remember(text);
+            self.remember(object.bytes());
         }
         if self.n_strangers >= self.strangers_max {
             self.n_strangers = 0;
