@@ -16,6 +16,8 @@ pub struct Start {
     pub after: Name,
     /// When the first page was made.
     pub since: Timestamp,
+    /// How many objects the page before left, where that was known and all pages show the same.
+    pub remaining: Option<usize>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -27,6 +29,9 @@ struct Token {
     name: String,
     /// When the first page was made, in seconds since 1970.
     since: i64,
+    /// How many objects this page and those after it have.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    left: Option<usize>,
 }
 
 /// Tokens of other forms are of other versions of this program, and expire.
@@ -53,7 +58,8 @@ impl Start {
         }
         let since = Timestamp::from_second(token.since).map_err(|error| malformed(&error.to_string()))?;
         let at = u64::try_from(token.rv).ok().map(Revision);
-        let start = Start { at, after: Name::new(token.namespace, token.name), since };
+        let remaining = token.left.filter(|_| at.is_some());
+        let start = Start { at, after: Name::new(token.namespace, token.name), since, remaining };
         let age = now.as_second().saturating_sub(token.since);
         if start.at.is_some() && age > SECONDS_MAX { Err(start.expired()) } else { Ok(Some(start)) }
     }
@@ -65,18 +71,19 @@ impl Start {
              it, or go on with the token in metadata.continue of this answer: the rest of the list is then shown as it is \
              now, and not as it was when the first page was shown.",
         )
-        .with_continue(token(None, &self.after, self.since))
+        .with_continue(token(None, &self.after, self.since, None))
     }
 }
 
-/// Names the page after `last`.
-pub fn token(at: Option<Revision>, last: &Name, since: Timestamp) -> String {
+/// Names the page after `last`, with which `remaining` objects remain.
+pub fn token(at: Option<Revision>, last: &Name, since: Timestamp, remaining: Option<usize>) -> String {
     let token = Token {
         v: TOKEN_VERSION,
         rv: at.and_then(|at| i64::try_from(at.0).ok()).unwrap_or(-1),
         namespace: last.namespace.to_string(),
         name: last.name.to_string(),
         since: since.as_second(),
+        left: remaining,
     };
     BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).unwrap_or_default())
 }
@@ -92,13 +99,14 @@ mod tests {
 
     #[test]
     fn a_token_expires_into_one_that_takes_what_is_there() {
-        let first = token(Some(Revision(7)), &Name::new("default", "a"), Timestamp::from_second(1_000).unwrap());
+        let first =
+            token(Some(Revision(7)), &Name::new("default", "a"), Timestamp::from_second(1_000).unwrap(), Some(3));
         let soon = start(&first, 1_000 + SECONDS_MAX).unwrap().unwrap();
-        assert_eq!((soon.at, &*soon.after.name), (Some(Revision(7)), "a"));
+        assert_eq!((soon.at, &*soon.after.name, soon.remaining), (Some(Revision(7)), "a", Some(3)));
         let expired = start(&first, 1_001 + SECONDS_MAX).err().unwrap().to_value();
         assert_eq!((&expired["code"], &expired["reason"]), (&410.into(), &"Expired".into()));
         let on = start(expired["metadata"]["continue"].as_str().unwrap(), 1_000_000).unwrap().unwrap();
-        assert_eq!((on.at, &*on.after.name), (None, "a"));
+        assert_eq!((on.at, &*on.after.name, on.remaining), (None, "a", None));
     }
 
     #[test]

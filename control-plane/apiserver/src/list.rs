@@ -4,7 +4,7 @@ use std::{ops::Bound, sync::Arc};
 
 use axum::{body::Body, response::Response};
 use bytes::Bytes;
-use copepod_api::{Name, Object, Revision, Status, StatusResult, Timestamp};
+use copepod_api::{Object, Revision, Status, StatusResult, Timestamp};
 use copepod_registry::Row;
 use copepod_store::View;
 use serde_json::{Value, json};
@@ -42,7 +42,7 @@ pub async fn answer(front: &Front, asked: &Asked, query: &Query, wanted: &Wanted
         revision: at.unwrap_or(view.revision()),
         since: start.as_ref().filter(|start| start.at.is_some()).map_or(now, |start| start.since),
     };
-    let page = Page::of(front, &selection, &view, &undone, start.map(|start| start.after), limit).await?;
+    let page = Page::of(front, &selection, &view, &undone, start.as_ref(), limit).await?;
     respond(&asked.row, page, &shown, wanted).await
 }
 
@@ -93,53 +93,66 @@ impl Page {
         selection: &Selection,
         view: &View,
         undone: &Undone,
-        after: Option<Name>,
+        start: Option<&Start>,
         limit: usize,
     ) -> StatusResult<Page> {
-        let from = after.as_ref().map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
-        let undone = undone.range((from, Bound::Unbounded)).filter(|(name, _)| selection.is_in_namespace(name));
-        // An index knows only the present, but what has changed since is in `undone`, whatever the index says.
-        let candidates = selection.candidates(view, after.as_ref());
-        let objects = past::merge(candidates, undone);
-        if selection.needs_conversion() {
-            return Page::converted(front, selection, view, objects.cloned().collect(), limit).await;
-        }
-        let mut matching = objects.filter(|object| selection.matches(object));
-        if limit == 0 {
-            return Ok(Page { objects: matching.cloned().collect(), has_more: false, remaining: None });
-        }
-        let objects: Vec<_> = matching.by_ref().take(limit).cloned().collect();
-        let has_more = matching.next().is_some();
-        let remaining = (has_more && selection.is_everything()).then(|| 1 + matching.count());
-        Ok(Page { objects, has_more, remaining })
+        let (stored, left) = stored(selection, view, undone, start);
+        let (objects, has_more) = match (selection.needs_conversion(), limit) {
+            (true, _) => Page::converted(front, selection, view, stored, limit).await?,
+            (false, 0) => (stored.filter(|object| selection.matches(object)).collect(), false),
+            (false, _) => {
+                let mut matching = stored.filter(|object| selection.matches(object));
+                let objects: Vec<_> = matching.by_ref().take(limit).collect();
+                (objects, matching.next().is_some())
+            }
+        };
+        let remaining = left.filter(|_| has_more && selection.is_everything());
+        Ok(Page { remaining: remaining.map(|left| left.saturating_sub(objects.len())), objects, has_more })
     }
 
-    /// The same for objects that a webhook converts: what they are in this version decides what is selected.
+    /// The objects, and whether there are more of them, that a webhook converts: what they are in this version decides what
+    /// is selected.
     async fn converted(
         front: &Front,
         selection: &Selection,
         view: &View,
-        stored: Vec<Arc<Object>>,
+        stored: Box<dyn Iterator<Item = Arc<Object>> + Send + '_>,
         limit: usize,
-    ) -> StatusResult<Page> {
+    ) -> StatusResult<(Vec<Arc<Object>>, bool)> {
         let limit = if limit == 0 { usize::MAX } else { limit };
         let mut objects = Vec::new();
-        let mut rest = &stored[..];
-        while !rest.is_empty() && objects.len() < limit {
-            let (batch, later) = rest.split_at(rest.len().min(limit - objects.len()));
-            let shown = front.versions.all(view, selection.row(), batch.to_vec()).await?;
+        let mut rest = stored.peekable();
+        while rest.peek().is_some() && objects.len() < limit {
+            let batch = rest.by_ref().take(limit - objects.len()).collect();
+            let shown = front.versions.all(view, selection.row(), batch).await?;
             objects.extend(shown.into_iter().filter(|object| selection.matches(object)));
-            rest = later;
         }
-        let remaining = (!rest.is_empty() && selection.is_everything()).then_some(rest.len());
-        Ok(Page { objects, has_more: !rest.is_empty(), remaining })
+        Ok((objects, rest.peek().is_some()))
     }
+}
+
+/// What is there from `start` on, and how many there are. To count them would make a page as dear as the whole list, so of a
+/// list that is continued that is known only if the page before has said so: one that goes on as it is now does not know.
+fn stored<'a>(
+    selection: &'a Selection,
+    view: &'a View,
+    undone: &'a Undone,
+    start: Option<&'a Start>,
+) -> (Box<dyn Iterator<Item = Arc<Object>> + Send + 'a>, Option<usize>) {
+    let after = start.map(|start| &start.after);
+    let from = after.map_or(Bound::Unbounded, |after| Bound::Excluded(after.clone()));
+    let undone = undone.range((from, Bound::Unbounded)).filter(|(name, _)| selection.is_in_namespace(name));
+    let all = || past::count(selection.count(view), undone.clone(), |name| selection.is_live(view, name));
+    let left = start.map_or_else(|| Some(all()), |start| start.remaining);
+    // An index knows only the present, but what has changed since is in `undone`, whatever the index says.
+    (Box::new(past::merge(selection.candidates(view, after), undone).cloned()), left)
 }
 
 async fn respond(row: &Arc<Row>, page: Page, shown: &Shown, wanted: &Wanted) -> StatusResult<Response> {
     let mut metadata = json!({"resourceVersion": shown.revision.to_string()});
     if let (true, Some(last)) = (page.has_more, page.objects.last()) {
-        metadata["continue"] = continuation::token(Some(shown.revision), &last.key.name, shown.since).into();
+        metadata["continue"] =
+            continuation::token(Some(shown.revision), &last.key.name, shown.since, page.remaining).into();
         if let Some(remaining) = page.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }

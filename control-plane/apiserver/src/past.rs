@@ -39,6 +39,20 @@ pub async fn undone(door: &dyn Door, view: &View, resource: &Resource, at: Revis
     }
 }
 
+/// How many there were, of `live` objects that there are.
+pub fn count<'a>(
+    live: usize,
+    undone: impl Iterator<Item = (&'a Name, &'a Option<Arc<Object>>)>,
+    is_live: impl Fn(&Name) -> bool,
+) -> usize {
+    let (mut gone, mut new) = (0, 0);
+    for (name, was) in undone {
+        gone += usize::from(was.is_some() && !is_live(name));
+        new += usize::from(was.is_none() && is_live(name));
+    }
+    (live + gone).saturating_sub(new)
+}
+
 /// Merges what was over what is, in order.
 pub fn merge<'a>(
     live: impl Iterator<Item = &'a Arc<Object>>,

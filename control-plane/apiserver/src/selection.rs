@@ -39,6 +39,16 @@ impl Selection {
         self.labels.is_everything() && self.fields.is_everything()
     }
 
+    /// How many there are, if there is no selector.
+    pub fn count(&self, view: &View) -> usize {
+        view.count_in(&self.row.resource(), self.namespace.as_deref())
+    }
+
+    /// Whether there is an object of that name now.
+    pub fn is_live(&self, view: &View, name: &Name) -> bool {
+        view.object(&Key { resource: self.row.resource(), name: name.clone() }).is_some()
+    }
+
     pub fn row(&self) -> &Arc<Row> {
         &self.row
     }
@@ -63,7 +73,7 @@ impl Selection {
         &'a self,
         view: &'a View,
         after: Option<&'a Name>,
-    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + 'a> {
+    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + Send + 'a> {
         let resource = self.row.resource();
         let later = move |object: &&Arc<Object>| after.is_none_or(|after| object.key.name > *after);
         if let Some(name) = self.required("metadata.name")

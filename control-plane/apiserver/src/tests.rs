@@ -133,6 +133,13 @@ async fn all_pages_of_a_list_show_one_moment() {
     assert_eq!(http.get(&exact).await.names(), ["a", "b", "c", "d"]);
     assert_eq!(http.get(MAPS).await.names(), ["a", "b", "bb", "d"]);
 
+    let one = format!("{MAPS}?limit=1&resourceVersion={}&resourceVersionMatch=Exact", revision(&list));
+    let one = http.get(&one).await.json();
+    assert_eq!(one["metadata"]["remainingItemCount"], 3, "the one that has come since is not one, the one gone is");
+    let one = format!("{MAPS}?limit=1&continue={}", one["metadata"]["continue"].as_str().unwrap());
+    let one = http.get(&one).await;
+    assert_eq!((one.names(), &one.json()["metadata"]["remainingItemCount"]), (vec!["b".into()], &json!(2)));
+
     server.memory.compact();
     let expired = http.get(&next).await;
     assert!(expired.refusal().starts_with("410 Expired"));
@@ -140,6 +147,7 @@ async fn all_pages_of_a_list_show_one_moment() {
     let rest = http.get(&format!("{MAPS}?limit=1&continue={rest}")).await;
     assert_eq!(rest.names(), ["bb"], "what is there now");
     assert_ne!(revision(&rest.json()), revision(&list));
+    assert!(rest.json()["metadata"].get("remainingItemCount").is_none(), "nobody has counted");
     let rest = rest.json()["metadata"]["continue"].as_str().unwrap().to_owned();
     assert_eq!(http.get(&format!("{MAPS}?continue={rest}")).await.names(), ["d"]);
     assert_eq!(http.get(&format!("{MAPS}?continue=nonsense")).await.code, 400);

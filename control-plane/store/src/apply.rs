@@ -107,7 +107,7 @@ impl Inner {
 
     fn put(&mut self, object: Arc<Object>) -> Event {
         let collection = self.collections.entry(object.key.resource.clone()).or_default();
-        let previous = collection.change().insert(object.key.name.clone(), object.clone());
+        let previous = collection.insert(object.clone());
         let stays = |previous: &Arc<Object>| {
             previous.node == object.node
                 && previous.meta.owner_references() == object.meta.owner_references()
@@ -126,7 +126,7 @@ impl Inner {
     }
 
     fn delete(&mut self, key: &Key) -> Option<Event> {
-        let previous = self.collections.get_mut(&key.resource)?.change().remove(&key.name)?;
+        let previous = self.collections.get_mut(&key.resource)?.remove(&key.name)?;
         self.unindex(&previous);
         self.revision = self.revision.next();
         let object = Arc::new(previous.at(self.revision));
@@ -246,6 +246,21 @@ mod tests {
         assert_eq!(of(&taken, "d"), "a c");
         let gone = apply(&taken, vec![Op::Delete { key: Key::new(PODS, "d", "a"), expect: Expect::Any }]).unwrap();
         assert_eq!((of(&gone, "d"), of(&view, "d")), ("c".into(), "b c".into()));
+    }
+
+    #[test]
+    fn objects_of_a_namespace_are_counted() {
+        let named = |namespace: &str, name: &str| Key::new(PODS, namespace, name);
+        let put = |key: Key| Op::Put { key, body: Body::encode(&json!({"metadata": {}})), expect: Expect::Any };
+        let all = [named("a", "x"), named("a", "y"), named("b", "x"), named("a", "x")];
+        let view = apply(&View::default(), all.into_iter().map(put).collect()).unwrap();
+        let counts = |view: &View| ["a", "b", "c"].map(|namespace| view.count_in(&PODS, Some(namespace)));
+        assert_eq!((counts(&view), view.count_in(&PODS, None)), ([2, 1, 0], 3));
+        let delete = |key: Key| Op::Delete { key, expect: Expect::Any };
+        let gone = ["x", "z"].map(|name| delete(named("a", name))).into_iter().chain([delete(named("b", "x"))]);
+        let gone = apply(&view, gone.collect()).unwrap();
+        assert_eq!((counts(&gone), gone.count_in(&PODS, None)), ([1, 0, 0], 1));
+        assert_eq!(counts(&view), [2, 1, 0]);
     }
 
     #[test]

@@ -52,7 +52,7 @@ impl View {
         &'a self,
         resource: &Resource,
         namespace: Option<&'a str>,
-    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + 'a> {
+    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + Send + 'a> {
         let Some(collection) = self.inner.collections.get(resource) else {
             return Box::new(std::iter::empty());
         };
@@ -68,7 +68,7 @@ impl View {
         resource: &Resource,
         namespace: Option<&'a str>,
         after: &Name,
-    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + 'a> {
+    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + Send + 'a> {
         let Some(collection) = self.inner.collections.get(resource) else {
             return Box::new(std::iter::empty());
         };
@@ -103,7 +103,12 @@ impl View {
     }
 
     pub fn count(&self, resource: &Resource) -> usize {
-        self.inner.collections.get(resource).map_or(0, |collection| collection.objects.len())
+        self.count_in(resource, None)
+    }
+
+    /// How many objects there are in one namespace, or in all.
+    pub fn count_in(&self, resource: &Resource, namespace: Option<&str>) -> usize {
+        self.inner.collections.get(resource).map_or(0, |collection| collection.count(namespace))
     }
 
     /// Every resource that has objects.

@@ -18,7 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     contract,
-    world::{IMAGE, Runtime, World, words},
+    world::{IMAGE, Runtime, World, processes_of, words},
 };
 
 const PAUSE: &str = "localhost/pause:test";
@@ -294,13 +294,6 @@ async fn a_sandbox_that_has_ended_is_told() {
     };
     tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it is not ready any more");
     world.end().await;
-}
-
-/// What runs in the cgroups of a node's pods.
-fn processes_of(node: &str) -> Vec<String> {
-    let all = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
-    let own = all.filter(|path| fs::read_to_string(path.join("cgroup")).unwrap_or_default().contains(node));
-    own.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect()
 }
 
 #[tokio::test]

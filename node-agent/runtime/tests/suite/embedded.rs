@@ -98,7 +98,14 @@ async fn a_sandbox_whose_shim_died_is_cleaned_up() {
     let pid = fs::read_to_string(sandbox.join("shim.pid")).unwrap();
     let program = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pid.trim())).unwrap();
     let program = Path::new("/proc").join(program.trim());
-    assert!(fs::read_to_string(program.join("cmdline")).unwrap().contains("sleep"));
+    // That a container has started says that its process goes on to become the program, and not that it has yet.
+    let is_program = || fs::read_to_string(program.join("cmdline")).unwrap().contains("sleep");
+    let started = async {
+        while !is_program() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), started).await.expect("the process becomes the program");
     Command::new("kill").args(["-9", pid.trim()]).status().unwrap();
     assert!(world.runtime.wait("main").await.unwrap().code == 137);
     let dead = async {

@@ -45,6 +45,31 @@ pub struct World<R> {
     pub directory: tempfile::TempDir,
     pub runtime: R,
     pub node: String,
+    _orphans: Orphans,
+}
+
+/// Ends what a test that fails leaves running: whoever looks at the machine later would take it for its own.
+struct Orphans {
+    node: String,
+    directory: PathBuf,
+}
+
+impl Drop for Orphans {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let shims = Command::new("pgrep").arg("-f").arg(&self.directory).output().unwrap();
+            let shims = String::from_utf8_lossy(&shims.stdout).into_owned();
+            let _ =
+                Command::new("kill").arg("-9").args(shims.split_whitespace()).args(processes_of(&self.node)).status();
+        }
+    }
+}
+
+/// What runs in the cgroups of a node's pods.
+pub fn processes_of(node: &str) -> Vec<String> {
+    let all = fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let own = all.filter(|path| fs::read_to_string(path.join("cgroup")).unwrap_or_default().contains(node));
+    own.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect()
 }
 
 static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -54,9 +79,10 @@ impl<R: Runtime> World<R> {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().join("rootfs");
         make_root(&root);
-        let node = format!("test-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
+        let node = format!("suite-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let runtime = R::new(directory.path(), &node, &root).await;
-        World { directory, runtime, node }
+        let _orphans = Orphans { node: node.clone(), directory: directory.path().into() };
+        World { directory, runtime, node, _orphans }
     }
 
     /// With a sandbox `pod-0`.
