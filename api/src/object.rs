@@ -7,11 +7,12 @@
 
 use std::{
     any::Any,
+    borrow::Cow,
     sync::{Arc, OnceLock},
 };
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use serde_json::Value;
 
 use crate::{
@@ -225,8 +226,9 @@ impl Object {
     /// The object as the Rust type of its kind, for whoever looks at it once: nobody keeps what is decoded. Who set which
     /// field is left out: it is most of what a small object takes in memory, and is read from JSON where it matters.
     pub fn decoded<T: Typed>(&self) -> Result<T, DecodeError> {
-        let mut decoded: T =
-            serde_json::from_slice(&self.bytes()).map_err(|error| DecodeError::new(&self.key, error))?;
+        let bytes = self.bytes();
+        let text = without_managed_fields(&bytes, self.gap as usize);
+        let mut decoded: T = serde_json::from_slice(&text).map_err(|error| DecodeError::new(&self.key, error))?;
         decoded.metadata_mut().managed_fields = None;
         Ok(decoded)
     }
@@ -292,6 +294,41 @@ impl Object {
     }
 }
 
+/// Canonical JSON without `metadata.managedFields`: to decode them takes as long as all the rest of many an object. `gap` lies
+/// behind them in the same metadata, as the names of fields are sorted.
+fn without_managed_fields(text: &[u8], gap: usize) -> Cow<'_, [u8]> {
+    const NAME: &[u8] = b"\"managedFields\":";
+    let (Some(before), Some(from)) = (text.get(..gap), memchr::memmem::rfind(&text[..gap.min(text.len())], NAME))
+    else {
+        return Cow::Borrowed(text);
+    };
+    let mut fields = serde_json::Deserializer::from_slice(&before[from + NAME.len()..]).into_iter::<IgnoredAny>();
+    let is_read = fields.next().is_some_and(|read| read.is_ok());
+    let to = from + NAME.len() + fields.byte_offset();
+    // Others of that name, as in a template, are followed by the end of what they stand in.
+    let is_own = is_read && before.get(to) == Some(&b',') && !leaves(&before[to..]);
+    if is_own { Cow::Owned([&text[..from], &text[to + 1..]].concat()) } else { Cow::Borrowed(text) }
+}
+
+/// Whether a text within an object leads out of it.
+fn leaves(text: &[u8]) -> bool {
+    let (mut depth, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' if !in_text => depth += 1,
+            b'}' | b']' if !in_text => match depth.checked_sub(1) {
+                Some(outer) => depth = outer,
+                None => return true,
+            },
+            _ => {}
+        }
+    }
+    false
+}
+
 impl std::fmt::Debug for Object {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}@{}", self.key, self.revision)
@@ -330,6 +367,41 @@ mod tests {
         let node = object.typed::<k8s_openapi::api::core::v1::Node>().unwrap();
         assert_eq!((node.metadata.name.as_deref(), &node.metadata.managed_fields), (Some("n1"), &None));
         assert_eq!(object.value()["metadata"]["managedFields"][0]["manager"], "kubectl");
+    }
+
+    #[test]
+    fn nothing_else_is_left_out() {
+        use k8s_openapi::api::apps::v1::ReplicaSet;
+        let who =
+            json!([{"manager": "a \\ \"managedFields\":[],{ b", "fieldsV1": {"f:metadata": {"f:managedFields": {}}}}]);
+        let owners = json!([{"apiVersion": "v1", "kind": "[", "name": "}", "uid": "\\\"}"}]);
+        let text = who.to_string();
+        for own in [None, Some(&who), Some(&json!([]))] {
+            for template in
+                [json!({}), json!({"managedFields": who, "name": "x"}), json!({"labels": {"managedFields": "y"}})]
+            {
+                let mut value = json!({
+                    "apiVersion": "apps/v1", "kind": "ReplicaSet",
+                    "metadata": {"annotations": {"managedFields": text}, "name": "a", "ownerReferences": owners},
+                    "spec": {"selector": {}, "template": {"metadata": template}},
+                });
+                if let Some(own) = own {
+                    value["metadata"]["managedFields"] = own.clone();
+                }
+                let key = Key::new(resource::REPLICA_SETS, "", "a");
+                let object = Object::store(key, &Body::encode(&value), Revision(7)).unwrap();
+                let mut whole: ReplicaSet = serde_json::from_slice(&object.bytes()).unwrap();
+                whole.metadata.managed_fields = None;
+                assert_eq!(object.decoded::<ReplicaSet>().unwrap(), whole, "{value}");
+                let text = without_managed_fields(&object.bytes(), object.gap as usize).into_owned();
+                let left: Value = serde_json::from_slice(&text).unwrap();
+                assert!(left["metadata"].get("managedFields").is_none());
+            }
+        }
+        // Of another object that stands before the metadata.
+        let value = json!({"data": {"metadata": {"managedFields": who, "name": "x"}}, "metadata": {"name": "a"}});
+        let body = Body::encode(&value);
+        assert_eq!(*without_managed_fields(&body.bytes, body.gap as usize), *body.bytes);
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl<T: Typed> Of<T> {
 
     /// The same for whoever looks at many objects once: what is decoded goes with this, and is not kept by the object.
     pub fn apart(object: &Object) -> Result<Of<T>, DecodeError> {
-        Of::new(Arc::new(object.apart()))
+        Of::new(Arc::new(object.apart()).open())
     }
 }
 

@@ -2,7 +2,9 @@
 //!
 //! The runtime says which containers are there; beside it lie two small files a pod: the addresses of its sandbox, and the
 //! status said last. With them the agent takes a running pod over without touching it, and without anybody noticing: a
-//! ready container stays ready, and a pod that has ended stays ended even if its containers are gone.
+//! ready container stays ready, and a pod that has ended stays ended even if its containers are gone. After a start of the
+//! machine the runtime knows of nothing, and what was said last tells what has run: a container that is not to run a second
+//! time does not.
 
 use std::{collections::BTreeMap, fs, io};
 
@@ -10,7 +12,7 @@ use copepod_api::Timestamp;
 use copepod_pods::{
     Ended, Observed, ProbeKind, ProbeRecord, Run, RunState, Sandbox, Seen, observed::Hook, spec, status::ID_SCHEME,
 };
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod, PodStatus};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -62,7 +64,10 @@ pub async fn observed(machine: &Machine, pod: &Pod, said: Option<&PodStatus>, fo
     {
         observed.verdict = Some(copepod_pods::Verdict { reason: reason.clone(), message: message.clone() });
     }
-    let Some(newest) = found.iter().max_by_key(|sandbox| sandbox.attempt) else { return observed };
+    let Some(newest) = found.iter().max_by_key(|sandbox| sandbox.attempt) else {
+        observed.containers = said.map(|said| of_former_life(pod, said, Timestamp::now())).unwrap_or_default();
+        return observed;
+    };
     let saved: Option<SavedSandbox> = load(machine, &reference, "sandbox.json");
     observed.sandbox = match saved.filter(|saved| newest.ready && saved.attempt == newest.attempt) {
         Some(saved) => {
@@ -101,18 +106,10 @@ fn seen(
     let mut seen = Seen::default();
     let Some((newest, older)) = runs.split_last() else { return seen };
     let known = said.and_then(|said| status_of(said, name));
-    seen.previous = older.last().and_then(|run| ended(machine, pod, reference, run)).or_else(|| {
-        let last = known?.last_state.as_ref()?.terminated.as_ref()?;
-        Some(Ended {
-            container_id: last.container_id.as_deref().unwrap_or_default().trim_start_matches(ID_SCHEME).into(),
-            exit_code: last.exit_code,
-            signal: last.signal,
-            reason: last.reason.clone().unwrap_or_default(),
-            message: last.message.clone().unwrap_or_default(),
-            started_at: last.started_at.as_ref().map(|time| time.0),
-            finished_at: last.finished_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
-        })
-    });
+    seen.previous = older
+        .last()
+        .and_then(|run| ended(machine, pod, reference, run))
+        .or_else(|| known?.last_state.as_ref()?.terminated.as_ref().map(as_said));
     let state = match &newest.state {
         FoundState::Running { since } => RunState::Running { since: *since },
         FoundState::Exited(_) => match ended(machine, pod, reference, newest) {
@@ -147,6 +144,65 @@ fn seen(
     seen
 }
 
+/// The containers of a pod that the runtime knows nothing of, as after a start of the machine: their runs are over, and those
+/// that were under way have ended nobody knows how.
+fn of_former_life(pod: &Pod, said: &PodStatus, now: Timestamp) -> BTreeMap<String, Seen> {
+    statuses(said).filter_map(|known| Some((known.name.clone(), remembered(pod, known, now)?))).collect()
+}
+
+/// `None` of a container that has not run.
+fn remembered(pod: &Pod, known: &ContainerStatus, now: Timestamp) -> Option<Seen> {
+    let (state, attempt) = (known.state.as_ref()?, u32::try_from(known.restart_count).unwrap_or(0));
+    let last = known.last_state.as_ref().and_then(|last| last.terminated.as_ref()).map(as_said);
+    let id = known.container_id.as_deref().unwrap_or_default().trim_start_matches(ID_SCHEME);
+    let (ended, previous) = match (&state.terminated, &state.running) {
+        (Some(terminated), _) => (as_said(terminated), last),
+        (None, Some(running)) => {
+            let unknown = Ended {
+                container_id: id.into(),
+                exit_code: 137,
+                signal: None,
+                reason: "ContainerStatusUnknown".into(),
+                message: "the machine was started anew while the container ran".into(),
+                started_at: running.started_at.as_ref().map(|time| time.0),
+                finished_at: now,
+            };
+            (unknown, last)
+        }
+        // It waited to be started again.
+        (None, None) => (last?, None),
+    };
+    let was_under_way = state.terminated.is_none() && state.running.is_some();
+    Some(Seen {
+        failures: if ended.exit_code == 0 || was_under_way { 0 } else { attempt.saturating_add(1) },
+        is_of_former_sandbox: true,
+        run: Some(Run {
+            id: id.into(),
+            attempt,
+            // Had it another image than the pod asks for, it would be started for that.
+            image: spec::container(pod, &known.name)?.image.clone().unwrap_or_default(),
+            image_id: known.image_id.clone(),
+            resources: known.resources.clone(),
+            state: RunState::Ended(ended),
+            post_start: Hook::Done,
+        }),
+        previous,
+        ..Seen::default()
+    })
+}
+
+fn as_said(terminated: &ContainerStateTerminated) -> Ended {
+    Ended {
+        container_id: terminated.container_id.as_deref().unwrap_or_default().trim_start_matches(ID_SCHEME).into(),
+        exit_code: terminated.exit_code,
+        signal: terminated.signal,
+        reason: terminated.reason.clone().unwrap_or_default(),
+        message: terminated.message.clone().unwrap_or_default(),
+        started_at: terminated.started_at.as_ref().map(|time| time.0),
+        finished_at: terminated.finished_at.as_ref().map_or(Timestamp::UNIX_EPOCH, |time| time.0),
+    }
+}
+
 fn ended(machine: &Machine, pod: &Pod, reference: &PodRef, run: &FoundContainer) -> Option<Ended> {
     let FoundState::Exited(exit) = &run.state else { return None };
     let wanted = spec::container(pod, &run.name);
@@ -155,7 +211,10 @@ fn ended(machine: &Machine, pod: &Pod, reference: &PodRef, run: &FoundContainer)
 }
 
 fn status_of<'a>(said: &'a PodStatus, name: &str) -> Option<&'a ContainerStatus> {
+    statuses(said).find(|status| status.name == name)
+}
+
+fn statuses(said: &PodStatus) -> impl Iterator<Item = &ContainerStatus> {
     let lists = [&said.container_statuses, &said.init_container_statuses, &said.ephemeral_container_statuses];
-    let mut all = lists.into_iter().flatten().flatten();
-    all.find(|status| status.name == name)
+    lists.into_iter().flatten().flatten()
 }

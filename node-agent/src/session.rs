@@ -13,7 +13,7 @@ use copepod_proto::nodes::{
 use prost::Message;
 use rand::RngExt;
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{Instant, Interval, MissedTickBehavior},
 };
 use tokio_stream::wrappers::ReceiverStream;
@@ -48,6 +48,10 @@ const HEARD_MAX: Duration = Duration::from_secs(4);
 
 /// An agent that wakes so much later than it wanted to cannot say that others are late.
 const LATE_MAX: Duration = Duration::from_millis(500);
+
+/// Of what heartbeats are further apart than that, the part that an acknowledgement waits. What is told to thousands of nodes
+/// keeps their server busy, and so do their answers: they are to come when all have been told.
+const ACKNOWLEDGE_PART: u32 = 20;
 
 /// Messages up, waiting for the connection. Reports wait outside, by pod, so that this stays short.
 const OUTBOX: usize = 64;
@@ -142,6 +146,8 @@ async fn carry(
     let mut welcome = false;
     let mut heard = false;
     let mut parts = Delta::default();
+    // When the server is told what the data path contains.
+    let mut acknowledge: Option<Instant> = None;
     loop {
         let say = tokio::select! {
             told = tokio::time::timeout_at(silent, inbound.message()) => {
@@ -209,13 +215,18 @@ async fn carry(
                 let pods = machine.reports.take(BATCH_BYTES, Instant::now().into_std());
                 (!pods.is_empty()).then(|| from_node::Message::Statuses(StatusBatch { pods, ..StatusBatch::default() }))
             }
-            changed = contained.changed() => match changed {
+            changed = contained.changed(), if acknowledge.is_none() => match changed {
                 Ok(()) => {
-                    let revision = *contained.borrow_and_update();
-                    Some(from_node::Message::Acknowledged(Acknowledged { revision }))
+                    let pause = acknowledge_pause(every);
+                    acknowledge = (!pause.is_zero()).then(|| Instant::now() + jittered(pause));
+                    acknowledge.is_none().then(|| acknowledged(&mut contained))
                 }
                 Err(_) => return End::Broken("the agent ends".into()),
             },
+            () = tokio::time::sleep_until(acknowledge.unwrap_or(silent)), if acknowledge.is_some() => {
+                acknowledge = None;
+                Some(acknowledged(&mut contained))
+            }
             event = machine.events.next(), if welcome => Some(from_node::Message::Event(event)),
             _ = heartbeat.tick(), if welcome => Some(from_node::Message::Heartbeat(usage(agent).await)),
         };
@@ -225,6 +236,15 @@ async fn carry(
             return End::Broken("the connection closed".into());
         }
     }
+}
+
+/// How long an acknowledgement waits, in the mean.
+fn acknowledge_pause(every: Duration) -> Duration {
+    every.saturating_sub(HEARTBEAT) / ACKNOWLEDGE_PART
+}
+
+fn acknowledged(contained: &mut watch::Receiver<u64>) -> from_node::Message {
+    from_node::Message::Acknowledged(Acknowledged { revision: *contained.borrow_and_update() })
 }
 
 /// How long a server may say nothing at all.
@@ -275,5 +295,16 @@ async fn usage(agent: &Agent) -> Heartbeat {
             .collect(),
         node_memory_bytes: node::memory_used_bytes(),
         node_cpu_nanoseconds: node::cpu_nanoseconds(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn acknowledgements_wait_only_where_there_are_many_nodes() {
+        let milliseconds = |seconds| acknowledge_pause(Duration::from_secs(seconds)).as_millis();
+        assert_eq!([1, 2, 14, 100].map(milliseconds), [0, 50, 650, 4_950]);
     }
 }

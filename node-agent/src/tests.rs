@@ -132,6 +132,51 @@ async fn a_restart_without_control_plane_touches_nothing() {
 }
 
 #[tokio::test]
+async fn after_a_start_of_the_machine_nothing_runs_twice_that_is_to_run_once() {
+    let mut world = World::new().await;
+    let mut cluster = world.session().await;
+    let spec = |policy: &str| {
+        let init = json!([{"name": "i", "image": "x:1"}]);
+        json!({"restartPolicy": policy, "initContainers": init, "containers": [{"name": "a", "image": "x:1"}]})
+    };
+    let pods = ["Never", "Always", "OnFailure", "Never"].into_iter().zip(["u1", "u2", "u3", "u4"]);
+    let pods: Vec<_> = pods.map(|(policy, uid)| world.pod(&format!("pod-{uid}"), uid, spec(policy))).collect();
+    cluster.tell(7, true, &pods).await;
+    for uid in ["u1", "u2", "u3", "u4"] {
+        world.runtime.until_running(&format!("{uid}-i-0")).await;
+        world.runtime.crash(&format!("{uid}-i-0"), 0);
+        cluster.until(uid, world::is_ready).await;
+    }
+    world.runtime.crash("u2-a-0", 1);
+    cluster.until("u2", |status| status["containerStatuses"][0]["restartCount"] == 1 && world::is_ready(status)).await;
+    for uid in ["u3", "u4"] {
+        world.runtime.crash(&format!("{uid}-a-0"), 0);
+        cluster.until(uid, |status| status["phase"] == "Succeeded").await;
+    }
+
+    world.stop_agent().await;
+    world.runtime.reboot();
+    let before = world.runtime.log().len();
+    world.start_agent().await;
+    let mut cluster = world.session().await;
+    cluster.tell(8, false, &[]).await;
+    world.runtime.until_running("u2-i-1").await;
+    world.runtime.crash("u2-i-1", 0);
+    let status = cluster.until("u2", world::is_ready).await;
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 2);
+    let last = &status["containerStatuses"][0]["lastState"]["terminated"];
+    assert_eq!((&last["reason"], &last["exitCode"]), (&json!("ContainerStatusUnknown"), &json!(137)));
+    let status = cluster.until("u1", |status| status["phase"] == "Failed").await;
+    assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["reason"], "ContainerStatusUnknown");
+    for uid in ["u3", "u4"] {
+        cluster.until(uid, |status| status["phase"] == "Succeeded").await;
+    }
+    let log = world.runtime.log();
+    let started: Vec<&String> = log[before..].iter().filter(|line| line.starts_with("start")).collect();
+    assert_eq!(started, ["start u2-i-1", "start u2-a-2"]);
+}
+
+#[tokio::test]
 async fn after_a_partition_pods_that_went_elsewhere_are_stopped() {
     let mut world = World::new().await;
     let mut cluster = world.session().await;

@@ -21,10 +21,10 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const KEYS_A_ROUND: usize = 128;
 
 /// A look that took this long is felt by others, and what is looked at there has grown with the cluster. It is followed by
-/// so many times as long without a look at it or at others of its sort: all of them together get a third of the time, and
+/// so many times as long without a look at it or at others of its sort: all of them together get a sixth of the time, and
 /// what changes meanwhile is looked at together.
 const LONG: Duration = Duration::from_millis(1);
-const REST: u32 = 2;
+const REST: u32 = 5;
 
 /// A controller, by its place among all, and one of its keys.
 pub type Work = (usize, Key);
@@ -239,8 +239,8 @@ mod tests {
         for _ in 0..4 {
             agenda.mark(0, all());
             assert_eq!(agenda.take(now), [work("c")], "what is short does not wait");
-            assert_eq!(agenda.pause(now), Some(Duration::from_millis(20)));
-            now += Duration::from_millis(20);
+            assert_eq!(agenda.pause(now), Some(Duration::from_millis(50)));
+            now += Duration::from_millis(50);
             let taken = agenda.take(now);
             assert_eq!(taken.len(), 1);
             agenda.looked(&taken[0], Duration::from_millis(10), now);

@@ -10,15 +10,15 @@ mod taints;
 use std::{cell::LazyCell, ops::Deref, sync::Arc};
 
 use copepod_api::{
-    Action, Health, Key, NODE_LOST, Object, Of, Plan, Request, Timestamp, User,
+    Health, Key, NODE_LOST, Object, Of, Plan, Request, Timestamp, User,
     k8s_openapi::{
         api::core::v1::{Node, Pod, PodCondition},
         apimachinery::pkg::apis::meta::v1::Time,
     },
     resource,
 };
-use copepod_store::{Event, View};
-use serde_json::{Value, json};
+use copepod_store::{Event, EventKind, View};
+use serde_json::json;
 
 use crate::{Controller, pods, time, write};
 
@@ -36,9 +36,14 @@ fn wakes(view: &View, event: &Event) -> Vec<Key> {
     let key = &event.object.key;
     if key.resource == resource::NODES {
         let before = event.previous.as_ref().map(|node| node.node_facts().health);
-        // Whether the many are silent decides about each: a change of one is a change for all.
-        let is_same = before == Some(event.object.node_facts().health);
-        return if is_same { vec![key.clone()] } else { vec![key.clone(), everybody()] };
+        let now = event.object.node_facts().health;
+        // Whether the many are silent decides about each, and when fewer are, those that were spared may lose their pods
+        // after all. One more of the silent spares some at most, and those are looked at anyway.
+        let are_fewer = match event.kind {
+            EventKind::Deleted => now == Health::Silent,
+            _ => now != Health::Silent && before != Some(now),
+        };
+        return if are_fewer { vec![key.clone(), everybody()] } else { vec![key.clone()] };
     }
     if key.resource == resource::PODS
         && let Some(node) = event.object.node.as_ref()
@@ -99,11 +104,15 @@ fn one(view: &View, node: &Object, outage: &dyn Deref<Target = Arc<Outage>>, now
             plan.look_again_at(now);
             break;
         }
+        let (counts_as_ready, stays) = (health == Health::Silent && pods::is_ready(pod), !pod.meta.is_leaving());
+        if !counts_as_ready && !stays {
+            continue;
+        }
         let Ok(pod) = Of::<Pod>::apart(pod) else { continue };
-        if health == Health::Silent && pods::is_ready(pod.object()) {
+        if counts_as_ready {
             plan.push(mark_lost(&user, &pod, key.name(), now));
         }
-        if !pod.meta().is_leaving() {
+        if stays {
             eviction::consider(&mut plan, view, &user, &node, &pod, outage, now);
         }
     }
@@ -147,9 +156,7 @@ fn mark_lost(user: &User, pod: &Of<Pod>, node: &str, now: Timestamp) -> Request 
         condition.message = Some(format!("node {node} is silent"));
         condition.last_transition_time = Some(Time(now));
     }
-    let mut object: Value = pod.object().value().clone();
-    object["status"]["conditions"] = json!(conditions);
-    let mut request = write::about(user, pod.object(), Action::Update { object });
+    let mut request = write::patch(user, pod.object(), json!({"status": {"conditions": conditions}}));
     request.target.subresource = "status".into();
     request
 }
@@ -183,7 +190,7 @@ mod tests {
         let plan = world.plan(&super::CONTROLLER, "nodes n1");
         world.apply(&plan);
         assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "nodes n1")), @r"
-            status pod a {conditions:[Ready=False:NodeLost],phase:Running}
+            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:46:40Z,message:node n1 is silent,reason:NodeLost,status:False,type:Ready}]}}
             delete pod a
             event TaintManagerEviction: Taint node.kubernetes.io/unreachable of node n1 evicts pod default/a
             look again in 60s
@@ -191,7 +198,7 @@ mod tests {
         ");
         world.wait(61);
         assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "nodes n1")), @r"
-            status pod a {conditions:[Ready=False:NodeLost],phase:Running}
+            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:47:41Z,message:node n1 is silent,reason:NodeLost,status:False,type:Ready}]}}
             delete pod a
             event TaintManagerEviction: Taint node.kubernetes.io/unreachable of node n1 evicts pod default/a
             delete pod b
@@ -227,6 +234,24 @@ mod tests {
         let gone = everybody(&world).requests;
         let gone: Vec<_> = gone.iter().filter(|request| matches!(request.action, Action::Delete { .. })).collect();
         assert_eq!(gone.iter().map(|request| &*request.target.name).collect::<Vec<_>>(), ["a", "b"]);
+    }
+
+    #[test]
+    fn all_are_looked_at_when_fewer_are_silent() {
+        let woken = |before: &str, now: &str| {
+            let world = World::read(before);
+            let op = match now {
+                "" => Op::Delete { key: world.key("nodes n1"), expect: Expect::Present },
+                now => {
+                    let object = Body::encode(&World::read(now).value(&world.key("nodes n1")));
+                    Op::Put { key: world.key("nodes n1"), body: object, expect: Expect::Any }
+                }
+            };
+            let (view, events) = world.view.apply(&Txn { ops: vec![op] }, world.now).unwrap();
+            (super::CONTROLLER.wakes)(&view, &events[0]).contains(&super::everybody())
+        };
+        assert!(woken("node n1 silent", "node n1") && woken("node n1 silent", "") && woken("node n2", "node n1"));
+        assert!(!woken("node n1", "node n1 silent") && !woken("node n1", "node n1 cordoned") && !woken("node n1", ""));
     }
 
     #[test]

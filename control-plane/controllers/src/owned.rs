@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use copepod_api::{Meta, Object, Of, Request, Typed, User, resource::PODS, selector::LabelSelector};
+use copepod_api::{Meta, Object, Of, Request, Typed, User, selector::LabelSelector};
 use copepod_store::View;
 use serde_json::{Value, json};
 
@@ -36,14 +36,8 @@ impl Claims {
         }
         if !owner.meta().is_leaving() && !selector.is_everything() {
             let namespace = owner.key().namespace();
-            let orphans: Box<dyn Iterator<Item = &Arc<Object>>> = match resource == PODS {
-                true => Box::new(view.single_pods(namespace)),
-                false => view.objects(&resource, Some(namespace)),
-            };
-            let may_be_taken = |object: &&Arc<Object>| {
-                object.meta.controller().is_none() && !object.meta.is_leaving() && selector.matches(&object.meta.labels)
-            };
-            claims.adopt = orphans.filter(may_be_taken).cloned().collect();
+            let single = view.single(&resource, namespace, selector);
+            claims.adopt = single.filter(|object| !object.meta.is_leaving()).cloned().collect();
             claims.own.extend(claims.adopt.iter().cloned());
         }
         claims

@@ -48,7 +48,7 @@ pub enum Haste {
 }
 
 /// What can wait is told when so many times as long has passed as telling all takes.
-const PATIENCE: u32 = 10;
+const PATIENCE: u32 = 5;
 
 impl Haste {
     /// How long after all were told something it is their turn again. `took` is how long that kept everybody busy; a pod

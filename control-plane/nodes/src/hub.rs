@@ -369,7 +369,7 @@ mod tests {
     #[test]
     fn with_many_nodes_each_beats_more_slowly_and_never_faster_again() {
         let hub = Hub::new();
-        assert!(!hub.has_nodes(750) && hub.has_nodes(751) && !hub.has_nodes(1_500));
+        assert!(!hub.has_nodes(650) && hub.has_nodes(651) && !hub.has_nodes(1_300));
         assert_eq!(hub.heartbeat(), Duration::from_secs(2));
         assert!(hub.has_nodes(10_000) && !hub.has_nodes(3));
         session(&hub, "a");

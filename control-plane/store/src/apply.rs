@@ -111,6 +111,7 @@ impl Inner {
         let stays = |previous: &Arc<Object>| {
             previous.node == object.node
                 && previous.meta.owner_references() == object.meta.owner_references()
+                && previous.meta.labels == object.meta.labels
                 && previous.node_facts().range == object.node_facts().range
         };
         // Most changes are of a status.
@@ -137,9 +138,7 @@ impl Inner {
         for owner in object.meta.owner_references() {
             self.by_owner.entry(owner.uid.as_str().into()).or_default().insert(object.key.clone());
         }
-        if object.key.resource == resource::PODS && object.meta.controller().is_none() {
-            self.single_pods.insert(object.key.name.clone());
-        }
+        self.single.insert(object);
         self.node_ranges.extend(object.node_facts().range.clone());
         if let (true, Some(node)) = (object.key.resource == resource::PODS, &object.node) {
             self.pods_by_node.entry(node.clone()).or_default().insert(object.key.name.clone());
@@ -156,9 +155,7 @@ impl Inner {
                 }
             }
         }
-        if object.key.resource == resource::PODS {
-            self.single_pods.remove(&object.key.name);
-        }
+        self.single.remove(object);
         if let Some(range) = &object.node_facts().range {
             self.node_ranges.remove(range);
         }
@@ -222,30 +219,6 @@ mod tests {
         let refused = apply(&view, vec![put("b", "n1", "o", Expect::Absent), put("a", "n2", "o", Expect::Absent)]);
         assert_eq!(refused.unwrap_err(), Refusal::Exists(Key::new(PODS, "d", "a")));
         assert_eq!(view.count(&PODS), 1);
-    }
-
-    #[test]
-    fn pods_without_a_controller_are_found_without_a_look_at_the_others() {
-        let of = |view: &View, namespace: &str| {
-            view.single_pods(namespace).map(|pod| pod.key.name().to_owned()).collect::<Vec<_>>().join(" ")
-        };
-        let controlled = |name: &str, controller: bool| {
-            let owners = json!([{"uid": "o", "kind": "ReplicaSet", "name": "o", "controller": controller}]);
-            let pod = json!({"metadata": {"name": name, "namespace": "d", "ownerReferences": owners}});
-            Op::Put { key: Key::new(PODS, "d", name), body: Body::encode(&pod), expect: Expect::Any }
-        };
-        let others =
-            [Key::new(PODS, "c", "a"), Key::new(PODS, "da", "a"), Key::new(copepod_api::resource::NODES, "", "d")];
-        let others =
-            others.map(|key| Op::Put { key, body: Body::encode(&json!({"metadata": {}})), expect: Expect::Any });
-        let view = apply(&View::default(), others.into()).unwrap();
-        let all = [controlled("a", true), controlled("b", false), put("c", "", "", Expect::Any)];
-        let view = apply(&view, all.into()).unwrap();
-        assert_eq!([of(&view, "d"), of(&view, "c"), of(&view, "e")], ["b c", "a", ""]);
-        let taken = apply(&view, vec![controlled("a", false), controlled("b", true)]).unwrap();
-        assert_eq!(of(&taken, "d"), "a c");
-        let gone = apply(&taken, vec![Op::Delete { key: Key::new(PODS, "d", "a"), expect: Expect::Any }]).unwrap();
-        assert_eq!((of(&gone, "d"), of(&view, "d")), ("c".into(), "b c".into()));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod difference;
 pub mod door;
 pub mod history;
 pub mod resting;
+mod single;
 pub mod view;
 
 #[cfg(test)]

@@ -2,10 +2,15 @@
 
 use std::sync::Arc;
 
-use copepod_api::{Key, Name, Object, Of, Resource, Revision, Timestamp, Typed};
+use copepod_api::{
+    Key, Name, Object, Of, Resource, Revision, Timestamp, Typed, resource::PODS, selector::LabelSelector,
+};
 use imbl::{OrdMap, OrdSet};
 
-use crate::collection::Collection;
+use crate::{
+    collection::Collection,
+    single::{ADOPTED, Single},
+};
 
 /// The whole state at one revision. Cloning shares everything.
 #[derive(Clone, Default)]
@@ -22,8 +27,8 @@ pub(crate) struct Inner {
     /// Dependents by the uid of each owner.
     pub by_owner: OrdMap<Arc<str>, OrdSet<Key>>,
     pub pods_by_node: OrdMap<Arc<str>, OrdSet<Name>>,
-    /// Pods without a controller.
-    pub single_pods: OrdSet<Name>,
+    /// What a controller could adopt and none has.
+    pub single: Single,
     /// The ranges of addresses that nodes have, `spec.podCIDR`.
     pub node_ranges: OrdSet<Box<str>>,
 }
@@ -137,15 +142,22 @@ impl View {
         self.dependents(uid).filter(move |o| o.key.resource == resource).filter_map(|o| Of::new(o.clone()).ok())
     }
 
-    /// The pods of a namespace that no controller manages. They are few, and whoever manages pods asks for those that it may
-    /// adopt each time that it looks at its own.
-    pub fn single_pods<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Arc<Object>> + 'a {
-        let pods = self.inner.collections.get(&copepod_api::resource::PODS);
-        self.inner
-            .single_pods
-            .range(Name::new(namespace, "")..)
-            .take_while(move |name| &*name.namespace == namespace)
-            .filter_map(move |name| pods.and_then(|pods| pods.objects.get(name)))
+    /// The objects of a resource in a namespace that no controller manages and a selector matches. Of the [`ADOPTED`] they are
+    /// found by their labels, of all others by a search.
+    pub fn single<'a>(
+        &'a self,
+        resource: &'a Resource,
+        namespace: &'a str,
+        selector: &'a LabelSelector,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Object>> + 'a> {
+        let matches = |object: &&Arc<Object>| selector.matches(&object.meta.labels);
+        if !ADOPTED.contains(resource) {
+            let single = self.objects(resource, Some(namespace)).filter(|object| object.meta.controller().is_none());
+            return Box::new(single.filter(matches));
+        }
+        let collection = self.inner.collections.get(resource);
+        let candidates = self.inner.single.candidates(resource, namespace, selector);
+        Box::new(candidates.filter_map(move |key| collection?.objects.get(&key.name)).filter(matches))
     }
 
     /// Whether a node has this range of pod addresses, `spec.podCIDR`.
@@ -155,7 +167,7 @@ impl View {
 
     /// The pods bound to a node.
     pub fn pods_on<'a>(&'a self, node: &str) -> impl Iterator<Item = &'a Arc<Object>> + 'a {
-        let pods = self.inner.collections.get(&copepod_api::resource::PODS);
+        let pods = self.inner.collections.get(&PODS);
         self.inner
             .pods_by_node
             .get(node)

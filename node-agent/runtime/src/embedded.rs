@@ -29,6 +29,9 @@ use crate::{
     wire::{Answer, Question, Streams},
 };
 
+/// How long a process that was killed may take to end.
+const END_MAX: Duration = Duration::from_secs(5);
+
 /// How long a shim may take to make its namespaces.
 const READY_MAX: Duration = Duration::from_secs(10);
 
@@ -407,7 +410,8 @@ fn make_targets(spec: &ContainerSpec) -> io::Result<()> {
 /// Takes away what a shim that has died could not.
 fn sweep(directory: &Path, spec: Option<&SandboxSpec>) -> io::Result<()> {
     let shim = fs::read_to_string(directory.join("shim.pid")).ok().and_then(|text| text.trim().parse::<i32>().ok());
-    if let Some(pid) = shim.filter(|pid| is_shim_of(*pid, directory)) {
+    let shim = shim.filter(|pid| is_shim_of(*pid, directory));
+    if let Some(pid) = shim {
         let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
     }
     if let Some(spec) = spec {
@@ -421,6 +425,14 @@ fn sweep(directory: &Path, spec: Option<&SandboxSpec>) -> io::Result<()> {
             Ok(()) | Err(nix::errno::Errno::EINVAL | nix::errno::Errno::ENOENT) => (),
             Err(error) => return Err(error.into()),
         }
+    }
+    // A process that was killed ends when it is next on a processor; until then the sandbox is not gone.
+    let begin = Instant::now();
+    while let Some(pid) = shim.filter(|pid| is_shim_of(*pid, directory)) {
+        if begin.elapsed() > END_MAX {
+            return Err(io::Error::other(format!("its shim, process {pid}, was killed and has not ended")));
+        }
+        std::thread::sleep(Duration::from_millis(1));
     }
     match fs::remove_dir_all(directory) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),

@@ -87,6 +87,12 @@ impl HollowRuntime {
         containers.iter().for_each(|id| self.end(id, 137));
     }
 
+    /// The machine is started anew, and nothing is left.
+    pub fn reboot(&self) {
+        self.state().sandboxes.clear();
+        self.changed.notify_waiters();
+    }
+
     /// A container of another life.
     pub fn plant(&self, uid: &str, pod: &str, name: &str) {
         let pod = PodRef { namespace: "d".into(), name: pod.into(), uid: uid.into() };

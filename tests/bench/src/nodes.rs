@@ -39,6 +39,9 @@ const FIRST: &str = "/apis/apps/v1/namespaces/default/deployments/web-0";
 /// What has just been done echoes: events, statuses, snapshots.
 const CALM: Duration = Duration::from_secs(10);
 
+/// Until all have acknowledged what they were told.
+const ECHO: Duration = Duration::from_secs(2);
+
 /// How often an endpoint changes.
 const TURNS: usize = 5;
 
@@ -79,11 +82,15 @@ async fn measure_size(n_nodes: usize, tell: &mut dyn FnMut(Figure)) -> Result<()
     steady(&told("steady"), &api, &server, tell).await?;
 
     let mut reached = Vec::new();
+    let cpu = server.cpu();
     for turn in 1..=TURNS {
         let begin = Instant::now();
         let written = api.put(&slice_path(0), &slice(0, turn)).await?;
         reached.extend(agents.until_told(revision_of(&written)?, begin, PATIENCE).await?);
     }
+    tokio::time::sleep(ECHO).await;
+    let each = (server.cpu() - cpu).as_secs_f64() * 1e6 / (TURNS * n_nodes) as f64;
+    tell(Figure::new(told("an endpoint, processor time of the server for each node"), each, "µs"));
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
     tell(Figure::new(told("an endpoint reaches a node, p50"), milliseconds(quantile(&mut reached, 0.5)), "ms"));
     tell(Figure::new(told("an endpoint reaches a node, p99"), milliseconds(quantile(&mut reached, 0.99)), "ms"));

@@ -7,6 +7,7 @@ mod managed;
 mod node_restriction;
 mod patch;
 mod scale;
+mod statuses;
 mod update;
 mod versions;
 mod world;

@@ -4,12 +4,12 @@
 use std::sync::Arc;
 
 use copepod_api::{Object, Patch, Reply, Request, Status, StatusResult, apply, patch as patches, schema::Schema};
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
     World, check,
     create::create_admitted,
-    managed,
+    managed, statuses,
     update::{Tracking, replace},
 };
 use crate::{Row, json, json::text};
@@ -24,14 +24,8 @@ pub fn patch(world: &mut World<'_>, row: &Row, request: &Request, patch: &Patch)
     let live = world.find(row, &request.target)?;
     let new = match patch {
         Patch::Merge(patch) if is_of_status_alone(row, request, patch) => {
-            // Most writes of a cluster are of a status; nothing else of the object needs to be checked again.
-            let whole = live.value().as_object().cloned().unwrap_or_default();
-            let (known, rest): (Map<_, _>, Map<_, _>) = whole.into_iter().partition(|(field, _)| is_of_status(field));
-            let mut new = check::admitted(world, row, request, patches::merge(Value::Object(known), patch))?;
-            if let Some(new) = new.as_object_mut() {
-                new.extend(rest);
-            }
-            new
+            let stated = patches::merge(statuses::stated(live.value()), patch);
+            statuses::admitted(world, row, request, live.value(), stated)?
         }
         _ => {
             let changed = patched(row.schema(), live.value(), patch)?;
@@ -42,17 +36,9 @@ pub fn patch(world: &mut World<'_>, row: &Row, request: &Request, patch: &Patch)
     Ok(world.reply(stored, false))
 }
 
-/// What a request for the status may say.
-fn is_of_status(field: &str) -> bool {
-    ["apiVersion", "kind", "metadata", "status"].contains(&field)
-}
-
-/// Schemas of custom resources may require the rest.
 fn is_of_status_alone(row: &Row, request: &Request, patch: &Value) -> bool {
-    row.has_status()
-        && !row.is_custom()
-        && &*request.target.subresource == "status"
-        && patch.as_object().is_some_and(|patch| patch.keys().all(|field| is_of_status(field)))
+    statuses::is_about_status(row, request)
+        && patch.as_object().is_some_and(|patch| patch.keys().all(|field| statuses::is_of_status(field)))
 }
 
 /// The document after a patch that is not an apply.
@@ -105,7 +91,7 @@ fn own_part(row: &Row, subresource: &str, stated: &mut Value) {
         *stated = opening.stated(stated);
     } else if subresource == "status" {
         if let Some(map) = stated.as_object_mut() {
-            map.retain(|field, _| is_of_status(field));
+            map.retain(|field, _| statuses::is_of_status(field));
         }
     } else if row.has_status() {
         json::remove(stated, "status");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use copepod_api::{Object, Reply, Request, Status, StatusResult};
 use serde_json::Value;
 
-use super::{World, check, managed, node_restriction};
+use super::{World, check, managed, node_restriction, statuses};
 use crate::{
     Row,
     admission::{self, Write},
@@ -15,6 +15,14 @@ use crate::{
 };
 
 pub fn update(world: &mut World<'_>, row: &Row, request: &Request, sent: &Value) -> StatusResult<Reply> {
+    if statuses::is_about_status(row, request)
+        && let Ok(live) = world.find(row, &request.target)
+        && statuses::is_same_beside(live.value(), sent)
+    {
+        let new = statuses::admitted(world, row, request, live.value(), statuses::stated(sent))?;
+        let stored = replace(world, row, request, &live, new, Tracking::Update)?;
+        return Ok(world.reply(stored, false));
+    }
     let new = check::admit(world, row, request, sent)?;
     let live = world.find(row, &request.target)?;
     let stored = replace(world, row, request, &live, new, Tracking::Update)?;
@@ -172,18 +180,16 @@ fn count_generation(row: &Row, new: &mut Value, old: &Value) {
     if !row.hooks.generation {
         return;
     }
-    let wanted = |object: &Value, field: &str| match field {
-        "annotations" => object.pointer("/metadata/annotations").cloned(),
-        _ => object.get(field).cloned(),
-    };
     let fields: Vec<&str> = [&*new, old]
         .into_iter()
         .filter_map(Value::as_object)
         .flat_map(|map| map.keys().map(String::as_str))
         .filter(|field| *field != "metadata" && *field != "status")
-        .chain(row.hooks.generation_counts_annotations.then_some("annotations"))
         .collect();
-    if fields.iter().any(|field| wanted(new, field) != wanted(old, field)) {
+    let annotations = |object: &'_ Value| object.pointer("/metadata/annotations").cloned();
+    let is_wanted_otherwise = fields.iter().any(|field| new.get(field) != old.get(field))
+        || row.hooks.generation_counts_annotations && annotations(new) != annotations(old);
+    if is_wanted_otherwise {
         let generation = json::number(old, "/metadata/generation").unwrap_or(0) + 1;
         if let Some(metadata) = json::object(new, "metadata") {
             json::set(metadata, "generation", generation);

@@ -241,7 +241,7 @@ fn an_event_is_one_object_in_both_of_its_apis() {
 }
 
 #[test]
-fn a_patch_of_a_status_alone_does_what_one_does_that_names_the_rest() {
+fn what_is_of_a_status_alone_does_what_does_that_names_the_rest() {
     let objects = [
         ("pods", pod("a"), json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]})),
         ("deployments", deployment("a"), json!({"replicas": 3, "observedGeneration": 1})),
@@ -270,6 +270,18 @@ fn a_patch_of_a_status_alone_does_what_one_does_that_names_the_rest() {
         };
         let (alone, with_rest) = (after(json!({})), after(json!({"spec": {}})));
         assert_eq!(alone, with_rest, "{plural}");
+        let updated = |rest: Value| {
+            let mut world = Fixture::new();
+            let mut whole = world.create(plural, object.clone()).unwrap();
+            whole["metadata"]["labels"]["a"] = json!("b");
+            whole["status"] = status.clone();
+            whole.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
+            world.update(&format!("{plural}/a/status"), whole).unwrap()
+        };
+        let whole = updated(json!({}));
+        assert_eq!(whole, updated(json!({"spec": {"unknown": true}})), "{plural}");
+        assert_eq!((&whole["spec"], &whole["metadata"]["labels"]), (&alone["spec"], &alone["metadata"]["labels"]));
+        assert_eq!(whole["status"]["unknown"], Value::Null);
         assert_eq!((&alone["metadata"]["labels"]["a"], &alone["spec"]["unknown"]), (&json!("b"), &Value::Null));
     }
 }
