@@ -34,9 +34,12 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// The pause after the data path could not be brought up to date. Nothing is acknowledged meanwhile.
 const APPLY_AGAIN: Duration = Duration::from_secs(1);
 
-/// How much of the disk's time the ways to others may take. Few are written down as they change; many wait until what was
-/// written before has had its time, and are written together.
+/// How much of the disk's time the ways to others may take. Few are written down soon after they change; many wait until what
+/// was written before has had its time, and are written together.
 const WRITE_BYTES_A_SECOND: f64 = 4.0 * 1024.0;
+
+/// And only then is anything of it written down: what all nodes are told together they act upon together.
+const ACT_FIRST: Duration = Duration::from_secs(1);
 
 /// How often it may be written down where nodes are whose pods no endpoint names yet: where many join, each hears of each.
 const PEERS_PAUSE: Duration = Duration::from_secs(4);
@@ -136,9 +139,7 @@ impl Agent {
             let Cluster { slices, peers, .. } = &mut *self.machine.cluster();
             (assignments.apply(delta, slices, peers)?, assignments.is_written())
         };
-        if !is_written && Instant::now() >= self.writes_at() {
-            self.write();
-        } else if !is_written {
+        if !is_written {
             self.unwritten.notify_one();
         }
         let data_path = self.data_path(&changed.places) | changed.paths;
@@ -281,9 +282,10 @@ impl Agent {
     pub async fn keep_written(&self) {
         loop {
             self.unwritten.notified().await;
+            let acted = Instant::now() + ACT_FIRST;
             loop {
                 tokio::select! {
-                    () = tokio::time::sleep_until(self.writes_at().into()) => break,
+                    () = tokio::time::sleep_until(self.writes_at().max(acted).into()) => break,
                     // What has come may be more urgent.
                     () = self.unwritten.notified() => (),
                 }

@@ -51,7 +51,7 @@ const LATE_MAX: Duration = Duration::from_millis(500);
 
 /// Of what heartbeats are further apart than that, the part that an acknowledgement waits. What is told to thousands of nodes
 /// keeps their server busy, and so do their answers: they are to come when all have been told.
-const ACKNOWLEDGE_PART: u32 = 20;
+const ACKNOWLEDGE_PART: u32 = 10;
 
 /// Messages up, waiting for the connection. Reports wait outside, by pod, so that this stays short.
 const OUTBOX: usize = 64;
@@ -305,6 +305,6 @@ mod tests {
     #[test]
     fn acknowledgements_wait_only_where_there_are_many_nodes() {
         let milliseconds = |seconds| acknowledge_pause(Duration::from_secs(seconds)).as_millis();
-        assert_eq!([1, 2, 14, 100].map(milliseconds), [0, 50, 650, 4_950]);
+        assert_eq!([1, 2, 16, 100].map(milliseconds), [0, 100, 1_500, 9_900]);
     }
 }

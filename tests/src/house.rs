@@ -86,6 +86,7 @@ const PURE_MAY_USE: &[&str] = &[
     "json-patch",
     "k8s-openapi",
     "kube-core",
+    "memchr",
     "regex",
     "saphyr-parser",
     "schemars",

@@ -39,8 +39,8 @@ const FIRST: &str = "/apis/apps/v1/namespaces/default/deployments/web-0";
 /// What has just been done echoes: events, statuses, snapshots.
 const CALM: Duration = Duration::from_secs(10);
 
-/// Until all have acknowledged what they were told.
-const ECHO: Duration = Duration::from_secs(2);
+/// Until all have acknowledged what they were told, and have written it down.
+const ECHO: Duration = Duration::from_secs(4);
 
 /// How often an endpoint changes.
 const TURNS: usize = 5;
@@ -87,8 +87,8 @@ async fn measure_size(n_nodes: usize, tell: &mut dyn FnMut(Figure)) -> Result<()
         let begin = Instant::now();
         let written = api.put(&slice_path(0), &slice(0, turn)).await?;
         reached.extend(agents.until_told(revision_of(&written)?, begin, PATIENCE).await?);
+        tokio::time::sleep(ECHO).await;
     }
-    tokio::time::sleep(ECHO).await;
     let each = (server.cpu() - cpu).as_secs_f64() * 1e6 / (TURNS * n_nodes) as f64;
     tell(Figure::new(told("an endpoint, processor time of the server for each node"), each, "µs"));
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
