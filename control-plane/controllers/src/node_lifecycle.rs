@@ -7,10 +7,10 @@
 mod eviction;
 mod taints;
 
-use std::{cell::LazyCell, ops::Deref, sync::Arc};
+use std::{cell::LazyCell, collections::BTreeMap, ops::Deref, sync::Arc};
 
 use copepod_api::{
-    Health, Key, NODE_LOST, Object, Of, Plan, Request, Timestamp, User,
+    DeleteOptions, Health, Key, NODE_LOST, Object, Of, Plan, Request, Timestamp, User,
     k8s_openapi::{
         api::core::v1::{Node, Pod, PodCondition},
         apimachinery::pkg::apis::meta::v1::Time,
@@ -20,7 +20,7 @@ use copepod_api::{
 use copepod_store::{Event, EventKind, View};
 use serde_json::json;
 
-use crate::{Controller, pods, time, write};
+use crate::{Controller, made, pods, time, write};
 
 pub const CONTROLLER: Controller =
     Controller { name: "node-lifecycle-controller", wakes, all, reconcile, refused: crate::SILENT };
@@ -99,6 +99,7 @@ fn one(view: &View, node: &Object, outage: &dyn Deref<Target = Arc<Outage>>, now
     if !loses_pods(node.object()) {
         return plan;
     }
+    let mut evicted: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for pod in view.pods_on(key.name()).filter(|pod| !pods::has_ended(pod)) {
         if plan.requests.len() >= BURST {
             plan.look_again_at(now);
@@ -109,12 +110,21 @@ fn one(view: &View, node: &Object, outage: &dyn Deref<Target = Arc<Outage>>, now
             continue;
         }
         let Ok(pod) = Of::<Pod>::apart(pod) else { continue };
-        if counts_as_ready {
-            plan.push(mark_lost(&user, &pod, key.name(), now));
+        let taint = stays.then(|| eviction::due(&mut plan, &node, &pod, outage, now)).flatten();
+        if counts_as_ready || taint.is_some() {
+            plan.push(mark(&user, &pod, counts_as_ready.then_some(key.name()), taint.is_some(), now));
         }
-        if stays {
-            eviction::consider(&mut plan, view, &user, &node, &pod, outage, now);
+        if let Some(taint) = taint {
+            plan.push(write::delete(&user, pod.object(), DeleteOptions::default()));
+            evicted.entry(&taint.key).or_default().push(pod.key().name.to_string());
         }
+    }
+    // One event for all: a thousand nodes that are lost together would make all others be forgotten.
+    for (taint, pods) in evicted {
+        let message = format!("Taint {taint} evicts {}", made::named("pod", &pods));
+        plan.because(format!("{message} from node {}", key.name()));
+        let news = write::News { kind: "Normal", reason: "TaintManagerEviction", message };
+        write::announce(&mut plan, view, &user, node.object(), news, now);
     }
     plan
 }
@@ -145,16 +155,28 @@ impl Outage {
     }
 }
 
-/// Nobody knows whether the pods of a silent node still serve; so they count as not ready. Should the node have come
-/// back before this is written, its agent hears of it and says again how they are.
-fn mark_lost(user: &User, pod: &Of<Pod>, node: &str, now: Timestamp) -> Request {
+/// What becomes of a pod is written into its conditions. Nobody knows whether those of a silent node still serve, so they
+/// count as not ready; should the node have come back before this is written, its agent hears of it and says again how they
+/// are. That it is evicted tells others, as jobs, that it did not fail by itself (KEP-3329).
+fn mark(user: &User, pod: &Of<Pod>, silent_node: Option<&str>, is_evicted: bool, now: Timestamp) -> Request {
     let mut conditions: Vec<PodCondition> =
         pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-    for condition in conditions.iter_mut().filter(|condition| condition.type_ == "Ready") {
-        condition.status = "False".to_owned();
-        condition.reason = Some(NODE_LOST.to_owned());
-        condition.message = Some(format!("node {node} is silent"));
-        condition.last_transition_time = Some(Time(now));
+    let not_ready = silent_node.map(|node| ("Ready", "False", NODE_LOST, format!("node {node} is silent")));
+    let deleted = "Taint manager: deleting due to NoExecute taint".to_owned();
+    let target = is_evicted.then_some(("DisruptionTarget", "True", "DeletionByTaintManager", deleted));
+    for (kind, status, reason, message) in [not_ready, target].into_iter().flatten() {
+        let condition = PodCondition {
+            type_: kind.into(),
+            status: status.into(),
+            reason: Some(reason.into()),
+            message: Some(message),
+            last_transition_time: Some(Time(now)),
+            ..PodCondition::default()
+        };
+        match conditions.iter_mut().find(|known| known.type_ == kind) {
+            Some(known) => *known = condition,
+            None => conditions.push(condition),
+        }
     }
     let mut request = write::patch(user, pod.object(), json!({"status": {"conditions": conditions}}));
     request.target.subresource = "status".into();
@@ -190,21 +212,20 @@ mod tests {
         let plan = world.plan(&super::CONTROLLER, "nodes n1");
         world.apply(&plan);
         assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "nodes n1")), @r"
-            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:46:40Z,message:node n1 is silent,reason:NodeLost,status:False,type:Ready}]}}
+            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:46:40Z,message:node n1 is silent,reason:NodeLost,status:False,type:Ready},{lastTransitionTime:2001-09-09T01:46:40Z,message:Taint manager: deleting due to NoExecute taint,reason:DeletionByTaintManager,status:True,type:DisruptionTarget}]}}
             delete pod a
-            event TaintManagerEviction: Taint node.kubernetes.io/unreachable of node n1 evicts pod default/a
+            event TaintManagerEviction: Taint node.kubernetes.io/unreachable evicts pod default/a
             look again in 60s
-            because Taint node.kubernetes.io/unreachable of node n1 evicts pod default/a
+            because Taint node.kubernetes.io/unreachable evicts pod default/a from node n1
         ");
         world.wait(61);
         assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "nodes n1")), @r"
-            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:47:41Z,message:node n1 is silent,reason:NodeLost,status:False,type:Ready}]}}
+            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:47:41Z,message:node n1 is silent,reason:NodeLost,status:False,type:Ready},{lastTransitionTime:2001-09-09T01:47:41Z,message:Taint manager: deleting due to NoExecute taint,reason:DeletionByTaintManager,status:True,type:DisruptionTarget}]}}
             delete pod a
-            event TaintManagerEviction: Taint node.kubernetes.io/unreachable of node n1 evicts pod default/a
+            patch pod b {status:{conditions:[{lastTransitionTime:2001-09-09T01:46:40Z,status:False,type:Ready},{lastTransitionTime:2001-09-09T01:47:41Z,message:Taint manager: deleting due to NoExecute taint,reason:DeletionByTaintManager,status:True,type:DisruptionTarget}]}}
             delete pod b
-            event TaintManagerEviction: Taint node.kubernetes.io/unreachable of node n1 evicts pod default/b
-            because Taint node.kubernetes.io/unreachable of node n1 evicts pod default/a
-            because Taint node.kubernetes.io/unreachable of node n1 evicts pod default/b
+            event TaintManagerEviction: Taint node.kubernetes.io/unreachable evicts pods default/a, default/b
+            because Taint node.kubernetes.io/unreachable evicts pods default/a, default/b from node n1
         ");
     }
 
@@ -257,9 +278,10 @@ mod tests {
     #[test]
     fn a_taint_of_a_person_evicts_too() {
         assert_snapshot!(plan("node n1 taint=mine:NoExecute | node n2 | pod a - ready on=n1"), @r"
+            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:46:40Z,status:True,type:Ready},{lastTransitionTime:2001-09-09T01:46:40Z,message:Taint manager: deleting due to NoExecute taint,reason:DeletionByTaintManager,status:True,type:DisruptionTarget}]}}
             delete pod a
-            event TaintManagerEviction: Taint mine of node n1 evicts pod default/a
-            because Taint mine of node n1 evicts pod default/a
+            event TaintManagerEviction: Taint mine evicts pod default/a
+            because Taint mine evicts pod default/a from node n1
         ");
     }
 

@@ -3,13 +3,12 @@
 use std::{ops::Deref, sync::Arc};
 
 use copepod_api::{
-    DeleteOptions, Of, Plan, Timestamp, User,
+    Of, Plan, Timestamp,
     k8s_openapi::api::core::v1::{Node, Pod, Taint},
 };
-use copepod_store::View;
 
 use super::{Outage, taints};
-use crate::{time, tolerations, write};
+use crate::{time, tolerations};
 
 /// How long a pod that says nothing about it stays on a node that is there but not ready. Its containers still run, and
 /// most such states (an agent that restarts, a full disk being cleaned) pass; moving everything would be worse.
@@ -19,19 +18,16 @@ const NOT_READY_SECONDS: i64 = 60;
 /// it was called so; nothing is gained by waiting on.
 const UNREACHABLE_SECONDS: i64 = 0;
 
-pub fn consider(
+/// The taint for which a pod has to leave now. When it will have to, or why not, is said in the plan.
+pub fn due<'n>(
     plan: &mut Plan,
-    view: &View,
-    user: &User,
-    node: &Of<Node>,
-    pod: &Of<Pod>,
+    node: &'n Of<Node>,
+    pod: &Pod,
     outage: &dyn Deref<Target = Arc<Outage>>,
     now: Timestamp,
-) {
+) -> Option<&'n Taint> {
     let ends = taints::evicting(node).filter_map(|taint| end_of_stay(pod, taint, now).map(|end| (end, taint)));
-    let Some((end, taint)) = ends.min_by_key(|(end, _)| *end) else {
-        return;
-    };
+    let (end, taint) = ends.min_by_key(|(end, _)| *end)?;
     let is_ours = [taints::NOT_READY, taints::UNREACHABLE].contains(&taint.key.as_str());
     if is_ours && outage.is_doubtful() {
         plan.because(format!(
@@ -40,15 +36,13 @@ pub fn consider(
             outage.nodes,
             node.key().name()
         ));
-    } else if end <= now {
-        plan.push(write::delete(user, pod.object(), DeleteOptions::default()));
-        let message = format!("Taint {} of node {} evicts pod {}", taint.key, node.key().name(), pod.key().name);
-        plan.because(message.clone());
-        let news = write::News { kind: "Normal", reason: "TaintManagerEviction", message };
-        write::announce(plan, view, user, pod.object(), news, now);
-    } else {
-        plan.look_again_at(end);
+        return None;
     }
+    if end > now {
+        plan.look_again_at(end);
+        return None;
+    }
+    Some(taint)
 }
 
 /// Until when a pod puts up with a taint; `None` for ever.
