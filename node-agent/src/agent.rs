@@ -34,11 +34,13 @@ const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// The pause after the data path could not be brought up to date. Nothing is acknowledged meanwhile.
 const APPLY_AGAIN: Duration = Duration::from_secs(1);
 
-/// How much of the disk's time the ways to others may take. Few are written down soon after they change; many wait until what
+/// How much of the disk's time the ways to others may take. Few are written down as they change; many wait until what
 /// was written before has had its time, and are written together.
 const WRITE_BYTES_A_SECOND: f64 = 4.0 * 1024.0;
 
-/// And only then is anything of it written down: what all nodes are told together they act upon together.
+/// An agent that starts again begins with what is written, so that is written before it is acted upon. Where there are so many
+/// other nodes, all of them writing would hold up what they are told together: there they write after a while.
+const MANY: usize = 500;
 const ACT_FIRST: Duration = Duration::from_secs(1);
 
 /// How often it may be written down where nodes are whose pods no endpoint names yet: where many join, each hears of each.
@@ -134,12 +136,14 @@ impl Agent {
     /// Takes a delta over.
     pub fn take(&self, delta: Delta) -> io::Result<()> {
         let revision = delta.revision;
-        let (changed, is_written) = {
+        let (changed, is_written, acts_first) = {
             let mut assignments = self.machine.assignments();
             let Cluster { slices, peers, .. } = &mut *self.machine.cluster();
-            (assignments.apply(delta, slices, peers)?, assignments.is_written())
+            (assignments.apply(delta, slices, peers)?, assignments.is_written(), peers.others.len() >= MANY)
         };
-        if !is_written {
+        if !is_written && !acts_first && Instant::now() >= self.writes_at() {
+            self.write();
+        } else if !is_written {
             self.unwritten.notify_one();
         }
         let data_path = self.data_path(&changed.places) | changed.paths;
@@ -282,7 +286,8 @@ impl Agent {
     pub async fn keep_written(&self) {
         loop {
             self.unwritten.notified().await;
-            let acted = Instant::now() + ACT_FIRST;
+            let is_one_of_many = self.machine.cluster().peers.others.len() >= MANY;
+            let acted = Instant::now() + if is_one_of_many { ACT_FIRST } else { Duration::ZERO };
             loop {
                 tokio::select! {
                     () = tokio::time::sleep_until(self.writes_at().max(acted).into()) => break,
