@@ -49,8 +49,8 @@ const HEARD_MAX: Duration = Duration::from_secs(4);
 /// An agent that wakes so much later than it wanted to cannot say that others are late.
 const LATE_MAX: Duration = Duration::from_millis(500);
 
-/// Of what heartbeats are further apart than that, the part that an acknowledgement waits. What is told to thousands of nodes
-/// keeps their server busy, and so do their answers: they are to come when all have been told.
+/// An acknowledgement waits for this part of what heartbeats are further apart than where there are few nodes. What is told to
+/// thousands keeps their server busy, and so do their answers: they are to come when all have been told.
 const ACKNOWLEDGE_PART: u32 = 10;
 
 /// Messages up, waiting for the connection. Reports wait outside, by pod, so that this stays short.

@@ -21,10 +21,11 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 const KEYS_A_ROUND: usize = 128;
 
 /// A look that took this long is felt by others, and what is looked at there has grown with the cluster. It is followed by
-/// so many times as long without a look at it or at others of its sort: all of them together get a sixth of the time, and
-/// what changes meanwhile is looked at together.
+/// so many times as long without a look at others of its sort, and by more without one at the same: all of them together get a
+/// third of the time, each a sixth, and what changes meanwhile is looked at together.
 const LONG: Duration = Duration::from_millis(1);
-const REST: u32 = 5;
+const REST: u32 = 2;
+const OWN_REST: u32 = 5;
 
 /// A controller, by its place among all, and one of its keys.
 pub type Work = (usize, Key);
@@ -33,14 +34,14 @@ pub type Work = (usize, Key);
 pub struct Agenda {
     /// To be looked at, with no plan of theirs under way.
     free: BTreeSet<Work>,
-    /// The same, of those whose last look took long, and when it ended: the one that has waited longest comes first.
+    /// The same, of those whose last look took long, and when they have rested: the one that has waited longest comes first.
     free_long: BTreeSet<(Duration, Work)>,
     under_way: BTreeSet<Work>,
     /// To be looked at again when what is under way is done.
     held_up: BTreeSet<Work>,
     timers: Timers,
     refusals: BTreeMap<Work, u32>,
-    /// Keys whose last look took long, and when it ended.
+    /// Keys whose last look took long, and when they have rested.
     long: BTreeMap<Work, Duration>,
     /// Until when none of these is looked at.
     rest_until: Duration,
@@ -57,8 +58,8 @@ impl Agenda {
     fn put(&mut self, work: Work) {
         if self.under_way.contains(&work) {
             self.held_up.insert(work);
-        } else if let Some(ended) = self.long.get(&work) {
-            self.free_long.insert((*ended, work));
+        } else if let Some(rested) = self.long.get(&work) {
+            self.free_long.insert((*rested, work));
         } else {
             self.free.insert(work);
         }
@@ -66,7 +67,7 @@ impl Agenda {
 
     /// No longer to be looked at. True if it was.
     fn unmark(&mut self, work: &Work) -> bool {
-        let long = self.long.get(work).is_some_and(|ended| self.free_long.remove(&(*ended, work.clone())));
+        let long = self.long.get(work).is_some_and(|rested| self.free_long.remove(&(*rested, work.clone())));
         self.free.remove(work) || self.held_up.remove(work) || long
     }
 
@@ -76,7 +77,8 @@ impl Agenda {
             self.put(work);
         }
         // Of those that take long, one at a time.
-        let long = if now >= self.rest_until { self.free_long.pop_first() } else { None };
+        let is_due = self.long_due().is_some_and(|due| due <= now);
+        let long = if is_due { self.free_long.pop_first() } else { None };
         let mut taken: Vec<Work> = long.map(|(_, work)| work).into_iter().collect();
         taken.extend(std::iter::from_fn(|| self.free.pop_first()).take(KEYS_A_ROUND - taken.len()));
         taken
@@ -104,7 +106,7 @@ impl Agenda {
         if took < LONG {
             self.long.remove(work);
         } else {
-            self.long.insert(work.clone(), now);
+            self.long.insert(work.clone(), now + took * OWN_REST);
             self.rest_until = now + took * REST;
         }
         if is_marked {
@@ -131,11 +133,15 @@ impl Agenda {
         *refusals
     }
 
+    /// When the first of those that take long is to be looked at.
+    fn long_due(&self) -> Option<Duration> {
+        self.free_long.first().map(|(rested, _)| self.rest_until.max(*rested))
+    }
+
     /// How long nothing is due, unless something happens; `None` if for ever.
     pub fn pause(&self, now: Duration) -> Option<Duration> {
         let free = (!self.free.is_empty()).then_some(now);
-        let long = (!self.free_long.is_empty()).then_some(self.rest_until);
-        let next = [free, long, self.timers.next()].into_iter().flatten().min()?;
+        let next = [free, self.long_due(), self.timers.next()].into_iter().flatten().min()?;
         Some(next.saturating_sub(now))
     }
 }
@@ -236,13 +242,15 @@ mod tests {
             agenda.looked(&work(name), Duration::from_millis(10), now);
         }
         agenda.looked(&work("c"), Duration::from_micros(10), now);
-        for _ in 0..4 {
+        // Each rests for fifty milliseconds, and all for twenty.
+        for rest in [50, 20, 20, 20] {
             agenda.mark(0, all());
             assert_eq!(agenda.take(now), [work("c")], "what is short does not wait");
-            assert_eq!(agenda.pause(now), Some(Duration::from_millis(50)));
-            now += Duration::from_millis(50);
+            assert_eq!(agenda.pause(now), Some(Duration::from_millis(rest)));
+            now += Duration::from_millis(rest);
             let taken = agenda.take(now);
             assert_eq!(taken.len(), 1);
+            now += Duration::from_millis(10);
             agenda.looked(&taken[0], Duration::from_millis(10), now);
             looks.extend(taken);
         }
