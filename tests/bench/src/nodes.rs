@@ -79,17 +79,18 @@ async fn measure_size(n_nodes: usize, tell: &mut dyn FnMut(Figure)) -> Result<()
     service(&api).await?;
     tokio::time::sleep(CALM).await;
     tell(resident(told("RSS of the server"), &server).at_most(1536.0));
-    steady(&told("steady"), &api, &server, tell).await?;
+    let at_rest = steady(&told("steady"), &api, &server, tell).await?;
 
     let mut reached = Vec::new();
-    let cpu = server.cpu();
+    let (cpu, changes_begin) = (server.cpu(), Instant::now());
     for turn in 1..=TURNS {
         let begin = Instant::now();
         let written = api.put(&slice_path(0), &slice(0, turn)).await?;
         reached.extend(agents.until_told(revision_of(&written)?, begin, PATIENCE).await?);
         tokio::time::sleep(ECHO).await;
     }
-    let each = (server.cpu() - cpu).as_secs_f64() * 1e6 / (TURNS * n_nodes) as f64;
+    let beats = at_rest * changes_begin.elapsed().as_secs_f64();
+    let each = ((server.cpu() - cpu).as_secs_f64() - beats) * 1e6 / (TURNS * n_nodes) as f64;
     tell(Figure::new(told("an endpoint, processor time of the server for each node"), each, "µs"));
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1e3;
     tell(Figure::new(told("an endpoint reaches a node, p50"), milliseconds(quantile(&mut reached, 0.5)), "ms"));
@@ -117,8 +118,8 @@ fn resident(what: String, server: &Server) -> Figure {
     Figure::new(what, server.resident_bytes() as f64 / f64::from(1 << 20), "MiB")
 }
 
-/// What the server does while nobody asks for anything.
-async fn steady(what: &str, api: &Api, server: &Server, tell: &mut dyn FnMut(Figure)) -> Result<(), String> {
+/// What the server does while nobody asks for anything; how much of a core it takes.
+async fn steady(what: &str, api: &Api, server: &Server, tell: &mut dyn FnMut(Figure)) -> Result<f64, String> {
     tokio::time::sleep(CALM).await;
     let (cpu, revision, begin) = (server.cpu(), revision(api).await?, Instant::now());
     tokio::time::sleep(STEADY).await;
@@ -126,7 +127,7 @@ async fn steady(what: &str, api: &Api, server: &Server, tell: &mut dyn FnMut(Fig
     tell(Figure::new(format!("{what}: processor time of the server"), busy * 1e2, "% of a core").at_most(10.0));
     let written = self::revision(api).await? - revision;
     tell(Figure::new(format!("{what}: objects written in {} s", STEADY.as_secs()), written as f64, "").at_most(0.0));
-    Ok(())
+    Ok(busy)
 }
 
 /// Where the state is: it moves with each object that is written.
