@@ -12,6 +12,7 @@ mod kubeconfig;
 mod lab;
 mod server;
 mod token;
+mod unused;
 mod verbs;
 
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -119,6 +120,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Server(server::Server { verb: None, run }) => {
             log_to_stderr();
             descriptors::raise_limit();
+            unused::give_back();
             server::run(run, stop_on_signal()).await
         }
         Command::Backup(backup::Backup { verb: Some(verb), .. }) => backup::verify(verb),
@@ -126,6 +128,7 @@ async fn run(cli: Cli) -> Outcome {
         Command::Restore(restore) => backup::restore(restore),
         Command::Agent(agent) => {
             log_to_stderr();
+            unused::give_back();
             agent::run(agent, stop_on_signal()).await
         }
         Command::Bench(bench) => {

@@ -87,7 +87,7 @@ pub async fn observed(machine: &Machine, pod: &Pod, said: Option<&PodStatus>, fo
     }
     for (name, mut runs) in by_name {
         runs.sort_by_key(|run| run.attempt);
-        observed.containers.insert(name.into(), seen(machine, pod, &reference, name, &runs, said));
+        observed.containers.insert(name.into(), Box::new(seen(machine, pod, &reference, name, &runs, said)));
     }
     if let Sandbox::Broken { attempt } = observed.sandbox {
         observed.lose_sandbox(attempt);
@@ -146,8 +146,8 @@ fn seen(
 
 /// The containers of a pod that the runtime knows nothing of, as after a start of the machine: their runs are over, and those
 /// that were under way have ended nobody knows how.
-fn of_former_life(pod: &Pod, said: &PodStatus, now: Timestamp) -> BTreeMap<String, Seen> {
-    statuses(said).filter_map(|known| Some((known.name.clone(), remembered(pod, known, now)?))).collect()
+fn of_former_life(pod: &Pod, said: &PodStatus, now: Timestamp) -> BTreeMap<String, Box<Seen>> {
+    statuses(said).filter_map(|known| Some((known.name.clone(), Box::new(remembered(pod, known, now)?)))).collect()
 }
 
 /// `None` of a container that has not run.
@@ -155,8 +155,8 @@ fn remembered(pod: &Pod, known: &ContainerStatus, now: Timestamp) -> Option<Seen
     let (state, attempt) = (known.state.as_ref()?, u32::try_from(known.restart_count).unwrap_or(0));
     let last = known.last_state.as_ref().and_then(|last| last.terminated.as_ref()).map(as_said);
     let id = known.container_id.as_deref().unwrap_or_default().trim_start_matches(ID_SCHEME);
-    let (ended, previous) = match (&state.terminated, &state.running) {
-        (Some(terminated), _) => (as_said(terminated), last),
+    let (ended, previous, is_known) = match (&state.terminated, &state.running) {
+        (Some(terminated), _) => (as_said(terminated), last, true),
         (None, Some(running)) => {
             let unknown = Ended {
                 container_id: id.into(),
@@ -167,14 +167,13 @@ fn remembered(pod: &Pod, known: &ContainerStatus, now: Timestamp) -> Option<Seen
                 started_at: running.started_at.as_ref().map(|time| time.0),
                 finished_at: now,
             };
-            (unknown, last)
+            (unknown, last, false)
         }
         // It waited to be started again.
-        (None, None) => (last?, None),
+        (None, None) => (last?, None, true),
     };
-    let was_under_way = state.terminated.is_none() && state.running.is_some();
     Some(Seen {
-        failures: if ended.exit_code == 0 || was_under_way { 0 } else { attempt.saturating_add(1) },
+        failures: if ended.exit_code == 0 || !is_known { 0 } else { attempt.saturating_add(1) },
         is_of_former_sandbox: true,
         run: Some(Run {
             id: id.into(),

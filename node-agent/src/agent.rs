@@ -172,13 +172,11 @@ impl Agent {
                 .of("pods")
                 .filter(|(place, _)| changed.is_none_or(|changed| changed.contains(*place)))
                 .filter_map(|(place, bytes)| decode(place, bytes))
-                .map(slimmed)
                 .collect();
             let leaving: Vec<Pod> = assignments
                 .leaving()
                 .iter()
                 .filter_map(|(uid, bytes)| decode(&Place::new("pods", "", uid), bytes))
-                .map(slimmed)
                 .collect();
             (assigned, leaving)
         };
@@ -389,12 +387,6 @@ fn update<T: DeserializeOwned>(map: &mut Shared<T>, key: String, place: &Place, 
         Some(object) => drop(map.insert(key, Arc::new(object))),
         None => drop(map.remove(&key)),
     }
-}
-
-/// Leaves out who set which field: that is half of a pod in memory, and no agent asks.
-fn slimmed(mut pod: Pod) -> Pod {
-    pod.metadata.managed_fields = None;
-    pod
 }
 
 fn decode<T: DeserializeOwned>(place: &Place, bytes: &bytes::Bytes) -> Option<T> {

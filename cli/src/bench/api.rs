@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use super::{
-    answer,
+    RESTED, answer,
     measure::{Report, rss},
 };
 use crate::{
@@ -47,9 +47,6 @@ const NODES: usize = 1_000;
 const PODS_BOUND: usize = 5_000;
 const SETS: usize = 500;
 pub const PODS_A_SET: usize = 10;
-
-/// A server holds packed what has been at rest for five seconds.
-const SETTLED: Duration = Duration::from_secs(8);
 
 /// Beyond this something is broken.
 const BOUND_MAX: Duration = Duration::from_secs(120);
@@ -193,7 +190,7 @@ async fn binding(client: &Client, report: &Report) -> Outcome {
     report.rate(&format!("create + bind {PODS_BOUND} pods on {NODES} nodes"), PODS_BOUND, took);
     let took = one_deployment(client, PODS_BOUND).await?;
     report.seconds(&format!("Deployment of {PODS_BOUND}, created → all bound"), took);
-    tokio::time::sleep(SETTLED).await;
+    tokio::time::sleep(RESTED).await;
     report.memory("server RSS after all that", rss("server"));
     let took = many_deployments(client, SETS).await?;
     report.seconds(&format!("{SETS} Deployments of {PODS_A_SET}, created → all bound"), took);

@@ -44,7 +44,7 @@ pub async fn measure(bench: &Bench, report: &Report) -> Outcome {
     build(bench)?;
     run_copepod(&["up", "--servers", "1", "--nodes", "1"])?;
     for n_pods in SCALES {
-        let took = pods::come_and_go(&connect()?, &format!("growing{n_pods}"), n_pods, || ()).await?;
+        let took = pods::come_and_go(&connect()?, &format!("growing{n_pods}"), n_pods, async || ()).await?;
         each(report, &format!("growth: containers on one node, all Ready: {n_pods}"), took, n_pods);
     }
     Ok(())

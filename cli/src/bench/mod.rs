@@ -31,6 +31,9 @@ const IMAGE: &str = "copepod.local/hello:1";
 /// Between two looks where no watch is used; far below what is measured.
 const LOOK: Duration = Duration::from_millis(2);
 
+/// A server packs what has been at rest for five seconds, and daemons give back every ten what they no longer run.
+const RESTED: Duration = Duration::from_secs(12);
+
 /// Beyond this something is broken.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -80,6 +83,7 @@ async fn measure(bench: &Bench, report: &Report) -> Outcome {
     pods::deployment(&client, "first", 3).await?;
     pods::ready(&client, "first", 3).await?;
     report.seconds("up: 3 servers + 3 nodes, with a Deployment of 3 Ready", began.elapsed());
+    tokio::time::sleep(RESTED).await;
     report.memory("agent RSS, one pod", rss("agent"));
     failures(&client, report).await?;
     run_copepod(&["down"])?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{
-    IMAGE, answer,
+    IMAGE, RESTED, answer,
     measure::{Report, rss, shim_pss},
     until,
 };
@@ -77,8 +77,9 @@ async fn start(client: &Client, name: &str) -> Outcome<Duration> {
 /// Deployments on one node, until all their pods are Ready.
 pub async fn many(client: &Client, report: &Report) -> Outcome {
     for replicas in [30, 60] {
-        let looked_at = || {
+        let looked_at = async || {
             if replicas == 30 {
+                tokio::time::sleep(RESTED).await;
                 report.memory("server RSS, 30 pods", rss("server"));
                 report.memory("agent RSS, 30 pods", rss("agent"));
                 report.memory("shim PSS, mean of 30", shim_pss());
@@ -91,12 +92,12 @@ pub async fn many(client: &Client, report: &Report) -> Outcome {
 }
 
 /// A Deployment until all its pods are Ready, which is what is timed; then it is looked at, and goes.
-pub async fn come_and_go(client: &Client, name: &str, replicas: usize, look: impl FnOnce()) -> Outcome<Duration> {
+pub async fn come_and_go(client: &Client, name: &str, replicas: usize, look: impl AsyncFnOnce()) -> Outcome<Duration> {
     let began = Instant::now();
     deployment(client, name, replicas).await?;
     ready(client, name, replicas).await?;
     let took = began.elapsed();
-    look();
+    look().await;
     let path = format!("/apis/apps/v1/namespaces/default/deployments/{name}");
     answer(client.delete(&path, &json!({})).await?)?;
     gone(client, name).await?;

@@ -164,7 +164,7 @@ pub fn change(key: &Key, object: Option<&Object>) -> Change {
         plural: key.resource.plural.to_string(),
         namespace: key.namespace().to_owned(),
         name: key.name().to_owned(),
-        object: object.map(|object| object.bytes()),
+        object: object.map(Object::slim),
     }
 }
 

@@ -315,7 +315,7 @@ fn attend(container: &Container, seen: &Seen, now: Timestamp, actions: &mut Acti
 }
 
 pub(crate) fn seen<'a>(observed: &'a Observed, container: &Container) -> Option<&'a Seen> {
-    observed.containers.get(&container.name)
+    observed.containers.get(&container.name).map(|seen| &**seen)
 }
 
 fn ended_code(observed: &Observed, container: &Container) -> Option<i32> {

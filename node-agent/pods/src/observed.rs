@@ -19,8 +19,8 @@ pub struct Observed {
     pub host_ips: Vec<String>,
     pub volumes: Step,
     pub sandbox: Sandbox,
-    /// By container name; init containers too.
-    pub containers: BTreeMap<String, Seen>,
+    /// By container name; init containers too. Boxed, as a map has room for eleven where one is.
+    pub containers: BTreeMap<String, Box<Seen>>,
     /// The pod failed as a whole.
     pub verdict: Option<Verdict>,
     /// Since when the pod is leaving.

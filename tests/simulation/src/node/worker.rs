@@ -68,7 +68,7 @@ impl Worker {
             observed.sandbox = Sandbox::Ready { attempt: *attempt, ips: vec![ip.clone()] };
         }
         for process in machine.newest(&uid) {
-            observed.containers.insert(process.container.clone(), seen(&pod, process));
+            observed.containers.insert(process.container.clone(), Box::new(seen(&pod, process)));
         }
         let mut worker = Worker { pod: pod.clone(), wanted, observed, is_over: false, looks_at: None };
         worker.take_pod(pod, said.as_ref(), now);
