@@ -91,6 +91,15 @@ pub struct DeleteOptions {
     pub propagation: Option<Propagation>,
     pub uid: Option<String>,
     pub revision: Option<Revision>,
+    /// Why others end this pod; written as its condition DisruptionTarget.
+    pub disruption: Option<Disruption>,
+}
+
+/// What a pod's condition DisruptionTarget says (KEP-3329), written together with the wish that it goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disruption {
+    pub reason: String,
+    pub message: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -43,9 +43,17 @@ fn memory() -> (i64, i64) {
     (field("MemTotal:").unwrap_or(0), field("MemAvailable:").unwrap_or(0))
 }
 
-pub fn memory_used_bytes() -> u64 {
+/// What the whole machine uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MachineUsage {
+    pub memory_bytes: u64,
+    /// Since it started.
+    pub cpu_nanoseconds: u64,
+}
+
+pub fn usage() -> MachineUsage {
     let (total, available) = memory();
-    (total - available).max(0).unsigned_abs()
+    MachineUsage { memory_bytes: (total - available).max(0).unsigned_abs(), cpu_nanoseconds: cpu_nanoseconds() }
 }
 
 pub fn memory_text() -> String {
@@ -54,7 +62,7 @@ pub fn memory_text() -> String {
 }
 
 /// CPU time used by the whole machine since it started.
-pub fn cpu_nanoseconds() -> u64 {
+fn cpu_nanoseconds() -> u64 {
     let text = fs::read_to_string("/proc/stat").unwrap_or_default();
     let line = text.lines().next().unwrap_or_default();
     let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|tick| tick.parse().ok()).collect();

@@ -23,7 +23,6 @@ use tonic::transport::Channel;
 use crate::{
     agent::Agent,
     connect::Dial,
-    node,
     tries::{End, Tries},
     tunnels,
 };
@@ -282,7 +281,8 @@ fn message(message: from_node::Message) -> FromNode {
 }
 
 async fn usage(agent: &Agent) -> Heartbeat {
-    let pods = agent.machine.rooms.runtime.usage().await;
+    let runtime = &agent.machine.rooms.runtime;
+    let (pods, machine) = (runtime.usage().await, runtime.machine_usage());
     Heartbeat {
         pods: pods
             .into_iter()
@@ -293,8 +293,8 @@ async fn usage(agent: &Agent) -> Heartbeat {
                 cpu_nanoseconds: usage.cpu_nanoseconds,
             })
             .collect(),
-        node_memory_bytes: node::memory_used_bytes(),
-        node_cpu_nanoseconds: node::cpu_nanoseconds(),
+        node_memory_bytes: machine.memory_bytes,
+        node_cpu_nanoseconds: machine.cpu_nanoseconds,
     }
 }
 

@@ -24,6 +24,8 @@ use k8s_openapi::{
 
 pub use copepod_runtime::{Process, Reader, Size, Wanted, Writer};
 
+use crate::node::{self, MachineUsage};
+
 /// What went wrong, said for people; the worker adds what it was doing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -242,6 +244,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// Where a sandbox's network namespace is pinned, if the agent may go there; `/proc/self/ns/net` is the machine's.
     fn network_namespace(&self, sandbox: &str) -> Option<PathBuf>;
     async fn usage(&self) -> Vec<Usage>;
+    /// Of the whole machine.
+    fn machine_usage(&self) -> MachineUsage {
+        node::usage()
+    }
     /// `copepod://0.1.0`.
     fn version(&self) -> String;
 }

@@ -253,7 +253,7 @@ impl Worker {
         self.said_before = None;
     }
 
-    /// What the control plane was told last.
+    /// What was said last, by this agent or by one before it.
     fn said(&self) -> Option<&PodStatus> {
         self.observed.reported.as_ref().or(self.said_before.as_ref())
     }

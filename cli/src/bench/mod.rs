@@ -24,6 +24,7 @@ use crate::{
     failure::{Doing, Failure, Outcome},
     kubeconfig,
     lab::Lab,
+    unused,
 };
 
 const IMAGE: &str = "copepod.local/hello:1";
@@ -31,8 +32,8 @@ const IMAGE: &str = "copepod.local/hello:1";
 /// Between two looks where no watch is used; far below what is measured.
 const LOOK: Duration = Duration::from_millis(2);
 
-/// A server packs what has been at rest for five seconds, and daemons give back every ten what they no longer run.
-const RESTED: Duration = Duration::from_secs(12);
+/// A server packs what has been at rest for five seconds, and daemons give back from time to time what they no longer run.
+const RESTED: Duration = unused::EVERY.saturating_add(Duration::from_secs(2));
 
 /// Beyond this something is broken.
 const PATIENCE: Duration = Duration::from_secs(120);

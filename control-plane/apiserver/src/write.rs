@@ -221,6 +221,7 @@ fn delete_options(headers: &HeaderMap, bytes: &[u8], query: &Query) -> StatusRes
         propagation,
         uid: preconditions.uid,
         revision,
+        disruption: None,
     };
     Ok((options, is_dry))
 }

@@ -15,6 +15,7 @@ use copepod_api::{
         api::core::v1::{Node, Pod, PodCondition},
         apimachinery::pkg::apis::meta::v1::Time,
     },
+    request::Disruption,
     resource,
 };
 use copepod_store::{Event, EventKind, View};
@@ -111,11 +112,16 @@ fn one(view: &View, node: &Object, outage: &dyn Deref<Target = Arc<Outage>>, now
         }
         let Ok(pod) = Of::<Pod>::apart(pod) else { continue };
         let taint = stays.then(|| eviction::due(&mut plan, &node, &pod, outage, now)).flatten();
-        if counts_as_ready || taint.is_some() {
-            plan.push(mark(&user, &pod, counts_as_ready.then_some(key.name()), taint.is_some(), now));
+        if counts_as_ready {
+            plan.push(not_ready(&user, &pod, key.name(), now));
         }
         if let Some(taint) = taint {
-            plan.push(write::delete(&user, pod.object(), DeleteOptions::default()));
+            // That it is evicted tells others, as jobs, that it did not fail by itself.
+            let disruption = Some(Disruption {
+                reason: "DeletionByTaintManager".into(),
+                message: "Taint manager: deleting due to NoExecute taint".into(),
+            });
+            plan.push(write::delete(&user, pod.object(), DeleteOptions { disruption, ..DeleteOptions::default() }));
             evicted.entry(&taint.key).or_default().push(pod.key().name.to_string());
         }
     }
@@ -155,28 +161,22 @@ impl Outage {
     }
 }
 
-/// What becomes of a pod is written into its conditions. Nobody knows whether those of a silent node still serve, so they
-/// count as not ready; should the node have come back before this is written, its agent hears of it and says again how they
-/// are. That it is evicted tells others, as jobs, that it did not fail by itself (KEP-3329).
-fn mark(user: &User, pod: &Of<Pod>, silent_node: Option<&str>, is_evicted: bool, now: Timestamp) -> Request {
+/// Nobody knows whether a pod of a silent node still serves, so it counts as not ready; should the node have come back
+/// before this is written, its agent hears of it and says again how the pod is.
+fn not_ready(user: &User, pod: &Of<Pod>, node: &str, now: Timestamp) -> Request {
     let mut conditions: Vec<PodCondition> =
         pod.status.as_ref().and_then(|status| status.conditions.clone()).unwrap_or_default();
-    let not_ready = silent_node.map(|node| ("Ready", "False", NODE_LOST, format!("node {node} is silent")));
-    let deleted = "Taint manager: deleting due to NoExecute taint".to_owned();
-    let target = is_evicted.then_some(("DisruptionTarget", "True", "DeletionByTaintManager", deleted));
-    for (kind, status, reason, message) in [not_ready, target].into_iter().flatten() {
-        let condition = PodCondition {
-            type_: kind.into(),
-            status: status.into(),
-            reason: Some(reason.into()),
-            message: Some(message),
-            last_transition_time: Some(Time(now)),
-            ..PodCondition::default()
-        };
-        match conditions.iter_mut().find(|known| known.type_ == kind) {
-            Some(known) => *known = condition,
-            None => conditions.push(condition),
-        }
+    let condition = PodCondition {
+        type_: "Ready".into(),
+        status: "False".into(),
+        reason: Some(NODE_LOST.into()),
+        message: Some(format!("node {node} is silent")),
+        last_transition_time: Some(Time(now)),
+        ..PodCondition::default()
+    };
+    match conditions.iter_mut().find(|known| known.type_ == condition.type_) {
+        Some(known) => *known = condition,
+        None => conditions.push(condition),
     }
     let mut request = write::patch(user, pod.object(), json!({"status": {"conditions": conditions}}));
     request.target.subresource = "status".into();
@@ -212,18 +212,17 @@ mod tests {
         let plan = world.plan(&super::CONTROLLER, "nodes n1");
         world.apply(&plan);
         assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "nodes n1")), @r"
-            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:46:40Z,message:node n1 is silent,reason:NodeLost,status:False,type:Ready},{lastTransitionTime:2001-09-09T01:46:40Z,message:Taint manager: deleting due to NoExecute taint,reason:DeletionByTaintManager,status:True,type:DisruptionTarget}]}}
-            delete pod a
+            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:46:40Z,message:node n1 is silent,reason:NodeLost,status:False,type:Ready}]}}
+            delete pod a DeletionByTaintManager
             event TaintManagerEviction: Taint node.kubernetes.io/unreachable evicts pod default/a
             look again in 60s
             because Taint node.kubernetes.io/unreachable evicts pod default/a from node n1
         ");
         world.wait(61);
         assert_snapshot!(world.print(&world.plan(&super::CONTROLLER, "nodes n1")), @r"
-            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:47:41Z,message:node n1 is silent,reason:NodeLost,status:False,type:Ready},{lastTransitionTime:2001-09-09T01:47:41Z,message:Taint manager: deleting due to NoExecute taint,reason:DeletionByTaintManager,status:True,type:DisruptionTarget}]}}
-            delete pod a
-            patch pod b {status:{conditions:[{lastTransitionTime:2001-09-09T01:46:40Z,status:False,type:Ready},{lastTransitionTime:2001-09-09T01:47:41Z,message:Taint manager: deleting due to NoExecute taint,reason:DeletionByTaintManager,status:True,type:DisruptionTarget}]}}
-            delete pod b
+            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:47:41Z,message:node n1 is silent,reason:NodeLost,status:False,type:Ready}]}}
+            delete pod a DeletionByTaintManager
+            delete pod b DeletionByTaintManager
             event TaintManagerEviction: Taint node.kubernetes.io/unreachable evicts pods default/a, default/b
             because Taint node.kubernetes.io/unreachable evicts pods default/a, default/b from node n1
         ");
@@ -278,8 +277,7 @@ mod tests {
     #[test]
     fn a_taint_of_a_person_evicts_too() {
         assert_snapshot!(plan("node n1 taint=mine:NoExecute | node n2 | pod a - ready on=n1"), @r"
-            patch pod a {status:{conditions:[{lastTransitionTime:2001-09-09T01:46:40Z,status:True,type:Ready},{lastTransitionTime:2001-09-09T01:46:40Z,message:Taint manager: deleting due to NoExecute taint,reason:DeletionByTaintManager,status:True,type:DisruptionTarget}]}}
-            delete pod a
+            delete pod a DeletionByTaintManager
             event TaintManagerEviction: Taint mine evicts pod default/a
             because Taint mine evicts pod default/a from node n1
         ");

@@ -497,7 +497,8 @@ impl World {
             Action::Delete { options } => {
                 let now = if options.grace_period_seconds == Some(0) { " now" } else { "" };
                 let how = options.propagation.map(|propagation| format!(" {propagation:?}")).unwrap_or_default();
-                format!("delete {what}{now}{how}")
+                let why = options.disruption.as_ref().map(|why| format!(" {}", why.reason)).unwrap_or_default();
+                format!("delete {what}{now}{how}{why}")
             }
         };
         Some(line)

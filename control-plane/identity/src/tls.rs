@@ -20,9 +20,9 @@ use crate::{
     authority::{der, fingerprint},
 };
 
-/// Whose sessions a client remembers: a cluster has that many servers. The room is taken from the beginning, and would be 14 KiB
-/// of an agent for the 256 that are usual.
-const SERVERS: usize = 8;
+/// Sessions that a client may resume. All servers of a cluster go by one name, and of each name rustls keeps eight. The room is taken
+/// from the beginning: for the 256 that are usual it is 14 KiB of an agent.
+const SESSIONS: usize = 8;
 
 /// For servers. Clients may come without a certificate (to join, or to ask for health); one that they show must be of
 /// this cluster. The server shows the authority as well, so that a joining machine can compare its fingerprint.
@@ -49,7 +49,7 @@ pub fn client_config(authority_pem: &str, client: Option<(&str, &str)>) -> Resul
         Some((certificate, private)) => builder.with_client_auth_cert(vec![der(certificate)?], key(private)?)?,
         None => builder.with_no_client_auth(),
     };
-    config.resumption = Resumption::in_memory_sessions(SERVERS);
+    config.resumption = Resumption::in_memory_sessions(SESSIONS);
     Ok(config)
 }
 

@@ -226,7 +226,20 @@ pub fn parts(delta: Delta, peers: &[Bytes], more: bool) -> Vec<Bytes> {
 
 #[cfg(test)]
 mod tests {
+    use copepod_api::{Body, resource::PODS};
+    use serde_json::{Value, json};
+
     use super::*;
+
+    #[test]
+    fn nodes_are_not_told_who_set_which_field() {
+        let metadata = json!({"name": "a", "managedFields": [{"manager": "kubectl"}], "namespace": "d"});
+        let key = Key::new(PODS, "d", "a");
+        let pod = Object::store(key.clone(), &Body::encode(&json!({"metadata": metadata, "spec": {}})), Revision(7));
+        let told = change(&key, Some(&pod.unwrap())).object.unwrap();
+        let told: Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!(told, json!({"metadata": {"name": "a", "namespace": "d", "resourceVersion": "7"}, "spec": {}}));
+    }
 
     #[test]
     fn what_is_much_comes_in_parts_of_bounded_length_and_number() {

@@ -6,7 +6,8 @@ use std::{
 };
 
 use copepod_api::{
-    Key, Kind, Object, Reply, Request, Resource, Scope, Status, StatusResult, Subresource, Target, Timestamp, Typed,
+    DeleteOptions, Key, Kind, Object, Reply, Request, Resource, Scope, Status, StatusResult, Subresource, Target,
+    Timestamp, Typed,
     field::Errors,
     kind::{SchemaSource, Text},
     resource,
@@ -98,8 +99,8 @@ pub(crate) struct Hooks {
     pub created: fn(&mut World<'_>, &Object) -> Result<(), Status>,
     /// Refuses a deletion.
     pub admit_delete: fn(&World<'_>, &Object) -> Result<(), Status>,
-    /// Runs on an object that begins to leave.
-    pub leaving: fn(&mut Value),
+    /// Runs on an object that begins to leave, with the options of the deletion and the time.
+    pub leaving: fn(&mut Value, &DeleteOptions, Timestamp),
     /// Something besides `metadata.finalizers` holds a leaving object.
     pub is_held: fn(&Value) -> bool,
     /// Seconds between the wish to delete and the end; `None`: at once.
@@ -149,7 +150,7 @@ impl Hooks {
         openings: &[],
         created: |_, _| Ok(()),
         admit_delete: |_, _| Ok(()),
-        leaving: |_| (),
+        leaving: |_, _, _| (),
         is_held: |_| false,
         grace: None,
         actions: &[],

@@ -10,9 +10,12 @@ use std::{
 use copepod_api::Timestamp;
 use tokio::sync::Notify;
 
-use crate::surface::{
-    ContainerSpec, ExecOutput, Exit, Failure, FoundContainer, FoundSandbox, FoundState, PodRef, Process, Resources,
-    Runtime, SandboxNetwork, SandboxSpec, StartError, Usage, Wanted,
+use crate::{
+    node::MachineUsage,
+    surface::{
+        ContainerSpec, ExecOutput, Exit, Failure, FoundContainer, FoundSandbox, FoundState, PodRef, Process, Resources,
+        Runtime, SandboxNetwork, SandboxSpec, StartError, Usage, Wanted,
+    },
 };
 
 #[derive(Default)]
@@ -227,6 +230,11 @@ impl Runtime for HollowRuntime {
 
     async fn usage(&self) -> Vec<Usage> {
         Vec::new()
+    }
+
+    /// Thousands of nodes would all read the same of the one machine that they pretend not to share.
+    fn machine_usage(&self) -> MachineUsage {
+        MachineUsage::default()
     }
 
     fn version(&self) -> String {

@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, ResourceRequirements};
 
 use crate::surface::{Exit, Image, PullError, StartError};
 
-/// What can happen to a worker. Small: a queue has room for 32 of them from the beginning.
+/// What can happen to a worker.
 pub enum Note {
     /// The pod's object, for the first time or changed.
     Pod(Arc<Pod>),
@@ -28,6 +28,9 @@ pub enum Note {
     /// A job may be tried again.
     Rested(Job),
 }
+
+/// A queue has room for 32 of them from the beginning.
+const _: () = assert!(size_of::<Note>() <= 64);
 
 /// A run that is over.
 pub struct Exited {

@@ -9,7 +9,7 @@ use copepod_api::{
         core::v1::{Node, Pod, ResourceQuota, Service},
         policy::v1::PodDisruptionBudget,
     },
-    request::Propagation,
+    request::{Disruption, Propagation},
     resource::{DEPLOYMENTS, NODES, PODS, Resource},
 };
 use copepod_store::View;
@@ -244,12 +244,8 @@ impl Chores {
 
 /// What an eviction amounts to that asks no budget.
 fn unasked(user: &User, name: &str) -> Vec<Request> {
-    let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": EVICTED});
-    let patch = Patch::Strategic(json!({"status": {"conditions": [condition]}}));
-    vec![
-        Request::of::<Pod>(user, NAMESPACE, name, "status", Action::Patch { patch }),
-        Request::delete::<Pod>(user, NAMESPACE, name, DeleteOptions::default()),
-    ]
+    let disruption = Some(Disruption { reason: EVICTED.into(), message: String::new() });
+    vec![Request::delete::<Pod>(user, NAMESPACE, name, DeleteOptions { disruption, ..DeleteOptions::default() })]
 }
 
 fn cordon(user: &User, node: &str, is_cordoned: bool) -> Request {

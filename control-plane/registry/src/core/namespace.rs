@@ -46,7 +46,7 @@ pub fn row() -> Row {
             true => Err(Status::forbidden(&live.key.resource, live.key.name(), "this namespace may not be deleted")),
             false => Ok(()),
         },
-        leaving: |object| {
+        leaving: |object, _, _| {
             if let Some(status) = fields::object(object, "status") {
                 fields::set(status, "phase", "Terminating");
             }

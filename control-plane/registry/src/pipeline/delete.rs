@@ -58,6 +58,12 @@ pub(crate) fn delete_object(
 
     let held = waits || (row.hooks.is_held)(&object);
     if !held && grace == 0 {
+        // Who watches is shown what an object was last.
+        if options.disruption.is_some() && !leaving {
+            (row.hooks.leaving)(&mut object, options, world.now);
+            let marked = super::store_update(world, row, live, &object)?;
+            return world.remove(&marked);
+        }
         return world.remove(live);
     }
     let since = match (live.meta.deletion_timestamp(), live.meta.deletion_grace_period_seconds()) {
@@ -71,7 +77,10 @@ pub(crate) fn delete_object(
         Some(before) if leaving => grace.min(before),
         _ => grace,
     };
-    mark(row, &mut object, since, grace, leaving);
+    if !leaving {
+        (row.hooks.leaving)(&mut object, options, world.now);
+    }
+    mark(&mut object, since, grace, leaving);
     if may_go(row, &object) {
         return world.remove(live);
     }
@@ -117,10 +126,7 @@ fn finalizers(object: &mut Value, propagation: Option<Propagation>) -> bool {
     held
 }
 
-fn mark(row: &Row, object: &mut Value, since: Timestamp, grace: i64, leaving: bool) {
-    if !leaving {
-        (row.hooks.leaving)(object);
-    }
+fn mark(object: &mut Value, since: Timestamp, grace: i64, leaving: bool) {
     let Some(metadata) = json::object(object, "metadata") else { return };
     let end = since.checked_add(SignedDuration::from_secs(grace)).unwrap_or(Timestamp::MAX);
     json::set(metadata, "deletionTimestamp", time::rfc3339(end));

@@ -29,6 +29,9 @@ fn each_write_is_one_encoding() {
         of("pods/a/status", merge(json!({"status": {"phase": "Running"}}))),
         of("deployments/web/scale", merge(json!({"spec": {"replicas": 3}}))),
         of("pods/a", Action::Delete { options: DeleteOptions::default() }),
+        of("pods/b", Action::Create { object: pod("b") }),
+        of("pods/b/binding", Action::Create { object: json!({"target": {"name": "n1"}}) }),
+        of("pods/b/eviction", Action::Create { object: json!({"metadata": {"name": "b"}}) }),
     ];
     assert!(counted.iter().all(|(_, n)| *n == 1), "{counted:?}");
 }

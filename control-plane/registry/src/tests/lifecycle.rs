@@ -1,7 +1,10 @@
 //! From creation to the end, for the kinds that have a life of their own.
 
-use copepod_api::{DeleteOptions, request::Propagation};
-use serde_json::json;
+use copepod_api::{
+    DeleteOptions,
+    request::{Disruption, Propagation},
+};
+use serde_json::{Value, json};
 
 use super::fixture::{Fixture, deployment, pod, refusal, service};
 
@@ -38,6 +41,34 @@ fn a_pod_is_filled_in() {
     assert_eq!(made["spec"]["tolerations"][1]["key"], "node.kubernetes.io/unreachable");
     assert_eq!(made["spec"]["tolerations"][1]["tolerationSeconds"], 2);
     assert_eq!(refusal(world.create("pods", pod("a"))), "409 AlreadyExists: pods \"a\" already exists");
+}
+
+#[test]
+fn a_pod_that_others_end_says_so_with_its_last_word() {
+    let mut world = Fixture::new();
+    let disruption = Disruption { reason: "DeletionByTaintManager".into(), message: "no room".into() };
+    let disrupted = || DeleteOptions { disruption: Some(disruption.clone()), ..DeleteOptions::default() };
+    let says_so = |pod: &Value| {
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions
+            .iter()
+            .any(|condition| condition["type"] == "DisruptionTarget" && condition["reason"] == "DeletionByTaintManager")
+    };
+    world.create("pods", pod("unbound")).unwrap();
+    assert!(says_so(&world.delete("pods/unbound", disrupted()).unwrap()));
+    assert!(world.get("pods/unbound").is_none());
+
+    for name in ["a", "b"] {
+        world.create("pods", pod(name)).unwrap();
+        bind(&mut world, name, "n1");
+    }
+    world.delete("pods/a", disrupted()).unwrap();
+    let leaving = world.get("pods/a").unwrap();
+    assert!(says_so(&leaving) && leaving["metadata"]["deletionGracePeriodSeconds"] == 30);
+
+    world.delete("pods/b", options(None)).unwrap();
+    world.delete("pods/b", disrupted()).unwrap();
+    assert!(!says_so(&world.get("pods/b").unwrap()), "it was going anyway");
 }
 
 #[test]

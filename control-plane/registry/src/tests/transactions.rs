@@ -126,13 +126,24 @@ fn an_eviction_asks_the_budget_once() {
         json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1}});
     world.merge("poddisruptionbudgets/web/status", status).unwrap();
 
+    for (revision, expected) in [("1", "409 Conflict"), ("new", "400 BadRequest")] {
+        let options = json!({"preconditions": {"resourceVersion": revision}});
+        let eviction = json!({"metadata": {"name": "a"}, "deleteOptions": options});
+        let said = refusal(world.create("pods/a/eviction", eviction));
+        assert!(said.starts_with(expected), "{said}");
+        assert_eq!(world.get("poddisruptionbudgets/web").unwrap()["status"]["disruptionsAllowed"], 1);
+    }
     let dry = json!({"metadata": {"name": "a"}, "deleteOptions": {"dryRun": ["All"]}});
     world.create("pods/a/eviction", dry).unwrap();
     assert!(world.get("pods/a").unwrap()["metadata"].get("deletionTimestamp").is_none());
     world.create("pods/a/eviction", json!({"metadata": {"name": "a"}})).unwrap();
     let evicted = world.get("pods/a").unwrap();
     assert_eq!(evicted["metadata"]["deletionGracePeriodSeconds"], 30);
-    assert_eq!(evicted["status"]["conditions"][1]["type"], "DisruptionTarget");
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+        "message": "Eviction API: evicting", "lastTransitionTime": "2026-11-23T10:00:00Z",
+    });
+    assert_eq!(evicted["status"]["conditions"][1], condition);
     let budget = world.get("poddisruptionbudgets/web").unwrap();
     assert_eq!(budget["status"]["disruptionsAllowed"], 0);
     assert_eq!(budget["status"]["disruptedPods"]["a"], "2026-11-23T10:00:00Z");

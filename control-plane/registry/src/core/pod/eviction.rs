@@ -5,17 +5,17 @@
 use std::sync::Arc;
 
 use copepod_api::{
-    Action, DeleteOptions, Object, Of, Reply, Request, Resource, Revision, Status, StatusResult,
+    Action, DeleteOptions, Object, Of, Reply, Request, Resource, Revision, Status, StatusResult, Timestamp,
     field::Errors,
     k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta,
-    request::Propagation,
+    request::{Disruption, Propagation},
     resource::{POD_DISRUPTION_BUDGETS, PODS},
     selector::LabelSelector,
     time,
 };
 use k8s_openapi::api::policy::v1::{Eviction, PodDisruptionBudget};
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::set_condition;
 use crate::{
@@ -47,23 +47,24 @@ pub fn evict(world: &mut World<'_>, row: &Row, request: &Request) -> StatusResul
     if counts_for_budgets(&live) {
         ask_budget(world, &live)?;
     }
-    let now = time::rfc3339(world.now);
-    let mut marked = live.value().clone();
-    let condition = json!({
-        "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
-        "message": "Eviction API: evicting",
-    });
-    set_condition(&mut marked, condition, &now);
-    let marked = if live.meta.is_leaving() { live } else { store_update(world, row, &live, &marked)? };
-    // The marking is ours, so what the client's precondition meant is the revision before it.
-    let options = DeleteOptions { revision: None, ..options };
-    delete_object(world, row, &marked, &options)?;
+    delete_object(world, row, &live, &options)?;
     Ok(world.reply_value(&success(Some(201)), true))
+}
+
+/// Writes into a pod that begins to leave whether others end it.
+pub fn mark_disrupted(pod: &mut Value, options: &DeleteOptions, now: Timestamp) {
+    if let Some(Disruption { reason, message }) = &options.disruption {
+        let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message});
+        set_condition(pod, condition, &time::rfc3339(now));
+    }
 }
 
 fn options(options: Option<meta::DeleteOptions>) -> StatusResult<DeleteOptions> {
     let options = options.unwrap_or_default();
     let preconditions = options.preconditions.unwrap_or_default();
+    let revision = preconditions.resource_version.map(|revision| revision.parse().map(Revision)).transpose();
+    let revision =
+        revision.map_err(|_| Status::bad_request("deleteOptions.preconditions.resourceVersion: must be a number"))?;
     Ok(DeleteOptions {
         grace_period_seconds: options.grace_period_seconds,
         propagation: match options.propagation_policy.as_deref() {
@@ -78,7 +79,11 @@ fn options(options: Option<meta::DeleteOptions>) -> StatusResult<DeleteOptions> 
             }
         },
         uid: preconditions.uid,
-        revision: preconditions.resource_version.and_then(|revision| revision.parse().ok()).map(Revision),
+        revision,
+        disruption: Some(Disruption {
+            reason: "EvictionByEvictionAPI".into(),
+            message: "Eviction API: evicting".into(),
+        }),
     })
 }
 

@@ -63,6 +63,7 @@ pub fn row() -> Row {
                 Ok(())
             },
             validate_update: update::validate_update,
+            leaving: eviction::mark_disrupted,
             grace: Some(grace),
             openings: &[ephemeral::OPENING, resize::OPENING],
             actions: &[("binding", binding::bind), ("eviction", eviction::evict)],
