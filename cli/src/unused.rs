@@ -13,37 +13,36 @@ use nix::libc;
 /// reads the disk.
 pub const EVERY: Duration = Duration::from_secs(10);
 
-/// Does it for as long as the process lives.
+/// Does it for as long as the process lives. To be called at its start: what is mapped then, the program and the libraries that it
+/// is linked with, stays where it is.
 pub fn give_back() {
-    tokio::spawn(async {
+    let code = code(&fs::read_to_string("/proc/self/maps").unwrap_or_default());
+    tokio::spawn(async move {
         loop {
             tokio::time::sleep(EVERY).await;
-            unmap();
+            code.iter().for_each(unmap);
         }
     });
 }
 
-fn unmap() {
-    let maps = fs::read_to_string("/proc/self/maps").unwrap_or_default();
-    if let Some(code) = code(&maps, unmap as *const () as usize) {
-        // SAFETY: this is the program's own code, which is mapped for as long as the process lives. The kernel says that it is a
-        // private mapping of a file which cannot be written; nothing is relocated within it. So its pages are those of the
-        // file, and whoever calls what lies there is given them again. Only breakpoints of a debugger are lost.
-        let _ = unsafe { libc::madvise(code.start as *mut libc::c_void, code.len(), libc::MADV_DONTNEED) };
-    }
+fn unmap(code: &Range<usize>) {
+    // SAFETY: this is code that is mapped for as long as the process lives. The kernel says that it is a private mapping of a
+    // file which cannot be written; nothing is relocated within it. So its pages are those of the file, and whoever calls
+    // what lies there is given them again. Only breakpoints of a debugger are lost.
+    let _ = unsafe { libc::madvise(code.start as *mut libc::c_void, code.len(), libc::MADV_DONTNEED) };
 }
 
-/// Where the code around an address is mapped, by a text as /proc/PID/maps has it (proc(5)); if it is of a file, and is only
-/// ever executed. What may be read only is left as it is: the loader wrote there, and what it wrote is not in the file.
-fn code(maps: &str, around: usize) -> Option<Range<usize>> {
-    maps.lines().find_map(|line| {
+/// Ranges of addresses where files are mapped to be executed, by a text as /proc/PID/maps has it (proc(5)). What may be
+/// read only is left as it is: the loader wrote there, and what it wrote is not in the file.
+fn code(maps: &str) -> Vec<Range<usize>> {
+    let lines = maps.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace();
         let (addresses, access, inode) = (fields.next()?, fields.next()?, fields.nth(2)?);
         let (start, end) = addresses.split_once('-')?;
         let address = |digits| usize::from_str_radix(digits, 16).ok();
-        let range = address(start)?..address(end)?;
-        (access == "r-xp" && inode != "0" && range.contains(&around)).then_some(range)
-    })
+        (access == "r-xp" && inode != "0").then_some(address(start)?..address(end)?)
+    });
+    lines.collect()
 }
 
 #[cfg(test)]
@@ -65,12 +64,8 @@ mod tests {
 7fffb21b8000-7fffb21d9000 rw-p 00000000 00:00 0                          [stack]
 7f4ec05c9000-7f4ec05cb000 r-xp 00000000 00:00 0                          [vdso]
 ";
-        assert_eq!(code(maps, 0xc89000), Some(0xc89000..0x343b000));
-        // What is read only, what may be written, what is no file's, and what is not there.
-        for address in [0x343b000, 0x35ca000, 0x2aee1400000, 0x7f4ec05c9000, 0x1000] {
-            assert_eq!(code(maps, address), None, "{address:x}");
-        }
-        assert_eq!(code("what a kernel of another day says\n", 0), None);
+        assert_eq!(code(maps), [0xc89000..0x343b000, 0x7f4ec02c6000..0x7f4ec033a000]);
+        assert!(code("what a kernel of another day says\n").is_empty());
     }
 
     #[test]
@@ -83,7 +78,7 @@ mod tests {
         // Calls that nothing after them needs.
         Cli::command().debug_assert();
         let before = resident();
-        unmap();
+        code(&fs::read_to_string("/proc/self/maps").unwrap()).iter().for_each(unmap);
         assert!(resident() < before, "{before} kB before");
         Cli::command().debug_assert();
     }
